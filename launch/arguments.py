@@ -1,0 +1,71 @@
+"""The command line that all launchers share: a bare recipe name, Hydra's overrides, our few flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vcrast.help import options
+from vcrast.registry import suggest
+
+FLAGS = ("--help", "-h", "--dry-run", "--cfg")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A parsed command line."""
+
+    overrides: tuple[str, ...] = ()
+    help: bool = False
+    dry_run: bool = False
+    show_config: bool = False
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Read the words after the script's name.
+
+    Raises:
+        ValueError: an unknown flag, an unknown recipe, a word that is no `key=value`, or no recipe at all.
+    """
+    words = list(argv)
+    if "-h" in words or "--help" in words or not words:
+        return Arguments(help=True)
+    dry_run, show_config = "--dry-run" in words, "--cfg" in words
+    if show_config:
+        _drop_cfg(words)
+    words = [word for word in words if word != "--dry-run"]
+    for word in words:
+        if word.startswith("-"):
+            raise ValueError(f"{word}: no such flag; {suggest(word, FLAGS)}")
+    if words and "=" not in words[0]:
+        words[0] = f"recipe={words[0]}"
+    _check_words(words)
+    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config)
+
+
+def _drop_cfg(words: list[str]) -> None:
+    at = words.index("--cfg")
+    kind = words[at + 1] if at + 1 < len(words) else ""
+    if kind != "job":
+        raise ValueError(f"--cfg {kind}: only `--cfg job` is offered")
+    del words[at : at + 2]
+
+
+def _check_words(words: list[str]) -> None:
+    recipes = [name for name, _ in options("recipe")]
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"{word}: write group=option or key=value; one recipe comes first, as a bare word")
+    chosen = [word.partition("=")[2] for word in words if word.startswith("recipe=")]
+    if len(chosen) > 1:
+        raise ValueError(f"recipe={chosen[1]}: {chosen[0]} was already chosen; a run has one recipe")
+    if chosen and chosen[0] not in recipes:
+        raise ValueError(f"recipe={chosen[0]}: no configs/recipe/{chosen[0]}.yaml; {suggest(chosen[0], recipes)}")
+    if not chosen and not resumed_folder(words):
+        raise ValueError(f"name a recipe first; choose from {', '.join(recipes)}")
+
+
+def resumed_folder(words: Sequence[str]) -> str | None:
+    """The folder of `run.resume=FOLDER`; None for `auto`, `never` and when it is not given."""
+    given = [word.partition("=")[2] for word in words if word.startswith("run.resume=")]
+    return given[-1] if given and given[-1] not in ("auto", "never") else None

@@ -1,0 +1,59 @@
+"""Run a recipe on this machine.
+
+python launch/local.py RECIPE [group=option] [key=value ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# A clone works without being installed: the script's folder is on the path, its parent must be too.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from launch.arguments import parse
+from vcrast.help import launch_help
+
+HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 a mistake in the command, 128 + n stopped by signal n."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = parse(words)
+        if arguments.help:
+            print(launch_help("launch/local.py"))
+            return 0
+        # Imported late: `--help` must not wait for torch.
+        from vcrast.run import start
+
+        return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
+    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+        if os.environ.get("VCRAST_DEBUG"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) else str(error)
+        print(f"local.py: error: {text}", file=sys.stderr)
+        return 2
+
+
+def hydra_main() -> None:
+    """Let Hydra answer its own flags, such as shell completion."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from vcrast.config import config_dir
+
+    @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
+    def answer(_: DictConfig) -> None:
+        """Never reached: the flags that come here end inside Hydra."""
+
+    answer()
+
+
+if __name__ == "__main__":
+    if any(word.split("=")[0] in HYDRA_FLAGS for word in sys.argv[1:]):
+        hydra_main()
+    else:
+        sys.exit(main())

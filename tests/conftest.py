@@ -1,0 +1,40 @@
+"""Every test starts from the same seed, on one thread (sums depend on how many share them), with its own cache."""
+
+import os
+
+# Before torch is imported, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["VCRAST_CACHE"] = str(tmp_path_factory.mktemp("vcrast-cache"))
+
+
+@pytest.fixture(scope="session")
+def esc10_root():
+    """A folder with the real ESC-10, or a skip that says how to give one."""
+    root = os.environ.get("VCRAST_ESC10")
+    if not root:
+        pytest.skip("needs real audio: set VCRAST_ESC10 to a folder with ESC-10")
+    return root
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

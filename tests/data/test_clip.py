@@ -1,0 +1,71 @@
+import pytest
+from sound_files import settings
+
+from vcrast.data.clip import Clip, Corpus, fold_names, select_folds, write_manifest
+from vcrast.data.sources.manifest import manifest
+
+
+def corpus(*folds, classes=("a", "b")):
+    clips = tuple(Clip(f"{i}.wav", (i % 2,), fold=fold) for i, fold in enumerate(folds))
+    return Corpus("toy", clips, classes, False, fold_names(clips))
+
+
+def test_leave_one_fold_out():
+    train, test = corpus("1", "2", "3", "1").split("1")
+    assert [clip.path for clip in train] == ["1.wav", "2.wav"]
+    assert [clip.path for clip in test] == ["0.wav", "3.wav"]
+
+
+def test_fixed_splits_never_train_on_validation():
+    fixed = corpus("train", "test", "valid", "train")
+    assert fixed.folds == ("test", "valid")
+    train, test = fixed.split("test")
+    assert {clip.fold for clip in train} == {"train"}
+    assert {clip.fold for clip in test} == {"test"}
+
+
+def test_folds_are_in_order_of_number():
+    assert fold_names(corpus("10", "9", "1").clips) == ("1", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [([1], ["1"]), ("all", ["1", "2"]), ([2, "1"], ["2", "1"]), (2, ["2"]), ("2", ["2"]), (None, ["1"])],
+)
+def test_select_folds(asked, chosen):
+    assert select_folds(corpus("1", "2"), asked) == chosen
+
+
+def test_select_folds_prefers_test_and_allows_none():
+    assert select_folds(corpus("train", "eval", "test"), None) == ["test"]
+    assert select_folds(corpus("", ""), None) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [([6], r"no fold '6'.*choose from 1, 2"), ([], "names no fold"), ([1, "1"], "twice")]
+)
+def test_wrong_folds(asked, said):
+    with pytest.raises(ValueError, match=said):
+        select_folds(corpus("1", "2"), asked)
+
+
+def test_wrong_fold_of_split_and_of_a_corpus_without_folds():
+    with pytest.raises(ValueError, match="choose from 1, 2"):
+        corpus("1", "2").split("3")
+    with pytest.raises(ValueError, match="no folds at all"):
+        select_folds(corpus("", ""), [1])
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_manifest_round_trip(tmp_path, multilabel):
+    labels = ((0, 2), (1,), (2,)) if multilabel else ((0,), (1,), (2,))
+    clips = tuple(
+        Clip(str(tmp_path / f'{i}, "quoted".wav'), labels[i], start_s=i / 3, duration_s=None if i else 0.1, fold=str(i),
+             line=i + 2, extra={"speaker": f"s {i}"})
+        for i in range(3)
+    )  # fmt: skip
+    written = Corpus("manifest", clips, ("dog, small", "cat", "zebra"), multilabel, ("0", "1", "2"))
+    write_manifest(written, tmp_path / "m.csv")
+    read = manifest(settings("manifest", path=str(tmp_path / "m.csv"), options={"classes": list(written.classes)}))
+    assert read == written
+    assert [clip.extra for clip in read.clips] == [clip.extra for clip in clips]

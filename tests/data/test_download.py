@@ -1,0 +1,313 @@
+import io
+import stat
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from vcrast.data.archive import extract
+from vcrast.data.download import fetch
+from vcrast.data.download_esc50 import content_fault, download_esc50
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `content`; its faults are set by the test."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.etag = CONTENT, '"one"'
+        self.cut_after = None  # bytes per answer, then the connection ends
+        self.ranges = self.length = True
+        self.codes = []  # answers to give before anything else
+        self.seen = []  # the Range header of every request
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/a.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.seen.append(wanted)
+        if server.codes:
+            self.send_error(server.codes.pop(0))
+            return
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
+        if self.headers.get("If-Range") not in (None, server.etag):
+            start = 0
+        if start >= len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        if server.length:
+            self.send_header("Content-Length", str(len(body)))
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.end_headers()
+        self.wfile.write(body[: server.cut_after])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def get(server, path, **options):
+    return fetch(server.url, path, pause_s=0.0, timeout_s=5.0, **options)
+
+
+def test_whole_file(server, tmp_path):
+    assert get(server, tmp_path / "new" / "a.zip").read_bytes() == CONTENT
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.zip"]
+    assert server.seen == [None]
+
+
+def test_no_declared_length(server, tmp_path):
+    server.length = False
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_broken_connections_are_continued(server, tmp_path):
+    server.cut_after = 300_000
+    assert get(server, tmp_path / "a.zip", attempts=2).read_bytes() == CONTENT
+    assert server.seen == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
+
+
+def test_second_call_goes_on(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
+    assert server.seen == ["bytes=1000-"]
+
+
+def test_server_without_ranges_starts_again(server, tmp_path):
+    server.ranges = False
+    (tmp_path / "a.zip.part").write_bytes(b"x" * 5000)
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_halves_of_two_versions_are_not_joined(server, tmp_path):
+    server.cut_after = 1000
+    with pytest.raises(ConnectionError):
+        get(server, tmp_path / "a.zip", attempts=1)
+    server.cut_after, server.content, server.etag = None, CONTENT[::-1], '"two"'
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT[::-1]
+
+
+def test_part_longer_than_the_file_is_dropped(server, tmp_path):
+    (tmp_path / "a.zip.part").write_bytes(CONTENT + b"more")
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_server_trouble_is_retried_but_a_refusal_is_not(server, tmp_path):
+    server.codes = [503, 500, 429]
+    assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
+    assert len(server.seen) == 4
+    server.codes = [404]
+    with pytest.raises(ConnectionError, match="the server answers 404"):
+        get(server, tmp_path / "b.zip")
+    assert len(server.seen) == 5
+
+
+def test_giving_up_keeps_the_part_and_says_so(server, tmp_path):
+    server.cut_after = 0
+    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(ConnectionError, match=r"gave up after 3 attempts, 1000 bytes are kept in .*a\.zip\.part"):
+        get(server, tmp_path / "a.zip", attempts=3)
+    assert len(server.seen) == 3
+
+
+def test_nobody_listens_and_wrong_address(server, tmp_path):
+    server.server_close()
+    with pytest.raises(ConnectionError, match="gave up after 2"):
+        get(server, tmp_path / "a.zip", attempts=2)
+    with pytest.raises(ValueError, match="must begin with http"):
+        fetch("file:///etc/passwd", tmp_path / "a.zip")
+
+
+# --- archives
+
+
+def archive(path, entries):
+    """A zip of (name or ZipInfo, bytes)."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in entries:
+            file.writestr(name, data)
+    return path
+
+
+def special(name, kind):
+    entry = zipfile.ZipInfo(name)
+    entry.create_system = 3
+    entry.external_attr = (kind | 0o777) << 16
+    return entry
+
+
+def unpack(path, tmp_path, *, max_bytes=10_000, max_files=10):
+    extract(path, tmp_path / "out", max_bytes=max_bytes, max_files=max_files)
+
+
+def test_extract(tmp_path):
+    path = archive(tmp_path / "a.zip", [("top/", b""), ("top/a.txt", b"one"), (special("top/b", stat.S_IFREG), b"two")])
+    unpack(path, tmp_path)
+    assert (tmp_path / "out" / "top" / "a.txt").read_bytes() == b"one"
+    assert (tmp_path / "out" / "top" / "b").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("../evil", "points outside"),
+        ("a/../../evil", "points outside"),
+        ("/tmp/evil", "points outside"),
+        ("..\\evil", "points outside"),
+        ("C:/evil", "points outside"),
+        (special("link", stat.S_IFLNK), "is a link or a device"),
+        (special("pipe", stat.S_IFIFO), "is a link or a device"),
+        (special("disk", stat.S_IFBLK), "is a link or a device"),
+    ],
+    ids=lambda value: getattr(value, "filename", str(value)),
+)
+def test_malicious_entries_write_nothing(tmp_path, entry, said):
+    path = archive(tmp_path / "a.zip", [("good.txt", b"good"), (entry, b"/etc/passwd")])
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=said):
+        unpack(path, tmp_path)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_link_that_lies_in_the_folder_already(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="leads outside"):
+        unpack(archive(tmp_path / "a.zip", [("sub/a.txt", b"x")]), tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_bombs(tmp_path):
+    with pytest.raises(ValueError, match="unpacks to 20000 bytes, at most 10000"):
+        unpack(archive(tmp_path / "a.zip", [("a", bytes(20_000))]), tmp_path)
+    with pytest.raises(ValueError, match="11 entries, at most 10"):
+        unpack(archive(tmp_path / "b.zip", [(f"{i}", b"") for i in range(11)]), tmp_path)
+
+
+def test_bomb_that_lies_about_its_size(tmp_path):
+    data = archive(tmp_path / "a.zip", [("a", bytes(2_000_000))]).read_bytes()
+    size = (2_000_000).to_bytes(4, "little")
+    assert data.count(size) == 2
+    (tmp_path / "a.zip").write_bytes(data.replace(size, (100).to_bytes(4, "little")))
+    with pytest.raises(ValueError, match=r"damaged zip|more bytes"):
+        unpack(tmp_path / "a.zip", tmp_path)
+    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) <= 10_000
+
+
+def test_damaged_zip(tmp_path):
+    path = archive(tmp_path / "a.zip", [("a.bin", bytes(range(256)) * 4)])
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="damaged zip"):
+        unpack(path, tmp_path)
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match="damaged zip"):
+        unpack(path, tmp_path)
+
+
+# --- ESC-50
+
+
+def esc50_zip(*, clips=2000, empty=()):
+    """An archive with ESC-50's layout; a clip is four bytes."""
+    names = [f"{1 + i // 400}-{i}-A-{i % 50}.wav" for i in range(clips)]
+    rows = [f"{name},{1 + i // 400},{i % 50},sound{i % 50},False,{i},A" for i, name in enumerate(names)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("ESC-50-master/README.md", "ESC-50")
+        head = "filename,fold,target,category,esc10,src_file,take"
+        file.writestr("ESC-50-master/meta/esc50.csv", "\n".join([head, *rows]) + "\n")
+        for i, name in enumerate(names):
+            file.writestr(f"ESC-50-master/audio/{name}", b"" if i in empty else b"RIFF")
+    return buffer.getvalue()
+
+
+GOOD = esc50_zip()
+
+
+def esc50(server, root):
+    return download_esc50(root, url=server.url, pause_s=0.0)
+
+
+def test_esc50_is_fetched_unpacked_and_checked_once(server, tmp_path):
+    server.content = GOOD
+    folder = esc50(server, tmp_path)
+    assert folder == tmp_path / "ESC-50-master"
+    assert content_fault(folder) == ""
+    assert len(list((folder / "audio").iterdir())) == 2000
+    assert [path.name for path in tmp_path.iterdir()] == ["ESC-50-master"]
+    assert esc50(server, tmp_path) == folder
+    assert len(server.seen) == 1
+
+
+def test_incomplete_folder_is_replaced(server, tmp_path):
+    server.content = GOOD
+    folder = esc50(server, tmp_path)
+    next((folder / "audio").iterdir()).unlink()
+    assert "missing or empty" in content_fault(folder)
+    assert content_fault(esc50(server, tmp_path)) == ""
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (esc50_zip(clips=1999), "1999 clips in .*expected 2000"),
+        (esc50_zip(empty=[77]), "1-77-A-27.wav is missing or empty"),
+        (GOOD[:-5000], "damaged zip"),
+    ],
+    ids=["a clip missing", "a clip empty", "cut off"],
+)
+def test_wrong_archive_is_deleted(server, tmp_path, content, said):
+    server.content = content
+    with pytest.raises(ValueError, match=said):
+        esc50(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_bytes_are_noticed(server, tmp_path):
+    altered = bytearray(GOOD)
+    altered[GOOD.index(b"filename,fold")] ^= 1
+    server.content = bytes(altered)
+    with pytest.raises(ValueError, match="damaged zip"):
+        esc50(server, tmp_path)
+
+
+def test_resumed_download_of_a_changed_file_is_fetched_anew(server, tmp_path):
+    server.content, server.etag = GOOD, None
+    (tmp_path / "esc50.zip.part").write_bytes(b"x" * 1000)
+    assert content_fault(esc50(server, tmp_path)) == ""
+    assert server.seen == ["bytes=1000-", None]
+
+
+def test_wrong_folds(server, tmp_path):
+    folder = tmp_path / "ESC-50-master"
+    server.content = GOOD
+    esc50(server, tmp_path)
+    csv = folder / "meta" / "esc50.csv"
+    csv.write_text(csv.read_text().replace(".wav,5,", ".wav,4,"))
+    assert "folds of" in content_fault(folder)

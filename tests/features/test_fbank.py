@@ -1,0 +1,179 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchaudio.compliance import kaldi
+
+from vcrast.features.fbank import Fbank, mel_filters
+
+
+def kaldi_fbank(wav: torch.Tensor, sample_rate: int, num_mel_bins: int, **options) -> torch.Tensor:
+    return kaldi.fbank(
+        (wav - wav.mean()).unsqueeze(0),
+        htk_compat=True,
+        sample_frequency=sample_rate,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=num_mel_bins,
+        dither=0.0,
+        **options,
+    )
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) + 0.02
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 22050, 32000, 44100])
+@pytest.mark.parametrize("num_mel_bins", [23, 64, 128])
+def test_equals_torchaudio_at_every_rate(sample_rate, num_mel_bins):
+    wavs = noise(3, sample_rate // 4 + 37)
+    ours = Fbank(sample_rate=sample_rate, num_mel_bins=num_mel_bins)(wavs)
+    for wav, fbank in zip(wavs, ours, strict=True):
+        torch.testing.assert_close(fbank, kaldi_fbank(wav, sample_rate, num_mel_bins), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_samples", [400, 401, 559, 560, 561, 719, 1001])
+def test_equals_torchaudio_from_one_window_up(num_samples):
+    wav = noise(num_samples)
+    fbank = Fbank(sample_rate=16000)
+    ours = fbank(wav.unsqueeze(0))[0]
+    assert ours.shape == (fbank.num_frames(num_samples), 128)
+    torch.testing.assert_close(ours, kaldi_fbank(wav, 16000, 128), rtol=1e-5, atol=2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_samples=st.integers(800, 6000),
+    seed=st.integers(0, 999),
+    window_ms=st.sampled_from([16.0, 25.0, 32.0, 50.0]),
+    shift_ms=st.sampled_from([5.0, 10.0, 12.5]),
+    low_hz=st.floats(0, 500),
+    high_hz=st.sampled_from([0.0, -400.0, 7000.0]),
+    preemphasis=st.sampled_from([0.0, 0.97]),
+)
+def test_equals_torchaudio_for_any_option(num_samples, seed, window_ms, shift_ms, low_hz, high_hz, preemphasis):
+    wav = noise(num_samples, seed=seed)
+    ours = Fbank(
+        sample_rate=16000,
+        num_mel_bins=40,
+        window_ms=window_ms,
+        frame_shift_ms=shift_ms,
+        low_freq_hz=low_hz,
+        high_freq_hz=high_hz,
+        preemphasis=preemphasis,
+    )(wav.unsqueeze(0))[0]
+    reference = kaldi_fbank(
+        wav,
+        16000,
+        40,
+        frame_length=window_ms,
+        frame_shift=shift_ms,
+        low_freq=low_hz,
+        high_freq=high_hz,
+        preemphasis_coefficient=preemphasis,
+    )
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=5e-5)
+
+
+def test_gradient_equals_torchaudio_in_float64():
+    # With 40 filters none is empty, so the floor, where the two derivatives might differ, is never reached.
+    wav = noise(1333, dtype=torch.float64).requires_grad_()
+    weight = noise(6, 40, seed=1, dtype=torch.float64)
+    ours = Fbank(sample_rate=16000, num_mel_bins=40).double()(wav.unsqueeze(0))[0]
+    reference = kaldi_fbank(wav, 16000, 40)
+    assert ours.dtype == torch.float64
+    # kaldi makes its window in float64, ours was rounded to float32.
+    torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-6)
+    (mine,), (theirs,) = (torch.autograd.grad((fbank * weight).sum(), wav) for fbank in (ours, reference))
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max()))
+
+
+def test_gradient_by_finite_differences():
+    fbank = Fbank(sample_rate=8000, num_mel_bins=10).double()
+    wav = noise(1, 290, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(fbank, (wav,), atol=1e-4)
+
+
+def test_gradient_of_silence_is_finite():
+    wav = torch.zeros(1, 800, requires_grad=True)
+    Fbank(sample_rate=16000)(wav).sum().backward()
+    assert torch.isfinite(wav.grad).all()
+
+
+def test_batch_equals_single_clips_and_mean_is_removed():
+    wavs = noise(4, 3001)
+    fbank = Fbank(sample_rate=16000)
+    batch = fbank(wavs)
+    for i in range(4):
+        torch.testing.assert_close(fbank(wavs[i : i + 1])[0], batch[i], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fbank(wavs + 0.25), batch, rtol=1e-3, atol=2e-3)
+
+
+def test_silence_reads_the_floor_and_normalisation_by_hand():
+    silence = torch.zeros(1, 400)
+    floor = torch.log(torch.tensor(torch.finfo(torch.float32).eps))
+    torch.testing.assert_close(Fbank(sample_rate=16000)(silence), floor.expand(1, 1, 128))
+    fbank = Fbank(sample_rate=16000, mean=-4.2677393, std=4.5689974)
+    assert fbank(silence)[0, 0, 0].item() == pytest.approx((-15.9424 + 4.2677393) / 9.1379948, abs=1e-4)
+    assert fbank(silence)[0, 0, 0].item() == pytest.approx(-1.278, abs=1e-3)  # AST's AudioSet pair
+
+
+@pytest.mark.parametrize("low_precision", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(low_precision):
+    wavs = noise(2, 1600)
+    fbank = Fbank(sample_rate=16000, mean=-5.0, std=4.0)
+    with torch.autocast("cpu", dtype=low_precision):
+        inside = fbank(wavs)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, fbank(wavs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(1, 98), (5, 498), (10, 998)])
+def test_frame_counts_of_the_ast(seconds, frames):
+    assert Fbank(sample_rate=16000).num_frames(seconds * 16000) == frames
+
+
+def test_one_filter_of_128_is_empty_at_16_khz():
+    filters = mel_filters(128, 512, 16000, 20.0, 8000.0)
+    assert filters.shape == (128, 257)
+    assert int((filters.sum(dim=1) == 0).sum()) == 1
+    assert filters.min() >= 0
+    assert filters.max() <= 1
+
+
+def test_nothing_is_saved_with_a_checkpoint():
+    assert Fbank(sample_rate=16000, mean=0.0, std=1.0).state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_ms": 0.0}, r"window_ms=0\.0"),
+        ({"frame_shift_ms": 0.01}, r"frame_shift_ms=0\.01"),
+        ({"num_mel_bins": 0}, "num_mel_bins=0"),
+        ({"low_freq_hz": -1.0}, r"low_freq_hz=-1\.0"),
+        ({"high_freq_hz": 9000.0}, r"high_freq_hz=9000\.0.*8000"),
+        ({"high_freq_hz": 10.0}, r"high_freq_hz=10\.0"),
+        ({"preemphasis": 1.5}, r"preemphasis=1\.5"),
+        ({"mean": 1.0}, "set both"),
+        ({"mean": 1.0, "std": 0.0}, r"std=0\.0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Fbank(sample_rate=16000, **options)
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(ValueError, match=r"399 samples.*400"):
+        Fbank(sample_rate=16000)(torch.zeros(1, 399))
+    with pytest.raises(ValueError, match=r"\(B, S\).*\(800,\)"):
+        Fbank(sample_rate=16000)(torch.zeros(800))
+
+
+@pytest.mark.gpu
+def test_gpu_equals_cpu():
+    wavs = noise(3, 16000)
+    fbank = Fbank(sample_rate=16000)
+    torch.testing.assert_close(fbank.cuda()(wavs.cuda()).cpu(), fbank.cpu()(wavs), rtol=1e-4, atol=1e-3)

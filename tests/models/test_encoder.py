@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch import nn
+
+from vcrast.config import ModelConfig
+from vcrast.models.block import Block
+from vcrast.models.build import build_encoder
+from vcrast.models.encoder import Encoder
+from vcrast.models.patch_embed import PatchEmbed
+from vcrast.models.projector import Projector
+
+SOFTMAX, REAL = {"name": "softmax"}, {"name": "real"}
+
+
+def small_encoder(**options):
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [4, 8], "num_mel_bins": 16}
+    return Encoder(**{**sizes, "num_frames": 20, "attention": SOFTMAX, "linear": REAL, **options})
+
+
+def test_patches_are_time_major_and_read_what_they_should():
+    embed = PatchEmbed(embed_dim=3, patch_size=(4, 8), patch_stride=(2, 8)).double()
+    fbank = torch.randn(2, 11, 17, dtype=torch.float64)
+    tokens = embed(fbank)
+    assert embed.grid(11, 17) == (4, 2)
+    number = 0
+    for time in range(4):
+        for frequency in range(2):
+            patch = fbank[:, 2 * time : 2 * time + 4, 8 * frequency : 8 * frequency + 8].flatten(1)
+            expected = patch @ embed.proj.weight.flatten(1).T + embed.proj.bias
+            torch.testing.assert_close(tokens[:, number], expected)
+            number += 1
+    assert number == tokens.shape[1]
+
+
+def test_ast_token_counts():
+    encoder = small_encoder(patch_size=[16, 16], num_mel_bins=128, num_frames=1024, patch_stride=[10, 10])
+    assert encoder.grid(1024) == (101, 12)  # the AST's 12 x 101
+    encoder.set_stride([16, 16])
+    assert encoder.num_tokens(1024) == 512  # SSAST's pretraining
+    assert encoder(torch.zeros(1, 64, 128)).shape == (1, 32, 16)
+
+
+def test_options_build_the_same_encoder_again():
+    encoder = small_encoder(positions="learned", drop_path=0.1)
+    encoder.set_stride([3, 5])
+    twin = Encoder(**encoder.options)
+    twin.load_state_dict(encoder.state_dict())
+    fbank = torch.randn(2, 20, 16)
+    torch.testing.assert_close(twin.eval()(fbank), encoder.eval()(fbank))
+
+
+def test_frame_patches():
+    encoder = small_encoder(patch_size=[2, 16])
+    assert encoder.grid(21) == (10, 1)
+
+
+def test_dropped_tokens_keep_their_positions():
+    encoder = small_encoder(depth=0)
+    fbank, keep = torch.randn(2, 20, 16), torch.tensor([[0, 3, 9], [1, 2, 4]])
+    whole, kept = encoder(fbank), encoder(fbank, keep)
+    torch.testing.assert_close(kept[0], whole[0, [0, 3, 9]])
+    torch.testing.assert_close(kept[1], whole[1, [1, 2, 4]])
+
+
+def test_masked_tokens_become_the_mask_token_plus_position():
+    encoder = small_encoder(depth=0)
+    keep = torch.tensor([[0, 3, 9], [1, 2, 4]])
+    fbank = torch.randn(2, 20, 16)
+    with pytest.raises(ValueError, match="enable_mask_token"):
+        encoder(fbank, keep, "mask")
+    encoder.enable_mask_token()
+    whole, masked = encoder(fbank), encoder(fbank, keep, "mask")
+    grid = encoder.grid(20)
+    table = encoder.pos_embed(grid, (4, 8), (4, 8), like=fbank)
+    torch.testing.assert_close(masked[1, [1, 2, 4]], whole[1, [1, 2, 4]])
+    torch.testing.assert_close(masked[1, 3], encoder.norm(encoder.mask_token + table[3]))
+    assert masked.shape == whole.shape
+
+
+def test_mask_token_exists_only_when_used():
+    encoder = small_encoder()
+    encoder(torch.randn(1, 20, 16)).sum().backward()
+    assert all(weight.grad is not None for weight in encoder.parameters())
+
+
+def test_drop_path_by_position_does_not_depend_on_the_cut():
+    encoder = small_encoder(drop_path=0.5).train()
+    fbank, chances = torch.randn(5, 20, 16), torch.rand(5, encoder.num_chances)
+    whole = encoder(fbank, chances=chances)
+    parts = torch.cat([encoder(fbank[:2], chances=chances[:2]), encoder(fbank[2:], chances=chances[2:])])
+    torch.testing.assert_close(whole, parts)
+
+
+def test_drop_path_drops_whole_clips_and_keeps_the_mean():
+    block = Block(embed_dim=8, num_heads=2, mlp_ratio=2, drop_path=0.25, attention=SOFTMAX, linear=REAL).train()
+    branch = torch.ones(4, 3, 8)
+    chance = torch.tensor([[0.0, 0.9], [0.24, 0.9], [0.25, 0.9], [0.99, 0.9]])
+    dropped = block.drop(branch, chance, 0)
+    expected = torch.tensor([0, 0, 4 / 3, 4 / 3])[:, None, None].expand(4, 3, 8)
+    torch.testing.assert_close(dropped, expected)
+    assert torch.equal(block.eval().drop(branch, chance, 0), branch)
+
+
+def test_drop_path_rises_with_depth():
+    encoder = small_encoder(depth=5, drop_path=0.2)
+    rates = torch.tensor([block.drop_path for block in encoder.blocks])
+    torch.testing.assert_close(rates, torch.tensor([0, 0.05, 0.1, 0.15, 0.2]))
+
+
+@pytest.mark.parametrize(("size", "millions"), [((768, 12), 85.3), ((384, 6), 21.4), ((192, 3), 5.4)])
+def test_sizes_are_those_of_the_ast(size, millions):
+    model = ModelConfig("x", size[0], 12, size[1], 4.0, [16, 16], "sincos", 0.0, None)
+    with torch.device("meta"):
+        encoder = build_encoder(
+            model, attention=SOFTMAX, linear=REAL, num_mel_bins=128, num_frames=512, patch_stride=None, drop_path=0.0
+        )
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_linear_weights_start_at_std_002():
+    layer = small_encoder(embed_dim=256, num_heads=4).blocks[0].fc1
+    assert isinstance(layer, nn.Linear)
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": [4, 32]}, "16 mel bins is smaller than one patch of 32"),
+        ({"num_frames": 3}, "3 frames is smaller than one patch of 4"),
+        ({"patch_size": [4]}, "two positive whole numbers"),
+        ({"patch_stride": [0, 8]}, "two positive whole numbers"),
+        ({"positions": "rotary"}, "choose from sincos, learned"),
+        ({"drop_path": 1.0}, "drop_path=1.0"),
+    ],
+)
+def test_wrong_sizes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_encoder(**options)
+
+
+def test_wrong_mel_bins_are_named():
+    with pytest.raises(ValueError, match="24 mel bins, the encoder was built for 16"):
+        small_encoder()(torch.zeros(1, 20, 24))
+
+
+def test_projector_has_three_linear_maps_and_thesis_size():
+    with torch.device("meta"):
+        projector = Projector(768, [4096, 4096, 4096])
+    kinds = [type(layer).__name__ for layer in projector.layers]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert projector.layers[-1].bias is None
+    assert sum(p.numel() for p in projector.parameters()) / 1e6 == pytest.approx(36.7, abs=0.06)

@@ -1,0 +1,49 @@
+"""The smallest run that goes through every stage: seconds on one core. Used by the end-to-end and the fault tests."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+SMALL = (
+    "recipe=demo",
+    "data.options.num_clips=60",
+    "data.options.classes=[siren,rain,dog_bark]",
+    "data.clip_duration_s=1.0",
+    "model.embed_dim=32",
+    "model.depth=2",
+    "model.num_heads=2",
+    "objective.projector_dims=[32,32,32]",
+    "pretrain.batch_size=16",
+    "pretrain.steps=12",
+    "pretrain.log_every_steps=1",
+    "pretrain.watch_clips=16",
+    "finetune.batch_size=16",
+    "finetune.epochs=1",
+    "finetune.steps=9",
+    "finetune.log_every_steps=1",
+    "finetune.evaluate_every_epochs=1",
+    "evaluate.probe_steps=10",
+    "data.num_workers=0",
+)
+
+
+def small(folder: Path, *more: str) -> list[str]:
+    """Overrides of a small run in `folder`, its audio cache beside it."""
+    return [*SMALL, f"run.dir={folder}", f"data.cache_dir={folder.parent / 'cache'}", *more]
+
+
+def weights_hash(folder: Path) -> str:
+    """One hash over all exported weights of a run."""
+    digest = hashlib.sha256()
+    for path in sorted((folder / "exported").rglob("*.safetensors")):
+        for name, value in sorted(load_file(path).items()):
+            digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def metric_steps(folder: Path) -> list[tuple[str, str, int]]:
+    """(fold, stage, step) of every training line of metrics.jsonl, in file order."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["fold"], line["stage"], line["step"]) for line in lines if "loss" in line]

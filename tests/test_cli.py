@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from torch import nn
+
+from vcrast.cli import main, one_line
+from vcrast.commands import doctor
+from vcrast.inference import export, load
+from vcrast.models.encoder import Encoder
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A run folder with one finetuned model of 3 labels."""
+    run = tmp_path_factory.mktemp("run")
+    options = {
+        "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [16, 16], "num_mel_bins": 32,
+        "num_frames": 98, "attention": {"name": "softmax", "module": "vcrast.models.attention"},
+        "linear": {"name": "real", "module": "vcrast.models.linear"},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    common = {
+        "encoder": Encoder(**options), "model": options, "features": {"num_mel_bins": 32},
+        "labels": ("dog", "rain", "sea"), "multilabel": False, "sample_rate": RATE,
+        "clip_duration_s": 1.0, "pad": "silence", "meta": {},
+    }  # fmt: skip
+    head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
+    export(run / "exported" / "fold_1" / "finetuned", head=head, **common)
+    export(run / "exported" / "fold_1" / "pretrained", head=None, **common)
+    return run
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Three good files, one of them in a subfolder, and one that is no sound."""
+    folder = tmp_path / "sounds"
+    (folder / "deep").mkdir(parents=True)
+    for number, name in enumerate(["a.wav", "b.FLAC", "deep/c.ogg"]):
+        wav = 0.3 * np.random.default_rng(number).normal(size=RATE + 3000 * number).clip(-3, 3)
+        sf.write(folder / name, wav, RATE, format=name.rpartition(".")[2].upper())
+    (folder / "bad.wav").write_bytes(b"RIFF not a sound")
+    (folder / "notes.txt").write_text("no sound")
+    return folder
+
+
+def good(folder):
+    return [str(folder / name) for name in ("a.wav", "b.FLAC", "deep/c.ogg")]
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys, vcrast.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("False\n")
+    assert "embed" in done.stdout
+
+
+def test_every_verb_has_help(capsys):
+    for verb in ("doctor", "list", "data", "embed", "predict", "export", "report"):
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help"])
+        assert stopped.value.code == 0
+    assert "usage: vcrast report" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
+    for words, message in (
+        (["docter"], "did you mean doctor?"),
+        (["list", "modles"], "did you mean model?"),
+        (["report", str(tmp_path)], "not a run folder"),
+        (["embed", str(tmp_path), str(tmp_path)], "no sound files"),
+        (["embed", str(tmp_path), "absent.wav"], "absent.wav: no such file"),
+        (["embed", str(tmp_path), str(tmp_path), "--out", "x.parquet"], ".npz or .csv"),
+        (["embed", str(tmp_path), str(tmp_path), "--out", "no/such/x.npz"], "does not exist"),
+        (["embed", str(tmp_path), str(tmp_path), "--batch-size", "0"], "at least 1"),
+        (["predict", str(tmp_path), "x.wav", "--top", "0"], "at least 1"),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("vcrast: error: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setenv("VCRAST_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["report", str(tmp_path)])
+
+
+def test_key_errors_lose_their_quotes():
+    assert one_line(KeyError("no such part; choose from a, b")) == "no such part; choose from a, b"
+    assert one_line(ValueError("first\nsecond")) == "first second"
+    assert one_line(ValueError()) == "ValueError"
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m vcrast.cli list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_list_shows_the_comment_of_each_file(capsys):
+    assert main(["list", "attention"]) == 0
+    shown = capsys.readouterr().out
+    assert "softmax           Softmax attention written out" in shown
+    assert main(["list", "recipes"]) == 0
+    assert "demo" in capsys.readouterr().out
+    assert main(["list"]) == 0
+    everything = capsys.readouterr().out
+    assert "attention=NAME" in everything
+    assert "optim=NAME" in everything
+
+
+def test_embed_writes_npz_and_names_bad_files(model, sounds, tmp_path, capsys):
+    out = tmp_path / "vectors.npz"
+    assert main(["embed", str(model), str(sounds), "--out", str(out), "--batch-size", "2"]) == 0
+    shown = capsys.readouterr()
+    assert "bad.wav" in shown.err
+    assert "1 of 4 files left out" in shown.err
+    found = np.load(out)
+    assert found["paths"].tolist() == good(sounds)
+    np.testing.assert_allclose(found["embeddings"], load(model).embed(good(sounds)), rtol=1e-4, atol=1e-5)
+
+
+def test_embed_writes_csv_that_reads_back_exactly(model, sounds, tmp_path):
+    paths = good(sounds)[:2]
+    assert main(["embed", str(model), *paths, "--out", str(tmp_path / "v.csv")]) == 0
+    assert main(["embed", str(model), *paths, "--out", str(tmp_path / "v.npz")]) == 0
+    with (tmp_path / "v.csv").open(newline="") as file:
+        header, *rows = list(csv.reader(file))
+    assert header == ["path", *(f"d{number}" for number in range(16))]
+    assert [row[0] for row in rows] == paths
+    values = np.array([[np.float32(value) for value in row[1:]] for row in rows])
+    assert (values == np.load(tmp_path / "v.npz")["embeddings"]).all()
+
+
+def test_embed_fails_when_every_file_is_bad(model, sounds, tmp_path):
+    out = tmp_path / "vectors.npz"
+    assert main(["embed", str(model), str(sounds / "bad.wav"), "--out", str(out)]) == 1
+    assert not out.exists()
+
+
+def test_predict_prints_labels_per_file(model, sounds, capsys):
+    assert main(["predict", str(model), str(sounds / "a.wav"), "--top", "2"]) == 0
+    line = capsys.readouterr().out
+    expected = load(model).predict(sounds / "a.wav", top=2)
+    assert line == f"{sounds / 'a.wav'}  " + "   ".join(f"{k} {100 * v:.1f} %" for k, v in expected.items()) + "\n"
+
+
+def test_predict_as_json(model, sounds, capsys):
+    assert main(["predict", str(model), str(sounds), "--json", "--top", "3"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == good(sounds)
+    assert lines[0]["scores"] == pytest.approx(load(model).predict(sounds / "a.wav"))
+
+
+def test_predict_needs_a_classifier(model, sounds, capsys):
+    pretrained = model / "exported" / "fold_1" / "pretrained"
+    assert main(["predict", str(pretrained), str(sounds / "a.wav")]) == 2
+    assert "finetune it" in capsys.readouterr().err
+
+
+def test_export_copies_a_model_that_loads(model, sounds, tmp_path):
+    assert main(["export", str(model), "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "weights.safetensors"]
+    wav = sounds / "a.wav"
+    torch.testing.assert_close(load(tmp_path / "out").embed(wav), load(model).embed(wav))
+    assert main(["export", str(model), "--out", str(tmp_path / "pre"), "--stage", "pretrained"]) == 0
+    assert load(tmp_path / "pre").head is None
+
+
+def test_export_refuses_a_damaged_model_and_its_own_folder(model, tmp_path, capsys):
+    assert main(["export", str(model), "--out", str(tmp_path)]) == 0
+    assert main(["export", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "is the model itself" in capsys.readouterr().err
+    (tmp_path / "weights.safetensors").write_bytes(b"x")
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
+def test_onnx_names_the_extra(model, tmp_path, capsys):
+    assert main(["export", str(model), "--out", str(tmp_path / "o"), "--format", "onnx"]) == 2
+    assert "pip install 'vcrast[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_numbers_at_any_batch(model, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    assert main(["export", str(model), "--out", str(tmp_path), "--format", "onnx"]) == 0
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    own = load(model)
+    for batch in (1, 2, 5):
+        fbank = torch.randn(batch, own.features.num_frames(RATE), 32)
+        tokens, logits = session.run(["tokens", "logits"], {"fbank": fbank.numpy()})
+        with torch.no_grad():
+            expected = own.encoder(fbank)
+            np.testing.assert_allclose(tokens, expected, atol=1e-5)
+            np.testing.assert_allclose(logits, own.require_head()(expected.mean(dim=1)), atol=1e-5)
+
+
+def test_doctor_describes_this_machine(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for text in (torch.__version__, "precision=auto is", "softmax", "memory_efficient", "wav, flac, ogg", "\nready\n"):
+        assert text in shown
+
+
+def test_doctor_fails_when_a_required_package_is_missing(monkeypatch, capsys):
+    def installed(name):
+        return None if name == "soxr" else "0.0.1" if name == "timm" else "999" if name == "wandb" else real(name)
+
+    real = doctor.installed
+    monkeypatch.setattr(doctor, "installed", installed)
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "problem: soxr missing; pip install 'soxr" in shown
+    assert "problem: timm 0.0.1, needs " in shown
+    assert "wandb                  999, needs <1,>=0.25 (optional: pip install 'vcrast[wandb]')" in shown
+    assert shown.endswith("not ready\n")
+
+
+def test_doctor_reads_the_requirements_of_a_bare_clone(monkeypatch):
+    listed = list(doctor.requirements())
+
+    def absent(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", absent)
+    bare = list(doctor.requirements())
+    names = [(name, extra) for name, _, extra in bare]
+    assert ("torch", None) in names
+    assert ("submitit", "submitit") in names
+    assert not any(extra == "dev" for _, extra in names)
+    assert {name for name, _, extra in listed if extra is None} == {name for name, extra in names if extra is None}
+
+
+def test_doctor_notes_what_is_wrong_with_the_disk(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VCRAST_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "x").write_bytes(bytes(2**20 * 11))
+    findings = doctor.Findings()
+    usage = doctor.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=2**29))
+    doctor.check_disk(findings)
+    assert "(0.01 GiB" in capsys.readouterr().out
+    assert "only 0.5 GiB free for the cache" in findings.notes[0]
+
+
+def test_report_writes_the_page(tmp_path, capsys):
+    lines = [{"stage": "pretrain", "fold": "1", "step": step, "loss": 5.0 - step} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert os.path.getsize(tmp_path / "report.html") > 5000

@@ -1,0 +1,84 @@
+"""Settings: what the command line may say, and what it is told when it is wrong."""
+
+import pytest
+
+from vcrast.compose import compose, flatten, load_config, save_config, to_dict
+from vcrast.help import GROUPS, options
+from vcrast.settings import resolve
+
+
+def test_group_and_key_reach_the_typed_config():
+    config = compose(["recipe=esc50", "model=small", "attention=softmax", "pretrain.batch_size=64", "data.folds=[2,3]"])
+    assert (config.recipe, config.model.embed_dim, config.attention["name"]) == ("esc50", 384, "softmax")
+    assert (config.pretrain.batch_size, config.data.folds) == (64, [2, 3])
+
+
+@pytest.mark.parametrize("recipe", [name for name, _ in options("recipe")])
+def test_every_recipe_composes_under_its_own_name(recipe):
+    assert compose([f"recipe={recipe}"]).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group, name) for group in GROUPS for name, _ in options(group)], ids=lambda item: item
+)
+def test_every_option_of_every_group_composes(group, option):
+    assert compose([f"{group}={option}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "attention=softmx",
+            ["attention=softmx", "no configs/attention/softmx.yaml", "did you mean softmax?", "memory_efficient"],
+        ),
+        ("pretrain.batchsize=4", ["pretrain.batchsize=4", "did you mean batch_size?", "under pretrain"]),
+        ("pretrian.epochs=4", ["pretrian.epochs=4", "did you mean pretrain?"]),
+        ("attn=softmax", ["attn=softmax", "choose from"]),
+        ("pretrain.batch_size=many", ["pretrain.batch_size=many", "Integer"]),
+        ("pretrain.batch_size=0", ["pretrain.batch_size=0", "positive"]),
+        ("pretrain.micro_batch_size=none", ["pretrain.micro_batch_size=none", "auto"]),
+        ("precision=fp8", ["precision=fp8", "choose from auto"]),
+        ("stages=[pretrain,finetun]", ["'finetun'", "did you mean finetune?"]),
+        ("stages=[finetune,pretrain]", ["keep the order"]),
+        ("finetune.views.freq_mask=3", ["did you mean freq_mask_bins?"]),
+    ],
+)
+def test_a_mistake_is_named_with_the_valid_choices(override, said):
+    with pytest.raises(ValueError, match=r".") as caught:
+        compose(["recipe=esc10", override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message, message
+
+
+def test_saved_settings_load_back_equal(tmp_path):
+    config = compose(["recipe=demo", "run.seed=7"])
+    save_config(config, tmp_path / "config.yaml")
+    assert to_dict(load_config(tmp_path / "config.yaml")) == to_dict(config)
+
+
+def test_flatten_lists_every_leaf():
+    assert dict(flatten({"a": {"b": 1, "c": {}}, "d": [2]})) == {"a.b": 1, "a.c": {}, "d": [2]}
+
+
+def test_a_run_folder_refuses_other_settings(tmp_path):
+    config = resolve(["recipe=demo", f"run.dir={tmp_path}"])
+    save_config(config, tmp_path / "config.yaml")
+    with pytest.raises(ValueError, match=r"run.dir=.*optim.lr: .* -> 0.5.*choose another run.dir"):
+        resolve(["recipe=demo", f"run.dir={tmp_path}", "optim.lr=0.5"])
+    with pytest.raises(ValueError, match="holds a run already"):
+        resolve(["recipe=demo", f"run.dir={tmp_path}", "run.resume=never"])
+    assert resolve(["recipe=demo", f"run.dir={tmp_path}", "checkpoint.keep=3"]).checkpoint.keep == 3
+
+
+def test_resume_by_folder_takes_the_saved_settings(tmp_path):
+    config = resolve(["recipe=demo", f"run.dir={tmp_path}", "optim.lr=0.25"])
+    save_config(config, tmp_path / "config.yaml")
+    resumed = resolve([f"run.resume={tmp_path}", "data.num_workers=1"])
+    assert (resumed.optim["lr"], resumed.data.num_workers, resumed.recipe) == (0.25, 1, "demo")
+    with pytest.raises(ValueError, match=r"optim\.lr"):
+        resolve([f"run.resume={tmp_path}", "optim.lr=0.1"])
+    with pytest.raises(FileNotFoundError, match=r"no config.yaml there"):
+        resolve([f"run.resume={tmp_path}/nothing"])

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import vcrast
+from vcrast.exported import build_head, describe_head, load_head, to_plain
+from vcrast.features.fbank import Fbank
+from vcrast.inference import export, load
+from vcrast.models.encoder import Encoder
+from vcrast.models.pretrained import load_encoder
+
+RATE = 8000
+WINDOW = RATE  # 1 s
+LABELS = ("dog", "rain", "sea")
+MODEL = {
+    "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [16, 16], "patch_stride": None,
+    "positions": "sincos", "num_mel_bins": 32, "num_frames": 98, "drop_path": 0.1,
+    "attention": {"name": "softmax", "module": "vcrast.models.attention"},
+    "linear": {"name": "real", "module": "vcrast.models.linear"},
+}  # fmt: skip
+FEATURES = {"num_mel_bins": 32, "mean": -7.0, "std": 3.0}
+
+
+def parts(seed: int = 0) -> tuple[Encoder, nn.Module]:
+    torch.manual_seed(seed)
+    return Encoder(**MODEL), nn.Sequential(nn.LayerNorm(16), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def write(folder: Path, *, seed: int = 0, classifier: bool = True, **changes) -> tuple[Encoder, nn.Module]:
+    encoder, head = parts(seed)
+    options = {
+        "model": MODEL, "features": FEATURES, "labels": LABELS, "multilabel": False, "sample_rate": RATE,
+        "clip_duration_s": 1.0, "pad": "silence", "meta": {"recipe": "test", "fold": "1"},
+    }  # fmt: skip
+    export(folder, encoder=encoder, head=head if classifier else None, **{**options, **changes})
+    return encoder.eval(), head.eval()
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clip_vector(encoder: Encoder, wav: torch.Tensor) -> torch.Tensor:
+    """The definition, one clip at a time, without any of Model's code."""
+    fbank = Fbank(sample_rate=RATE, **FEATURES)(wav[None])
+    with torch.no_grad():
+        return encoder(fbank)[0].mean(dim=0)
+
+
+def test_embed_is_the_mean_of_the_tokens_of_the_exported_encoder(tmp_path):
+    encoder, _ = write(tmp_path / "m")
+    model = vcrast.load(tmp_path / "m")
+    wavs = noise(3, WINDOW)
+    expected = torch.stack([clip_vector(encoder, wav) for wav in wavs])
+    torch.testing.assert_close(model.embed(wavs), expected)
+    torch.testing.assert_close(model.embed(wavs[1].numpy()), expected[1])
+    torch.testing.assert_close(model.embed(list(wavs), batch_size=2), expected)
+    assert model.tokens(wavs[0]).shape == (1, encoder.num_tokens(98), 16)
+    torch.testing.assert_close(model.tokens(wavs)[:, 0].mean(dim=1), expected)
+    assert (model.labels, model.sample_rate, model.embed_dim, model.meta["recipe"]) == (LABELS, RATE, 16, "test")
+
+
+def test_predict_is_the_sorted_softmax_of_the_head(tmp_path):
+    encoder, head = write(tmp_path / "m")
+    found = load(tmp_path / "m").predict(noise(WINDOW))
+    with torch.no_grad():
+        expected = head(clip_vector(encoder, noise(WINDOW))).softmax(0)
+    assert found == pytest.approx(dict(zip(LABELS, expected.tolist(), strict=True)))
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(load(tmp_path / "m").predict(noise(WINDOW), top=2)) == list(found)[:2]
+    assert len(load(tmp_path / "m").predict(noise(2, WINDOW))) == 2
+
+
+def test_predict_of_several_labels_is_a_sigmoid_each(tmp_path):
+    encoder, head = write(tmp_path / "m", multilabel=True)
+    with torch.no_grad():
+        expected = head(clip_vector(encoder, noise(WINDOW))).sigmoid()
+    found = load(tmp_path / "m").predict(noise(WINDOW))
+    assert found == pytest.approx(dict(zip(LABELS, expected.tolist(), strict=True)))
+
+
+def test_long_clips_are_averaged_over_windows_that_reach_both_ends(tmp_path):
+    encoder, head = write(tmp_path / "m")
+    model, wav = load(tmp_path / "m"), noise(2 * WINDOW + 2001)
+    starts = [0, 5000, 10001]  # 3 windows cover 18,001 samples; the last one ends with the clip
+    vectors = torch.stack([clip_vector(encoder, wav[start : start + WINDOW]) for start in starts])
+    # 5000.5 rounds to the even 5000
+    torch.testing.assert_close(model.embed(wav), vectors.mean(dim=0))
+    with torch.no_grad():
+        chances = head(vectors).softmax(-1).mean(dim=0)
+    assert model.predict(wav) == pytest.approx(dict(zip(LABELS, chances.tolist(), strict=True)))
+    assert model.tokens(wav).shape[0] == 3
+    assert len(model.windows(noise(2 * WINDOW))) == 2
+    with pytest.raises(ValueError, match="once per sound"):
+        model.tokens([wav, wav[:WINDOW]])
+
+
+@pytest.mark.parametrize(("pad", "times"), [("silence", 0), ("repeat", 1)])
+def test_short_clips_are_padded_as_in_training(tmp_path, pad, times):
+    encoder, _ = write(tmp_path / "m", pad=pad)
+    wav = noise(WINDOW // 2)
+    expected = clip_vector(encoder, torch.cat([wav, times * wav]))
+    torch.testing.assert_close(load(tmp_path / "m").embed(wav), expected)
+
+
+def test_sounds_of_different_lengths_do_not_influence_each_other(tmp_path):
+    write(tmp_path / "m")
+    model = load(tmp_path / "m")
+    clips = [noise(1), noise(WINDOW + 1, seed=1), noise(700, seed=2)]
+    torch.testing.assert_close(model.embed(clips), torch.stack([model.embed(clip) for clip in clips]))
+
+
+def test_files_and_arrays_of_another_rate_agree(tmp_path):
+    write(tmp_path / "m")
+    model = load(tmp_path / "m")
+    time = np.arange(22050) / 22050
+    wav = (0.4 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 1200 * time)).astype(np.float32)
+    sf.write(tmp_path / "a.wav", wav, 22050, subtype="FLOAT")
+    from_file, from_array = model.embed(tmp_path / "a.wav"), model.embed(wav, 22050)
+    assert from_file.shape == (16,)
+    # Two resamplers: equal but for the filter's skirt.
+    torch.testing.assert_close(from_file, from_array, atol=0.05, rtol=0)
+    assert (model.embed(wav) - from_array).abs().max() > 0.05  # taken at the wrong rate it is another sound
+    torch.testing.assert_close(model.embed([str(tmp_path / "a.wav"), tmp_path / "a.wav"])[0], from_file)
+
+
+@pytest.mark.parametrize(
+    ("wav", "message"),
+    [
+        (np.zeros(100, np.int16), "divide by 32768"),
+        (np.zeros((1, 2, 100), np.float32), "mono"),
+        (np.zeros(0, np.float32), "not empty"),
+        (np.array([0, np.nan], np.float32), "NaN"),
+        ([], "at least one"),
+        ("absent.wav", "absent.wav"),
+    ],
+)
+def test_bad_sounds_are_refused(tmp_path, wav, message):
+    write(tmp_path / "m")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "m").embed(wav)
+
+
+def test_a_pretrained_model_embeds_but_does_not_predict(tmp_path):
+    write(tmp_path / "m", classifier=False)
+    model = load(tmp_path / "m")
+    assert model.embed(noise(WINDOW)).shape == (16,)
+    with pytest.raises(ValueError, match="finetune it"):
+        model.predict(noise(WINDOW))
+
+
+def test_the_run_folder_is_searched_for_fold_and_stage(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        load(run)
+    run.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no exported model yet.*run\.resume"):
+        load(run)
+    write(run / "exported" / "fold_10" / "pretrained", classifier=False, meta={"name": "10 pretrained"})
+    write(run / "exported" / "fold_2" / "pretrained", classifier=False, meta={"name": "2 pretrained"})
+    write(run / "exported" / "fold_2" / "finetuned", meta={"name": "2 finetuned"})
+    assert load(run).meta["name"] == "2 finetuned"
+    assert load(run, fold=10).meta["name"] == "10 pretrained"
+    assert load(run, stage="pretrained").meta["name"] == "2 pretrained"
+    assert load(run / "exported" / "fold_2").meta["name"] == "2 finetuned"
+    assert load(run / "exported" / "fold_10" / "pretrained").meta["name"] == "10 pretrained"
+    with pytest.raises(ValueError, match="no exported fold 3; choose from 2, 10"):
+        load(run, fold=3)
+    with pytest.raises(ValueError, match="no stage finetuned; choose from pretrained"):
+        load(run, fold="10", stage="finetuned")
+    with pytest.raises(ValueError, match="is one exported model"):
+        load(run / "exported" / "fold_2" / "finetuned", fold=2)
+
+
+def test_an_exported_fold_may_lie_straight_in_its_folder(tmp_path):
+    write(tmp_path / "exported" / "1")
+    assert load(tmp_path, fold=1).labels == LABELS
+
+
+def test_exported_weights_fill_an_encoder_and_a_head(tmp_path):
+    encoder, head = write(tmp_path / "m", seed=1)
+    other, other_head = parts(seed=2)
+    load_encoder(other, tmp_path / "m" / "weights.safetensors")
+    load_head(other_head, tmp_path / "m")
+    for mine, theirs in ((encoder, other), (head, other_head)):
+        torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
+    write(tmp_path / "n", classifier=False)
+    with pytest.raises(ValueError, match="does not fit the head"):
+        load_head(other_head, tmp_path / "n")
+
+
+def test_a_mask_token_and_learned_positions_survive(tmp_path):
+    encoder = Encoder(**{**MODEL, "positions": "learned"})
+    encoder.enable_mask_token()
+    options = {
+        "features": FEATURES, "labels": (), "multilabel": False, "sample_rate": RATE, "clip_duration_s": 1.0,
+        "pad": "silence", "meta": {},
+    }  # fmt: skip
+    export(tmp_path, encoder=encoder, head=None, model={**MODEL, "positions": "learned"}, **options)
+    torch.testing.assert_close(load(tmp_path).encoder.state_dict(), encoder.state_dict())
+
+
+def edit(folder: Path, change) -> None:
+    path = folder / "model.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("module", ["os", "vcrastevil", "vcrast", "antigravity", "..vcrast.x", 3])
+def test_a_model_may_not_name_foreign_code(tmp_path, module):
+    write(tmp_path)
+    edit(tmp_path, lambda found: found["model"]["attention"].update(module=module))
+    with pytest.raises(ValueError, match="only modules under vcrast"):
+        load(tmp_path)
+
+
+def test_a_foreign_module_is_found_however_deep(tmp_path):
+    write(tmp_path)
+    edit(tmp_path, lambda found: found["model"].update(more=[{"a": {"module": "os"}}]))
+    with pytest.raises(ValueError, match="'os'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found.update(format=99), "format 99"),
+        (lambda found: found.pop("labels"), "lacks labels"),
+        (lambda found: found["model"].update(depth=3), "does not fit the encoder"),
+        (lambda found: found["model"].update(_target_="os.system"), "does not describe a model"),
+        (lambda found: found["head"][0].update(kind="lambda"), "unknown layer 'lambda'"),
+    ],
+)
+def test_damaged_descriptions_are_named(tmp_path, change, message):
+    write(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    write(tmp_path)
+    weights = tmp_path / "weights.safetensors"
+    blob = bytearray(weights.read_bytes())
+    blob[-3] ^= 1  # one bit: safetensors itself would not notice
+    weights.write_bytes(blob)
+    with pytest.raises(ValueError, match="damaged or replaced"):
+        load(tmp_path)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="missing beside"):
+        load(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path)
+
+
+def test_an_export_replaces_the_old_one_and_leaves_no_rest(tmp_path):
+    write(tmp_path, seed=1)
+    encoder, _ = write(tmp_path, seed=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights.safetensors"]
+    torch.testing.assert_close(load(tmp_path).encoder.state_dict(), encoder.state_dict())
+
+
+def test_a_bad_export_leaves_the_good_one(tmp_path):
+    encoder, _ = write(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"model\.json\.meta\.x: Tensor"):
+        write(tmp_path, seed=2, meta={"x": torch.zeros(1)})
+    torch.testing.assert_close(load(tmp_path).encoder.state_dict(), encoder.state_dict())
+
+
+def test_weights_replaced_without_their_description_are_noticed(tmp_path):
+    write(tmp_path, seed=1)
+    tensors = load_file(tmp_path / "weights.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="damaged or replaced"):
+        load(tmp_path)
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return 2 * self.linear(x)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (Doubled(), "something other than its layers"),
+        (nn.Sequential(nn.Linear(4, 2), nn.ReLU()), "cannot export a ReLU"),
+        (nn.Sequential(nn.Sequential(nn.Linear(4, 2))), "make it a Linear"),
+    ],
+)
+def test_heads_that_data_cannot_describe_are_refused(head, message):
+    with pytest.raises(ValueError, match=message):
+        describe_head(head)
+
+
+def test_a_bare_linear_head_is_rebuilt_with_its_weights():
+    head = nn.Linear(4, 2, bias=False)
+    copy = build_head(describe_head(head))
+    copy.load_state_dict(head.state_dict())
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(copy(x), head(x))
+
+
+def test_plain_data_of_config_objects():
+    from omegaconf import OmegaConf
+
+    options = OmegaConf.create({"a": [1, {"b": "c"}], "d": None})
+    assert to_plain({"o": options, "p": Path("x"), "t": (1, 2.5)}, "here") == {
+        "o": {"a": [1, {"b": "c"}], "d": None},
+        "p": "x",
+        "t": [1, 2.5],
+    }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_device_that_is_not_there(tmp_path):
+    write(tmp_path)
+    with pytest.raises(ValueError, match="sees no CUDA device"):
+        load(tmp_path, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_gives_the_cpu_vectors(tmp_path):
+    write(tmp_path)
+    wavs = noise(3, WINDOW)
+    torch.testing.assert_close(
+        load(tmp_path, device="cuda").embed(wavs), load(tmp_path).embed(wavs), atol=1e-4, rtol=1e-3
+    )
+
+
+def test_export_takes_the_options_from_the_encoder(tmp_path):
+    encoder, _ = parts()
+    common = {
+        "features": FEATURES, "labels": (), "multilabel": False, "head": None, "sample_rate": RATE,
+        "clip_duration_s": 1.0, "pad": "silence", "meta": {},
+    }  # fmt: skip
+    encoder.set_stride([8, 16])  # after it was built
+    export(tmp_path, encoder=encoder, **common)
+    assert load(tmp_path).encoder.grid(98) == encoder.grid(98) != Encoder(**MODEL).grid(98)

@@ -1,0 +1,43 @@
+import pytest
+
+from vcrast.registry import Registry, suggest
+
+
+def make():
+    table = Registry("thing")
+
+    @table.register("one")
+    def build(*, size: int, scale: float = 1.0, name_of: str = "x") -> tuple[int, float]:
+        return size, scale
+
+    return table
+
+
+def test_build_passes_options_and_arguments():
+    assert make().build({"name": "one", "size": 3}, scale=2.0) == (3, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"name": "two"}, KeyError, "thing 'two' is not registered; choose from one"),
+        ({"name": "one", "sizes": 3}, ValueError, "did you mean size?"),
+        ({"name": "one", "size": "big"}, ValueError, "thing.size='big': thing=one expects int"),
+        ({"name": "one", "size": True}, ValueError, "expects int"),
+    ],
+)
+def test_wrong_options_are_named(options, error, said):
+    with pytest.raises(error) as caught:
+        make().build(options)
+    assert said in caught.value.args[0]
+
+
+def test_an_int_is_a_float_and_registering_twice_is_refused():
+    table = make()
+    assert table.build({"name": "one", "size": 1, "scale": 2}) == (1, 2)
+    with pytest.raises(ValueError, match="registered twice"):
+        table.register("one")(lambda: None)
+
+
+def test_suggest_lists_everything_sorted():
+    assert suggest("sofmax", ["softmax", "rfa"]) == "did you mean softmax? choose from rfa, softmax"

@@ -1,0 +1,218 @@
+"""A whole run, end to end on synthetic sounds: what it leaves behind, stopping, going on, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_run import metric_steps, small, weights_hash
+
+from vcrast.run import run, start
+from vcrast.settings import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_here(folder, *more):
+    overrides = small(folder, *more)
+    return run(resolve(overrides), overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    run_here(folder)
+    return folder
+
+
+def test_a_run_folder_answers_every_question(finished):
+    for name in ("config.yaml", "overrides.txt", "env.json", "train.log", "metrics.jsonl", "summary.json", "report.html"):
+        assert (finished / name).stat().st_size > 0, name
+    summary = json.loads((finished / "summary.json").read_text())
+    fold = summary["folds"]["1"]
+    for key in ("steps", "loss", "invariance", "variance", "covariance", "samples_per_s", "peak_memory_bytes",
+                "embedding_std", "effective_rank", "wall_s"):  # fmt: skip
+        assert fold["pretrain"][key] > 0, key
+    for key in ("accuracy", "mAP", "auc", "d_prime", "knn_accuracy", "probe_accuracy", "untrained_knn_accuracy"):
+        assert key in fold["evaluate"], key
+    assert summary["mean"]["evaluate"]["accuracy"] == fold["evaluate"]["accuracy"]
+    assert (finished / "figures").is_dir()
+    assert len(list((finished / "figures").glob("*.png"))) >= 4
+
+
+def test_every_step_is_logged_once_and_in_order(finished):
+    expected = [("1", "pretrain", step) for step in range(1, 13)] + [("1", "finetune", step) for step in range(1, 10)]
+    assert metric_steps(finished) == expected
+
+
+def test_the_loss_is_the_weighted_sum_of_its_logged_terms(finished):
+    for line in map(json.loads, (finished / "metrics.jsonl").read_text().splitlines()):
+        if line["stage"] == "pretrain" and "loss" in line:
+            parts = 25 * line["invariance"] + 25 * line["variance"] + line["covariance"]
+            assert line["loss"] == pytest.approx(parts, rel=1e-4)
+
+
+def test_a_finished_run_does_nothing_again(finished):
+    before = weights_hash(finished)
+    run_here(finished)
+    assert weights_hash(finished) == before
+
+
+def test_the_same_settings_give_the_same_weights_and_micro_batches_do_not_matter(finished, tmp_path):
+    run_here(tmp_path / "again")
+    assert weights_hash(tmp_path / "again") == weights_hash(finished)
+    run_here(tmp_path / "micro", "pretrain.micro_batch_size=5", "stages=[pretrain]")
+    lines = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"invariance"' in line]
+        for folder in (finished, tmp_path / "micro")
+    ]
+    assert lines[0] == pytest.approx(lines[1], rel=1e-4)
+
+
+def test_another_seed_gives_other_weights(finished, tmp_path):
+    run_here(tmp_path / "seed", "run.seed=1")
+    assert weights_hash(tmp_path / "seed") != weights_hash(finished)
+
+
+def test_from_scratch_is_one_override_away(tmp_path):
+    run_here(tmp_path / "scratch", "stages=[finetune,evaluate]")
+    fold = json.loads((tmp_path / "scratch" / "summary.json").read_text())["folds"]["1"]
+    assert set(fold) == {"finetune", "evaluate"}
+    assert "from scratch" in (tmp_path / "scratch" / "train.log").read_text()
+
+
+def test_folds_are_averaged_and_each_pretrains_without_its_test_clips(tmp_path):
+    run_here(tmp_path / "folds", "data.folds=[1,2]", "pretrain.steps=2", "finetune.steps=2")
+    summary = json.loads((tmp_path / "folds" / "summary.json").read_text())
+    values = [summary["folds"][fold]["evaluate"]["knn_accuracy"] for fold in ("1", "2")]
+    assert summary["mean"]["evaluate"]["knn_accuracy"] == pytest.approx(sum(values) / 2)
+    assert summary["std"]["evaluate"]["knn_accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_says_how_to_go_on(finished, tmp_path, name):
+    folder = tmp_path / "stopped"
+    program = [sys.executable, "launch/local.py", "demo", *small(folder)[1:]]
+    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").is_file() or (folder / "metrics.jsonl").read_text().count("\n") < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, name))
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + getattr(signal, name), said
+    assert f"run.resume={folder}" in said
+    assert "Traceback" not in said
+    done = subprocess.run(
+        [sys.executable, "launch/local.py", f"run.resume={folder}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert weights_hash(folder) == weights_hash(finished)
+    assert metric_steps(folder) == metric_steps(finished)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(finished, tmp_path):
+    folder = tmp_path / "busy"
+    program = [sys.executable, "launch/local.py", "demo", *small(folder, "pretrain.steps=2000")[1:]]
+    first = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").is_file():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert str(first.pid) in second.stderr
+        assert "Traceback" not in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
+    """30 kills at random moments; the run that is resumed each time ends with the weights of the undisturbed one."""
+    folder = tmp_path / "killed"
+    words = small(folder, "checkpoint.every_steps=2")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "kill_often.py"), "30", *words],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "killed 30 times" in done.stdout
+    assert weights_hash(folder) == weights_hash(finished)
+    assert metric_steps(folder) == metric_steps(finished)
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
+    folder = tmp_path / "damaged"
+    words = small(folder, "checkpoint.every_steps=2", "stages=[pretrain]")
+    stop_after_lines(folder, words, 9)
+    newest = sorted((folder / "checkpoints/fold_1/pretrain").glob("step_*"))[-1] / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(bytes(content))
+    assert start(words) == 0
+    assert "damaged" in (folder / "train.log").read_text() or newest.parent.name in (folder / "train.log").read_text()
+    assert metric_steps(folder) == [step for step in metric_steps(finished) if step[1] == "pretrain"]
+
+
+def stop_after_lines(folder, words, lines):
+    """Run in this process and send SIGINT once metrics.jsonl has so many lines."""
+
+    def watch():
+        while not (folder / "metrics.jsonl").is_file() or (folder / "metrics.jsonl").read_text().count("\n") < lines:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    assert start(words) == 130
+    thread.join()
+
+
+def test_a_batch_larger_than_the_training_set_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match=r"finetune\.batch_size=500: fold 1 has only 48 training clips"):
+        run_here(tmp_path / "large", "finetune.batch_size=500")
+    assert not (tmp_path / "large" / "checkpoints").exists()
+
+
+def test_a_fold_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"9.*1, 2, 3, 4, 5"):
+        run_here(tmp_path / "fold", "data.folds=[9]")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
+    """A limit on file size stands for the full disk: writing past it fails as a full disk does."""
+    folder = tmp_path / "full"
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "sys.argv = sys.argv[1:]; limit = int(sys.argv.pop(0)); "
+    limited += "import vcrast.run; resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
+    limited += "from launch.local import main; sys.exit(main())"
+    words = small(folder, "checkpoint.every_steps=2")
+    run_here(folder, "checkpoint.every_steps=2", "stages=[pretrain]", "pretrain.steps=12")
+    kept = sorted((folder / "checkpoints/fold_1/pretrain").glob("step_*"))[-1]
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "launch/local.py", "100000", "demo", *words[1:]],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bytes" in done.stderr
+    assert kept.is_dir()
+    assert start(words) == 0
+
+
+def test_dry_run_writes_nothing_and_names_the_cost(tmp_path, capsys):
+    assert start(small(tmp_path / "dry"), dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert "pretrain: 12 steps of batch 16 on 48 clips" in said
+    assert "finetune: 9 steps" in said
+    assert "GiB" in said
+    assert not (tmp_path / "dry").exists()

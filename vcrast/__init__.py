@@ -1,0 +1,24 @@
+"""VCR-AST: self-supervised audio spectrogram transformers.
+
+`vcrast.load(run)` gives a trained encoder with its front end and its labels. Importing the package alone is cheap:
+torch is imported with the first part that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vcrast.inference import Model, load
+
+__version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python interface on first use, so that `--help` does not wait for torch."""
+    if name in ("Model", "load"):
+        from vcrast import inference
+
+        return getattr(inference, name)
+    raise AttributeError(f"module 'vcrast' has no attribute {name!r}")

@@ -1,0 +1,80 @@
+"""The `vcrast` command. Torch is imported by the verbs that need it, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from vcrast import __version__
+from vcrast.commands import data, doctor, embed, export, predict, report
+from vcrast.commands import list as list_
+from vcrast.registry import suggest
+
+VERBS = {
+    "doctor": doctor,
+    "list": list_,
+    "data": data,
+    "embed": embed,
+    "predict": predict,
+    "export": export,
+    "report": report,
+}
+
+EPILOG = """\
+training:
+  python launch/local.py RECIPE [group=option] [key=value ...]
+
+`vcrast VERB --help` explains a verb; VCRAST_DEBUG=1 shows the traceback of an error.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        0 when all went well, 1 when the verb found something wrong (see its help), 2 for a mistake in what was asked.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and not words[0].startswith("-") and words[0] not in VERBS:
+            raise ValueError(f"{words[0]}: no such verb; {suggest(words[0], VERBS)}")
+        arguments = parser().parse_args(words)
+        return int(arguments.run(arguments))
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, KeyError, OSError) as error:
+        if os.environ.get("VCRAST_DEBUG"):
+            raise
+        print(f"vcrast: error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of all verbs."""
+    top = argparse.ArgumentParser(
+        prog="vcrast",
+        description="Self-supervised audio spectrogram transformers: look around, prepare data, use trained models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vcrast {__version__}")
+    subparsers = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS.values():
+        verb.add_parser(subparsers)
+    return top
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without the quotes that KeyError puts around it."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split("\n")).strip() or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`vcrast data`: fetch a dataset, decode it ahead of a run, compute its normalisation."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vcrast.config import Config
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `data` with its three verbs to the command line."""
+    data = subparsers.add_parser("data", help="download, prepare or measure a dataset")
+    verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    download = verbs.add_parser("download", help="fetch a dataset and check it")
+    download.add_argument("name", choices=["esc50"])
+    download.add_argument("--root", type=Path, default=None, metavar="DIR", help="where to put it (default: data/NAME)")
+    download.add_argument("--url", default=None, help="fetch the archive from another address")
+    download.set_defaults(run=run_download)
+
+    for verb, run, text in (
+        ("prepare", run_prepare, "check and decode every clip into the cache, ahead of a run"),
+        ("stats", run_stats, "mean and std of the filterbank over the training clips, to paste into a YAML"),
+    ):
+        parser = verbs.add_parser(verb, help=text)
+        parser.add_argument("name", metavar="NAME", help="a dataset: esc50, esc10, folder, manifest, ...")
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.root=DIR")
+        parser.set_defaults(run=run)
+
+
+def run_download(args: argparse.Namespace) -> int:
+    """`vcrast data download esc50 [--root DIR] [--url URL]`."""
+    from vcrast.data.download_esc50 import URL, download_esc50
+
+    _show_log()
+    print(download_esc50(args.root, url=args.url or URL))
+    return 0
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """`vcrast data prepare NAME [key=value ...]`: counts and faults on standard output."""
+    from vcrast.data.open import open_corpus, prepare
+
+    _show_log()
+    data = _config(args).data
+    corpus = open_corpus(data)
+    store = prepare(data, corpus.clips)
+    folds = " ".join(corpus.folds) or "none"
+    print(f"{corpus.name}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds: {folds}")
+    if store is None:
+        print("data.cache=false: headers checked, nothing decoded")
+        return 0
+    seconds = sum(store.num_samples(i) for i in store.good) / data.sample_rate
+    print(f"{len(store.good)} clips of {seconds:.1f} s in all, at {data.sample_rate} Hz in {store.path}")
+    print(f"{len(store.faults)} left out")
+    for clip, reason in store.faults:
+        print(f"  {clip.where}: {reason}")
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """`vcrast data stats NAME [key=value ...]`: YAML lines on standard output.
+
+    Computed from the training part of the first chosen fold, even where the configuration has a pair.
+    """
+    from vcrast.data.clip import select_folds
+    from vcrast.data.open import open_corpus, prepare, resolve_stats
+    from vcrast.features.fbank import Fbank
+
+    _show_log()
+    config = _config(args)
+    data, settings = config.data, {key: value for key, value in asdict(config.features).items() if key != "name"}
+    data.mean = data.std = None
+    corpus = open_corpus(data)
+    folds = select_folds(corpus, data.folds)
+    clips = corpus.split(folds[0])[0] if folds else list(corpus.clips)
+    store = prepare(data, corpus.clips)
+    fbank = Fbank(sample_rate=data.sample_rate, **settings)
+    mean, std = resolve_stats(data, clips, fbank=fbank, features=settings, store=store)
+    print(f"mean: {mean:.7f}\nstd: {std:.6f}")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    from vcrast.compose import compose
+
+    return compose([f"data={args.name}", *args.overrides])
+
+
+def _show_log() -> None:
+    # Progress and warnings go to standard error; standard output stays fit for a pipe. No effect if already set up.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")

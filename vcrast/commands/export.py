@@ -1,0 +1,100 @@
+"""`vcrast export`: a run's model as a folder to pass on, or as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vcrast.inference import Model
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the verb."""
+    parser = subparsers.add_parser(
+        "export",
+        help="a run's model as safetensors or ONNX",
+        description="safetensors: weights.safetensors and model.json, which vcrast.load reads. "
+        "onnx: model.onnx maps fbank (batch, T, F), normalised as model.json says, to tokens (batch, N, D) and logits.",
+    )
+    parser.add_argument("model", metavar="RUN", help="run folder or exported model")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; created if missing")
+    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    parser.add_argument("--fold", help="which fold's model; the first if left out")
+    parser.add_argument("--stage", help="finetuned or pretrained; finetuned where there is one if left out")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the model and print what was written."""
+    if arguments.format == "onnx":
+        require_onnx()
+    from vcrast.exported import DESCRIPTION, WEIGHTS, find_export, read_description, read_weights
+    from vcrast.inference import load
+
+    source = find_export(Path(arguments.model), fold=arguments.fold, stage=arguments.stage)
+    # A damaged export must not be passed on.
+    description = read_description(source)
+    read_weights(source, description["weights_sha256"])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.format == "safetensors":
+        if arguments.out.resolve() == source.resolve():
+            raise ValueError(f"--out {arguments.out}: is the model itself; choose another folder")
+        names = [WEIGHTS, DESCRIPTION]
+        for name in names:
+            shutil.copyfile(source / name, arguments.out / name)
+    else:
+        names = ["model.onnx", DESCRIPTION]
+        write_onnx(load(source), arguments.out / "model.onnx")
+        (arguments.out / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+    for name in names:
+        print(arguments.out / name)
+    return 0
+
+
+def require_onnx() -> None:
+    """Refuse before the model is read where the packages are missing.
+
+    Raises:
+        ValueError: names the extra to install.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"--format onnx: needs {' and '.join(missing)}; pip install 'vcrast[onnx]'")
+
+
+def write_onnx(model: Model, path: Path) -> None:
+    """Write `fbank (batch, T, F) -> tokens (batch, N, D)[, logits (batch, C)]` with a free batch size."""
+    import torch
+    from torch import Tensor, nn
+
+    class Exported(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.head = model.encoder, model.head
+
+        def forward(self, fbank: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            tokens = self.encoder(fbank)
+            return tokens if self.head is None else (tokens, self.head(tokens.mean(dim=1)))
+
+    num_frames = model.features.num_frames(model.num_samples)
+    # Two clips: with one the exporter takes the batch for a constant.
+    example = torch.zeros(2, num_frames, model.features.num_mel_bins)
+    with torch.no_grad():
+        model.encoder(example)  # fills its table of positions, which the exporter must find made
+    names = ["tokens"] if model.head is None else ["tokens", "logits"]
+    torch.onnx.export(
+        Exported().eval(),
+        (example,),
+        str(path),
+        input_names=["fbank"],
+        output_names=names,
+        dynamic_shapes={"fbank": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )

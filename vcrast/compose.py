@@ -1,0 +1,172 @@
+"""Compose a run's settings from `configs/` and the command line, and explain what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vcrast.config import Config, config_dir
+from vcrast.registry import suggest
+
+PRIMARY = "run"
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """The checked settings of a run.
+
+    Args:
+        overrides: `group=option` and `key=value`, as on the command line; `recipe=NAME` is one of them.
+
+    Raises:
+        ValueError: unknown group, option or key, or a value of the wrong type; the message lists the valid names.
+    """
+    return to_config(compose_raw(overrides))
+
+
+def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
+    """The composed YAML before its types are checked; errors as in `compose`."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
+            return hydra_compose(PRIMARY, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, overrides)) from None
+
+
+def to_config(raw: Any) -> Config:
+    """Check names and types of composed or saved settings.
+
+    Raises:
+        ValueError: a key that no schema has, or a value of the wrong type.
+    """
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        config = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        value = OmegaConf.select(raw, error.full_key) if error.full_key else None
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{error.full_key or 'config'}={value}: {reason}") from None
+    assert isinstance(config, Config)
+    _check_values(config)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dictionaries of the settings."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved settings as YAML."""
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Settings saved with a run, with `key=value` changes on top.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a change that names no key, or a file that was edited into something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a run folder holds config.yaml")
+    saved = OmegaConf.load(path)
+    OmegaConf.set_struct(saved, True)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or OmegaConf.select(saved, key, default=_MISSING) is _MISSING:
+            raise ValueError(
+                f"{override}: a resumed run has its groups fixed and takes key=value; {_choices(saved, key)}"
+            )
+    return to_config(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a nested dictionary."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+_MISSING = object()
+
+
+def _check_values(config: Config) -> None:
+    stages = ("pretrain", "finetune", "evaluate")
+    for stage in config.stages:
+        if stage not in stages:
+            raise ValueError(f"stages={config.stages}: {stage!r} is no stage; {suggest(stage, stages)}")
+    if [stage for stage in stages if stage in config.stages] != config.stages:
+        raise ValueError(f"stages={config.stages}: keep the order {', '.join(stages)}, each at most once")
+    if config.precision not in ("auto", "fp32", "bf16", "fp16"):
+        raise ValueError(f"precision={config.precision}: {suggest(config.precision, ('auto', 'fp32', 'bf16', 'fp16'))}")
+    positive = {
+        "pretrain.batch_size": config.pretrain.batch_size,
+        "finetune.batch_size": config.finetune.batch_size,
+        "evaluate.batch_size": config.evaluate.batch_size,
+        "pretrain.log_every_steps": config.pretrain.log_every_steps,
+        "finetune.log_every_steps": config.finetune.log_every_steps,
+        "checkpoint.keep": config.checkpoint.keep,
+        "checkpoint.every_steps": config.checkpoint.every_steps,
+        "pretrain.epochs": config.pretrain.epochs,
+        "finetune.epochs": config.finetune.epochs,
+        "pretrain.steps": config.pretrain.steps,
+        "finetune.steps": config.finetune.steps,
+        "evaluate.knn_k": config.evaluate.knn_k,
+    }
+    for key, value in positive.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"{key}={value}: must be positive")
+    for key, micro in (("pretrain", config.pretrain.micro_batch_size), ("finetune", config.finetune.micro_batch_size)):
+        if micro != "auto" and not (isinstance(micro, int) and micro > 0):
+            raise ValueError(f"{key}.micro_batch_size={micro}: must be `auto` or a positive whole number")
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One line for the user: what, which value, what to do."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return f"{group}={option}: no configs/{group}/{option}.yaml; {suggest(option, error.options or ())}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: write group=option or key=value ({text.splitlines()[0]})"
+    found = re.search(r"[Cc]ould not override '([^']+)'", text)
+    if isinstance(error, ConfigCompositionException) and found:
+        key = found.group(1)
+        groups = [item for item in overrides if "." not in item.partition("=")[0] and not item.startswith(f"{key}=")]
+        written = next((item for item in overrides if item.lstrip("+~").startswith(f"{key}=")), key)
+        return f"{written}: no such setting; {_choices(_compose_quietly(groups), key)}"
+    return text.splitlines()[0]
+
+
+def _compose_quietly(overrides: Sequence[str]) -> Any:
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return hydra_compose(PRIMARY, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException):
+        return OmegaConf.create({})
+
+
+def _choices(config: Any, key: str) -> str:
+    """Names valid where `key` was written, the closest first."""
+    parts = key.split(".")
+    while len(parts) > 1:
+        parent = OmegaConf.select(config, ".".join(parts[:-1]), default=None)
+        if isinstance(parent, DictConfig):
+            return suggest(parts[-1], (str(name) for name in parent)) + f" (under {'.'.join(parts[:-1])})"
+        parts.pop()
+    return suggest(parts[0], (str(name) for name in config))

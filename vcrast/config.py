@@ -1,0 +1,186 @@
+"""The schemas of `configs/`: names and types of every setting (`vcrast.compose` reads and checks the files).
+
+Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
+part (`attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's own
+constructor checks them (`vcrast.registry`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class RunConfig:
+    """Where and how a run lives."""
+
+    dir: str | None
+    seed: int
+    resume: str
+    device: str
+
+
+@dataclass
+class CheckpointConfig:
+    """When checkpoints are written and how many stay."""
+
+    every_steps: int | None
+    keep: int
+
+
+@dataclass
+class DataConfig:
+    """One dataset: where it lies and how its clips become waveforms."""
+
+    name: str
+    root: str | None
+    folds: Any
+    sample_rate: int
+    clip_duration_s: float
+    pad: str
+    mean: float | None
+    std: float | None
+    cache: bool
+    cache_dir: str | None
+    num_workers: int | None
+    max_bad_fraction: float
+    path: str | None = None
+    label: str | None = None
+    module: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class FeaturesConfig:
+    """The log-mel filterbank."""
+
+    name: str
+    num_mel_bins: int
+    window_ms: float
+    frame_shift_ms: float
+    low_freq_hz: float
+    high_freq_hz: float
+    preemphasis: float
+
+
+@dataclass
+class ViewsConfig:
+    """The random changes that make a view of a clip; `null` or 0 switches one off."""
+
+    time_stretch: list[float] | None
+    roll: bool
+    gain_db: float
+    background_probability: float
+    background_snr_db: list[float]
+    freq_mask_bins: int
+    time_mask_frames: int
+    num_masks: int
+    noise_std: float
+    patch_drop: float
+    patch_drop_mode: str
+
+
+@dataclass
+class ModelConfig:
+    """The encoder's sizes."""
+
+    name: str
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    patch_size: list[int]
+    positions: str
+    drop_path: float
+    checkpoint: str | None
+
+
+@dataclass
+class PretrainConfig:
+    """The self-supervised stage."""
+
+    batch_size: int
+    micro_batch_size: Any
+    epochs: float
+    steps: int | None
+    patch_stride: list[int] | None
+    clip_grad_norm: float | None
+    log_every_steps: int
+    watch_every_epochs: float
+    watch_clips: int
+
+
+@dataclass
+class FinetuneConfig:
+    """The supervised stage."""
+
+    batch_size: int
+    micro_batch_size: Any
+    epochs: float
+    steps: int | None
+    patch_stride: list[int] | None
+    lr: float
+    weight_decay: float
+    layer_decay: float
+    warmup_epochs: float
+    clip_grad_norm: float | None
+    mixup_probability: float
+    mixup_alpha: float
+    label_smoothing: float
+    drop_path: float
+    log_every_steps: int
+    evaluate_every_epochs: float
+    views: ViewsConfig
+
+
+@dataclass
+class EvaluateConfig:
+    """Accuracy of the finetuned model; linear probe and nearest neighbours on frozen features."""
+
+    batch_size: int
+    knn_k: int
+    knn_temperature: float
+    probe_steps: int
+    probe_weight_decay: float
+
+
+@dataclass
+class Config:
+    """Everything a run needs to know; saved with it as `config.yaml`."""
+
+    recipe: str
+    stages: list[str]
+    precision: str
+    logger: list[str]
+    run: RunConfig
+    checkpoint: CheckpointConfig
+    data: DataConfig
+    features: FeaturesConfig
+    views: ViewsConfig
+    model: ModelConfig
+    attention: dict[str, Any]
+    linear: dict[str, Any]
+    objective: dict[str, Any]
+    optim: dict[str, Any]
+    schedule: dict[str, Any]
+    engine: dict[str, Any]
+    pretrain: PretrainConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+
+
+def config_dir() -> Path:
+    """The folder `configs/`: inside an installed package, or at the top of a clone.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "run.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"no configs/run.yaml in {package} or {package.parent}; reinstall vcrast or use a full clone"
+    )

@@ -1,0 +1,1 @@
+"""From sound files to batches of waveforms: clips, decoding, cache, datasets, loaders."""

@@ -1,0 +1,152 @@
+"""Clip -> Example: read, crop or pad, multi-hot label."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vcrast.data.audio import AudioFault, read_wav
+from vcrast.data.clip import Clip
+from vcrast.data.preflight import fault_list
+from vcrast.data.store import WavStore
+from vcrast.registry import suggest
+
+log = logging.getLogger(__name__)
+CENTRE = -1  # the position that stands for the deterministic crop of evaluation
+
+
+class Example(NamedTuple):
+    """One clip: wav (S,) float32 in [-1, 1], its index in the dataset, label (C,) float32 multi-hot."""
+
+    wav: Tensor
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on an example
+    label: Tensor
+
+
+class ClipDataset(Dataset[Example]):
+    """Clips of one length, from the cache or from their files.
+
+    A key is (clip index, position). A position of 0 or more is the number of the sample since the start of training:
+    its crop is a pure function of (seed, position), so it does not matter which worker reads it, or in which run.
+    Position -1 is the centre crop.
+
+    Attributes:
+        clips: those that can be read; clips that the cache quarantined are not among them.
+        faults: clip index -> reason, of files found unreadable since (without a cache).
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        num_classes: int,
+        sample_rate: int,
+        clip_duration_s: float,
+        pad: str,
+        store: WavStore | None,
+        seed: int,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        if pad not in ("silence", "repeat"):
+            raise ValueError(f"data.pad={pad!r}: {suggest(str(pad), ('silence', 'repeat'))}")
+        if round(sample_rate * clip_duration_s) < 1:
+            raise ValueError(f"data.clip_duration_s={clip_duration_s}: less than one sample at {sample_rate} Hz")
+        self.num_samples = round(sample_rate * clip_duration_s)
+        self.rows = [None if store is None else store.row(clip) for clip in clips]
+        kept = [i for i, row in enumerate(self.rows) if store is None or row is not None]
+        self.clips = [clips[i] for i in kept]
+        self.rows = [self.rows[i] for i in kept]
+        if not self.clips:
+            raise ValueError(f"none of the {len(clips)} clips can be read; see the faults that were logged")
+        self.num_classes, self.sample_rate, self.pad = num_classes, sample_rate, pad
+        self.store, self.seed, self.max_bad_fraction = store, seed, max_bad_fraction
+        self.faults: dict[int, str] = {}
+        self.logged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def first(self, num_clips: int) -> ClipDataset:
+        """The first clips alone, or all if there are fewer."""
+        part = copy.copy(self)
+        part.clips, part.rows = self.clips[:num_clips], self.rows[:num_clips]
+        part.faults = {index: reason for index, reason in self.faults.items() if index < num_clips}
+        return part
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        """One example; in training, an unreadable clip gives way to the next readable one.
+
+        Raises:
+            AudioFault: the clip is unreadable and position is -1: a test set must not count another clip twice.
+            ValueError: no clip at all can be read.
+        """
+        index, position = key
+        if position == CENTRE:
+            return self._example(index, position)
+        for step in range(len(self.clips)):
+            candidate = (index + step) % len(self.clips)
+            if candidate in self.faults:
+                continue
+            try:
+                return self._example(candidate, position)
+            except AudioFault as fault:
+                self.faults[candidate] = fault.reason
+        raise ValueError(f"none of the {len(self.clips)} clips can be read")
+
+    def note_faults(self, faults: Sequence[tuple[int, str]]) -> None:
+        """Count and log faults that a worker found.
+
+        Raises:
+            ValueError: they are more than `max_bad_fraction` of the clips.
+        """
+        for index, reason in faults:
+            self.faults[index] = reason
+            if index not in self.logged:
+                self.logged.add(index)
+                log.warning("data: %s: %s; left out (%d so far)", self.clips[index].where, reason, len(self.logged))
+        if len(self.faults) > self.max_bad_fraction * len(self.clips):
+            listed = [f"{self.clips[index].where}: {reason}" for index, reason in self.faults.items()]
+            raise ValueError(
+                f"{len(listed)} of {len(self.clips)} clips cannot be used, more than "
+                f"data.max_bad_fraction={self.max_bad_fraction:g} allows{fault_list(listed)}"
+            )
+
+    def _example(self, index: int, position: int) -> Example:
+        label = torch.zeros(self.num_classes)
+        label[list(self.clips[index].labels)] = 1.0
+        return Example(torch.from_numpy(self._read(index, position)), index, label)
+
+    def _read(self, index: int, position: int) -> np.ndarray:
+        row, clip = self.rows[index], self.clips[index]
+        if self.store is not None and row is not None:
+            start = self._start(self.store.num_samples(row), position)
+            wav = self.store.read(row, start, start + self.num_samples)
+        else:
+            whole = read_wav(clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            start = self._start(len(whole), position)
+            wav = whole[start : start + self.num_samples]
+        return fit(wav, self.num_samples, self.pad)
+
+    def _start(self, length: int, position: int) -> int:
+        slack = max(0, length - self.num_samples)
+        if position == CENTRE or not slack:
+            return slack // 2
+        drawn = hashlib.blake2b(f"crop {self.seed} {position}".encode(), digest_size=8).digest()
+        return int.from_bytes(drawn, "little") % (slack + 1)
+
+
+def fit(wav: np.ndarray, num_samples: int, pad: str) -> np.ndarray:
+    """Fill a short clip (S,) up to `num_samples`: with silence behind it, or by repeating it. Always a new array."""
+    if pad == "repeat" and len(wav) < num_samples:
+        return np.tile(wav, -(-num_samples // len(wav)))[:num_samples].astype(np.float32)
+    out = np.zeros(num_samples, np.float32)
+    out[: len(wav)] = wav[:num_samples]
+    return out

@@ -1,0 +1,139 @@
+"""Fetch a file over HTTP through interruptions: resume, retry, check the size."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import urlsplit
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1 << 18
+PROGRESS_S = 2.0
+RETRIED = (408, 425, 429)  # and every 5xx: the server may do better in a moment
+
+
+class Interrupted(Exception):
+    """A transfer that broke off, and may go on."""
+
+
+def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, timeout_s: float = 30.0) -> Path:
+    """Download `url` to `path`, going on with `<path>.part` where an earlier attempt stopped.
+
+    Args:
+        url: http or https.
+        path: of the finished file; it appears only when complete.
+        attempts: in a row without a byte of progress, before giving up.
+        pause_s: before the first repetition; doubles with each.
+        timeout_s: without a byte, before an attempt counts as broken.
+
+    Raises:
+        ValueError: not an http(s) address.
+        ConnectionError: the server refuses, or cannot be reached; what arrived is kept.
+        OSError: the disk is full.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"--url {url}: must begin with http:// or https://")
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    while True:
+        before = _size(part)
+        try:
+            _transfer(url, part, timeout_s)
+            part.replace(path)
+            _tag(part).unlink(missing_ok=True)
+            return path
+        except (Interrupted, HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
+            failed = 1 if _size(part) > before else failed + 1
+            reason = _refusal(url, error)
+            if failed >= attempts:
+                raise ConnectionError(
+                    f"{url}: {reason}; gave up after {attempts} attempts, {_size(part)} bytes are kept in {part}: "
+                    "run the command again to go on"
+                ) from None
+            wait_s = pause_s * 2 ** (failed - 1)
+            log.info("download: %s; trying again in %.0f s", reason, wait_s)
+            time.sleep(wait_s)
+
+
+def _refusal(url: str, error: Exception) -> str:
+    """What went wrong, for an error that another attempt may cure; the others are raised."""
+    if isinstance(error, urllib.error.HTTPError):
+        if error.code < 500 and error.code not in RETRIED:
+            raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
+        return f"the server answers {error.code} {error.reason}"
+    return str(getattr(error, "reason", "") or error or type(error).__name__)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _tag(part: Path) -> Path:
+    """Where the server's version mark (ETag) is kept, so that halves of two versions are never joined."""
+    return part.with_name(part.name + ".etag")
+
+
+def _transfer(url: str, part: Path, timeout_s: float) -> None:
+    """One attempt: append to `part`, or start it again where the server cannot continue."""
+    have = _size(part)
+    tag = _tag(part).read_text(encoding="utf-8") if have and _tag(part).exists() else ""
+    headers = {"User-Agent": "vcrast", "Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": tag} if tag else {})
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        # The part is as long as the file, or longer than a newer version of it. Which one cannot be told: start again.
+        part.unlink(missing_ok=True)
+        raise Interrupted("the server has nothing beyond the part that is here") from None
+    with answer:
+        start = _start(answer, have)
+        expected = answer.headers.get("Content-Length")
+        total = start + int(expected) if expected and expected.isdecimal() else None
+        etag = answer.headers.get("ETag") or ""
+        if etag.startswith('"'):  # a weak tag (W/...) does not promise the same bytes
+            _tag(part).write_text(etag, encoding="utf-8")
+        else:
+            _tag(part).unlink(missing_ok=True)
+        _save(answer, part, start, total)
+    if total is not None and _size(part) < total:
+        raise Interrupted(f"the connection ended at {_size(part)} of {total} bytes")
+
+
+def _start(answer: HTTPResponse, have: int) -> int:
+    """Where the answer's first byte belongs."""
+    if answer.status != 206:
+        return 0
+    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range") or "")
+    if found is None or int(found[1]) != have:
+        raise Interrupted(f"the server continues at the wrong place ({answer.headers.get('Content-Range')})")
+    return have
+
+
+def _save(answer: HTTPResponse, part: Path, start: int, total: int | None) -> None:
+    last, done = time.monotonic(), start
+    with open(part, "ab" if start else "wb") as file:
+        while block := answer.read(BLOCK):
+            try:
+                file.write(block)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                need = f"about {total - done} bytes more are needed, " if total else ""
+                free = shutil.disk_usage(part.parent).free
+                raise OSError(f"{part}: disk full; {need}{free} are free") from None
+            done += len(block)
+            if time.monotonic() - last > PROGRESS_S:
+                last = time.monotonic()
+                log.info("download: %.0f MB%s", done / 1e6, f" of {total / 1e6:.0f}" if total else "")

@@ -1,0 +1,247 @@
+"""Batches in an order that depends on (seed, epoch) alone: never on workers, ranks, or where a run was resumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vcrast.data.audio import READERS, AudioFault
+from vcrast.data.dataset import CENTRE, ClipDataset, Example
+from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader
+
+T = TypeVar("T")
+Key = tuple[int, int]  # (clip index, position)
+
+
+class Batch(NamedTuple):
+    """wav (B, S) float32, label (B, C) float32 multi-hot, index (B,) int64 into the dataset's clips."""
+
+    wav: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
+
+
+class Loaded(NamedTuple):
+    """What a worker sends: a batch, and the faults it met (clip index, reason)."""
+
+    batch: Batch
+    faults: list[tuple[int, str]]
+
+
+def steps_per_epoch(num_clips: int, batch_size: int) -> int:
+    """Whole batches in an epoch; the incomplete one is dropped, since the loss depends on the batch's size.
+
+    Raises:
+        ValueError: a batch is larger than the dataset.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    if batch_size > num_clips:
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {num_clips} clips of the training set; "
+            f"set pretrain.batch_size or finetune.batch_size to at most {num_clips}"
+        )
+    return num_clips // batch_size
+
+
+def epoch_order(num_clips: int, *, seed: int, epoch: int) -> Tensor:
+    """The order (N,) int64 of the clips in one epoch."""
+    drawn = hashlib.blake2b(f"order {seed} {epoch}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(drawn, "little") >> 1)
+    return torch.randperm(num_clips, generator=generator)
+
+
+def training_batches(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    num_workers: int | None,
+    device: torch.device | str,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """The batches of steps start_step, ..., num_steps - 1.
+
+    Args:
+        dataset: the training clips.
+        batch_size: of all ranks together.
+        seed: of the order.
+        start_step: the first step; steps before it are skipped, not read.
+        num_steps: one past the last step.
+        num_workers: processes that read; None is 0 on the CPU with a cache, else up to 8.
+        device: where the batch is handed over; on CUDA the next one is copied while this one is used.
+        rank: this process reads its contiguous slice of every batch.
+        world_size: number of ranks.
+
+    Raises:
+        ValueError: the batch is larger than the dataset or cannot be shared by the ranks; too many unreadable clips.
+        RuntimeError: a worker was killed.
+    """
+    steps_per_epoch(len(dataset), batch_size)
+    if batch_size % world_size:
+        raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
+    keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size)
+    return _hand_over(dataset, keys, num_workers, torch.device(device))
+
+
+def evaluation_batches(
+    dataset: ClipDataset, *, batch_size: int, num_workers: int | None = None, device: torch.device | str
+) -> Iterator[Batch]:
+    """Every clip once, in order, centre crop; the last batch may be smaller.
+
+    An unreadable clip is left out of its batch: replacing it would count another test clip twice.
+
+    Raises:
+        ValueError: too many unreadable clips.
+        RuntimeError: a worker was killed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    every = [(index, CENTRE) for index in range(len(dataset))]
+    keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
+    return _hand_over(dataset, keys, num_workers, torch.device(device))
+
+
+class TrainingKeys(Sampler[list[Key]]):
+    """The keys that one rank reads, one list a step."""
+
+    def __init__(
+        self, num_clips: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_clips, self.batch_size, self.seed, self.steps = num_clips, batch_size, seed, steps
+        share = batch_size // world_size
+        self.mine = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        per_epoch = steps_per_epoch(self.num_clips, self.batch_size)
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        for step in self.steps:
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                order = epoch_order(self.num_clips, seed=self.seed, epoch=epoch)
+            first = step % per_epoch * self.batch_size
+            yield [(int(order[first + place]), step * self.batch_size + place) for place in self.mine]
+
+
+class LoadBatch(Dataset[Loaded]):
+    """A list of keys -> the batch; this is what workers run."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, keys: Sequence[Key]) -> Loaded:
+        examples: list[Example] = []
+        faults: list[tuple[int, str]] = []
+        for key in keys:
+            try:
+                examples.append(self.dataset[key])
+            except AudioFault as fault:  # evaluation only: in training the dataset replaces the clip
+                faults.append((key[0], fault.reason))
+        # All that this process ever met: a fault found for one batch would otherwise be unknown to the main process
+        # when the batch that carried it was thrown away.
+        return Loaded(_stack(examples, self.dataset), faults + list(self.dataset.faults.items()))
+
+
+def _stack(examples: Sequence[Example], dataset: ClipDataset) -> Batch:
+    if not examples:
+        empty = torch.empty(0, dataset.num_samples), torch.empty(0, dataset.num_classes)
+        return Batch(*empty, torch.empty(0, dtype=torch.int64))
+    return Batch(
+        torch.stack([example.wav for example in examples]),
+        torch.stack([example.label for example in examples]),
+        torch.tensor([example.index for example in examples]),
+    )
+
+
+def _same(value: T) -> T:
+    """Stands for DataLoader's conversion: the batch is ready."""
+    return value
+
+
+def _start_worker(readers: dict[str, Any], _worker: int) -> None:
+    start_loader(readers)
+
+
+def resolve_workers(num_workers: int | None, device: torch.device, *, cached: bool) -> int:
+    """The number of reading processes.
+
+    With a cache a batch is a copy from memory, cheaper than a transfer between processes; on a GPU it still pays to
+    have another process do it.
+    """
+    if num_workers is not None:
+        return num_workers
+    if (cached and device.type == "cpu") or not can_start_workers():
+        return 0
+    return min(8, num_cores() - 1)
+
+
+def _hand_over(
+    dataset: ClipDataset, keys: Sequence[list[Key]] | TrainingKeys, num_workers: int | None, device: torch.device
+) -> Iterator[Batch]:
+    workers = resolve_workers(num_workers, device, cached=dataset.store is not None)
+    loader: DataLoader[Loaded] = DataLoader(
+        LoadBatch(dataset),
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_same,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context=fork_server() if workers else None,
+        worker_init_fn=partial(_start_worker, dict(READERS)) if workers else None,
+        # DataLoader seeds its workers from the global generator, which a run's own numbers must not depend on.
+        generator=torch.Generator(),
+    )
+    return _ahead(_checked(dataset, loader), device)
+
+
+def _checked(dataset: ClipDataset, loader: DataLoader[Loaded]) -> Iterator[Batch]:
+    """The loader's batches; a dead worker is explained, faults are counted."""
+    loaded = iter(loader)
+    while True:
+        try:
+            batch, faults = next(loaded)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as error:
+            raise _worker_died(error) from error
+        except RuntimeError as error:
+            if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+                raise _worker_died(error) from error
+            raise
+        dataset.note_faults(faults)
+        if len(batch.index):
+            yield batch
+
+
+def _worker_died(error: Exception) -> RuntimeError:
+    return RuntimeError(
+        "a data worker was killed, most often for lack of memory or of room in /dev/shm; "
+        f"set data.num_workers to fewer processes, or 0 to read in the main one ({error})"
+    )
+
+
+def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on the device; on CUDA the copy of the next one is under way when one is handed over."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    waiting: Batch | None = None
+    for batch in batches:
+        moved = Batch(*(part.to(device, non_blocking=True) for part in batch))
+        if waiting is not None:
+            yield waiting
+        waiting = moved
+    if waiting is not None:
+        yield waiting

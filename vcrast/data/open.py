@@ -1,0 +1,147 @@
+"""From `data=...` settings to a checked corpus, its cache, and its normalisation."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vcrast.config import DataConfig
+from vcrast.data import sources
+from vcrast.data.cache import open_or_build
+from vcrast.data.clip import Clip, Corpus
+from vcrast.data.dataset import ClipDataset
+from vcrast.data.preflight import fault_list, preflight
+from vcrast.data.stats import cached_stats
+from vcrast.data.store import WavStore
+from vcrast.registry import SOURCES
+
+log = logging.getLogger(__name__)
+
+
+def open_corpus(data: DataConfig) -> Corpus:
+    """The dataset that `data` describes, every clip checked before the first step.
+
+    Raises:
+        KeyError: no source of that name.
+        FileNotFoundError: the data is not where it should be; says how to get it.
+        ValueError: faults in the manifest or the files, a setting without effect, a fold that does not exist.
+    """
+    for module in pkgutil.iter_modules(sources.__path__, f"{sources.__name__}."):
+        importlib.import_module(module.name)
+    if data.module:
+        importlib.import_module(data.module)
+    if not 0.0 <= data.max_bad_fraction < 1.0:
+        raise ValueError(f"data.max_bad_fraction={data.max_bad_fraction}: must be at least 0 and below 1")
+    if data.sample_rate < 1:
+        raise ValueError(f"data.sample_rate={data.sample_rate}: must be positive, in Hz")
+    corpus: Corpus = SOURCES.get(data.name)(data)
+    preflight(corpus, folds=data.folds, max_bad_fraction=data.max_bad_fraction)
+    log.info("data=%s: %d clips, %d classes, folds %s", data.name, len(corpus.clips), len(corpus.classes), corpus.folds)
+    return corpus
+
+
+def prepare(data: DataConfig, clips: Sequence[Clip]) -> WavStore | None:
+    """The cache of these clips, built if need be; None when `data.cache` is false.
+
+    Give all clips of a corpus at once: a `ClipDataset` of any part finds its clips in the store.
+    """
+    if not data.cache:
+        return None
+    return open_or_build(
+        clips,
+        sample_rate=data.sample_rate,
+        cache_dir=data.cache_dir,
+        num_workers=data.num_workers,
+        max_bad_fraction=data.max_bad_fraction,
+    )
+
+
+def resolve_stats(
+    data: DataConfig,
+    clips: Sequence[Clip],
+    *,
+    fbank: Callable[[Tensor], Tensor] | None = None,
+    features: Mapping[str, Any] | None = None,
+    store: WavStore | None = None,
+) -> tuple[float, float]:
+    """Mean and standard deviation for normalisation: the configured pair, or computed from the training clips.
+
+    Args:
+        data: whose `mean` and `std` count when both are set.
+        clips: the training part.
+        fbank: (B, S) waveforms -> (B, T, F) log-mel values, not normalised.
+        features: the filterbank's settings, which name the cached result.
+        store: the cache, if there is one.
+
+    Raises:
+        ValueError: only one of the two is set, std is not positive, or they must be computed and `fbank` is missing.
+    """
+    if (data.mean is None) != (data.std is None):
+        raise ValueError(f"data.mean={data.mean}, data.std={data.std}: set both, or neither to have them computed")
+    if data.mean is not None and data.std is not None:
+        if data.std <= 0:
+            raise ValueError(f"data.std={data.std}: must be positive")
+        return data.mean, data.std
+    if fbank is None:
+        raise ValueError("data.mean and data.std are not set, and there is no filterbank here to compute them with")
+    return cached_stats(
+        clips, fbank, sample_rate=data.sample_rate, features=features or {}, cache_dir=data.cache_dir, store=store
+    )
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """The two datasets of a fold."""
+
+    train: ClipDataset
+    test: ClipDataset
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """A corpus with its cache; `open_data` makes it."""
+
+    data: DataConfig
+    corpus: Corpus
+    store: WavStore | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the results should know: clips that were left out."""
+        faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
+        return [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
+
+    def fold(self, fold: str, *, seed: int) -> FoldData:
+        """The training and the test clips of one fold; `seed` is that of the random crops."""
+        train, test = self.corpus.split(fold)
+        return FoldData(self.dataset(train, seed=seed), self.dataset(test, seed=seed))
+
+    def dataset(self, clips: Sequence[Clip], *, seed: int) -> ClipDataset:
+        """Any clips of the corpus as a dataset."""
+        return ClipDataset(
+            clips,
+            num_classes=len(self.corpus.classes),
+            sample_rate=self.data.sample_rate,
+            clip_duration_s=self.data.clip_duration_s,
+            pad=self.data.pad,
+            store=self.store,
+            seed=seed,
+            max_bad_fraction=self.data.max_bad_fraction,
+        )
+
+    def statistics(
+        self, train: ClipDataset, fbank: Callable[[Tensor], Tensor], *, settings: Mapping[str, Any]
+    ) -> tuple[float, float]:
+        """`resolve_stats` for a training set of this corpus."""
+        return resolve_stats(self.data, train.clips, fbank=fbank, features=settings, store=self.store)
+
+
+def open_data(data: DataConfig, corpus: Corpus) -> OpenData:
+    """The corpus of `open_corpus` with its cache, built if need be; errors as in `open_or_build`."""
+    return OpenData(data, corpus, prepare(data, corpus.clips))

@@ -1,0 +1,97 @@
+"""Everything that can be said about a corpus before the first step, in one error."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vcrast.data.audio import AudioFault, header, is_generated
+from vcrast.data.clip import Clip, Corpus, select_folds
+
+log = logging.getLogger(__name__)
+LISTED = 20
+
+
+def fault_list(faults: Sequence[str]) -> str:
+    """The first faults, one a line, and how many there are more."""
+    more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    return "\n  ".join(["", *faults[:LISTED], *more])
+
+
+def preflight(corpus: Corpus, *, folds: Any, max_bad_fraction: float) -> None:
+    """Check every clip's file, labels and fold; read headers, decode nothing.
+
+    Wrong entries (missing file, label out of range, the same clip twice) always stop. Files that are there but empty or
+    unreadable are left to the quarantine as long as no more than `max_bad_fraction` of the clips are.
+
+    Raises:
+        ValueError: listing the first 20 faults, with line numbers where there is a manifest, and the total.
+    """
+    if not corpus.clips:
+        raise ValueError(f"{corpus.name} has no clips; check data.root or data.path")
+    damaged = file_faults(corpus.clips)
+    wrong = [text for text, hard in damaged if hard] + label_faults(corpus) + duplicates(corpus.clips)
+    soft = [text for text, hard in damaged if not hard]
+    if wrong or len(soft) > max_bad_fraction * len(corpus.clips):
+        faults = wrong + soft
+        raise ValueError(f"{corpus.name}: {len(faults)} faults in {len(corpus.clips)} clips{fault_list(faults)}")
+    if soft:
+        log.warning("%s: %d unreadable files will be left out%s", corpus.name, len(soft), fault_list(soft))
+    for fold in select_folds(corpus, folds):
+        train, test = corpus.split(fold)
+        if not train or not test:
+            counts = f"{len(train)} clips to train on and {len(test)} to test"
+            raise ValueError(f"data.folds: fold {fold} of {corpus.name} leaves {counts}")
+
+
+def duplicates(clips: Iterable[Clip]) -> list[str]:
+    """Clips of the same file and stretch: twice the weight in training, or test clips that were trained on."""
+    first: dict[tuple[str, float, float | None], Clip] = {}
+    faults = []
+    for clip in clips:
+        other = first.setdefault(clip.segment, clip)
+        if other is not clip:
+            faults.append(f"{clip.where}: the same clip as " + (f"line {other.line}" if other.line else "another one"))
+    return faults
+
+
+def label_faults(corpus: Corpus) -> list[str]:
+    """Class indices that the corpus has no class for, and several labels where one is promised."""
+    faults = []
+    for clip in corpus.clips:
+        beyond = [label for label in clip.labels if not 0 <= label < len(corpus.classes)]
+        if beyond:
+            faults.append(f"{clip.where}: label {beyond[0]} is outside the {len(corpus.classes)} classes")
+        elif len(clip.labels) > 1 and not corpus.multilabel:
+            faults.append(f"{clip.where}: {len(clip.labels)} labels in a dataset with one label per clip")
+    return faults
+
+
+def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
+    """Faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
+    paths = list({clip.path: None for clip in clips if not is_generated(clip.path)})
+    # Opening a file waits for the disk or the network and releases the interpreter: threads help, also on one core.
+    with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
+        headers = dict(zip(paths, pool.map(_header, paths), strict=True))
+    faults = []
+    for clip in clips:
+        reason, hard, duration_s = headers.get(clip.path, ("", False, None))
+        if not reason and duration_s is not None and clip.start_s > 0 and clip.start_s >= duration_s:
+            reason, hard = f"starts at {clip.start_s:g} s, but the file has {duration_s:.3f} s", True
+        if reason:
+            faults.append((f"{clip.where}: {reason}", hard))
+    return faults
+
+
+def _header(path: str) -> tuple[str, bool, float | None]:
+    """(reason or "", whether that is the manifest's fault, seconds or None if unknown)."""
+    if os.path.isdir(path):
+        return "is a folder, not a file", True, None
+    try:
+        sample_rate, frames = header(path)
+    except AudioFault as fault:
+        return fault.reason, fault.reason == "missing file", None
+    return ("no samples", False, None) if frames == 0 else ("", False, frames / sample_rate)

@@ -1,0 +1,67 @@
+"""How worker processes are started: from a fork server.
+
+A plain fork copies a process in which torch may hold thread pools, locks or a CUDA context, and the child can hang in
+its first parallel operation. Spawning is safe but imports torch in every worker. A fork server is one clean process
+that has imported torch and started nothing: its children are safe, and there in milliseconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+
+import numpy as np
+
+from vcrast.data.audio import READERS
+
+Readers = dict[str, Callable[[str, int], np.ndarray]]
+
+
+def fork_server() -> ForkServerContext:
+    """The context that all worker processes of this program are started from.
+
+    Raises:
+        ValueError: the program came through standard input, so a worker cannot load its main module.
+    """
+    if not can_start_workers():
+        raise ValueError("worker processes need a program in a file, not on standard input; set data.num_workers=0")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vcrast.data.fork_server"])
+    return context
+
+
+def can_start_workers() -> bool:
+    """Whether a worker could import this program's main module (a notebook has none, which is fine)."""
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    return main is None or os.path.exists(main)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_decoder(readers: Readers) -> None:
+    """First call in a process that builds the cache: it dies with Slurm's signals, Ctrl-C is the parent's matter.
+
+    Args:
+        readers: the parent's table; a fresh process has not imported the sources that fill it.
+    """
+    READERS.update(readers)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def start_loader(readers: Readers) -> None:
+    """First call in a loader's worker: signals are the parent's matter.
+
+    Slurm sends its warning to every process of a job; a worker that died of it would take the last checkpoint with it.
+    """
+    READERS.update(readers)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,48 @@
+"""Refusal of settings that the chosen source would ignore."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from vcrast.config import DataConfig
+from vcrast.registry import suggest
+
+
+def refuse_settings(
+    data: DataConfig, *, options: Collection[str], root: bool = True, path: bool = False, label: bool = False
+) -> None:
+    """Raise for each setting that is given and has no effect on this source.
+
+    Args:
+        data: the settings.
+        options: keys of `data.options` that the source knows.
+        root: whether it reads `data.root`.
+        path: whether it reads `data.path`.
+        label: whether it reads `data.label`.
+
+    Raises:
+        ValueError: naming the setting, and the valid ones.
+    """
+    for name, used in (("root", root), ("path", path), ("label", label)):
+        value = getattr(data, name)
+        if value is not None and not used:
+            raise ValueError(f"data.{name}={value}: data={data.name} does not use it; leave it null")
+    for key in data.options:
+        if key not in options:
+            names = suggest(str(key), options) if options else "it takes none"
+            raise ValueError(f"data.options.{key}: data={data.name} has no such option; {names}")
+
+
+def existing_folder(data: DataConfig) -> Path:
+    """`data.root` as a folder.
+
+    Raises:
+        FileNotFoundError: it is not set, or no folder.
+    """
+    if data.root is None:
+        raise FileNotFoundError(f"data={data.name}: set data.root=FOLDER")
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.root={data.root}: no such folder")
+    return root

@@ -1,0 +1,101 @@
+"""ESC-50: 2000 environmental recordings of 5 s, 50 classes, 5 folds (Piczak 2015, doi:10.1145/2733373.2806390)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from vcrast.config import DataConfig
+from vcrast.data.clip import Clip, Corpus, fold_names
+from vcrast.data.preflight import fault_list
+from vcrast.data.settings import refuse_settings
+from vcrast.registry import SOURCES
+
+DEFAULT_ROOT = Path("data") / "esc50"
+META = Path("meta") / "esc50.csv"
+ARCHIVE_FOLDER = "ESC-50-master"
+COLUMNS = ("filename", "fold", "target", "category")
+NUM_CLASSES = 50
+
+
+class Row(NamedTuple):
+    """One line of `meta/esc50.csv`."""
+
+    line: int
+    path: str
+    fold: str
+    target: int
+    category: str
+    esc10: bool
+
+
+@SOURCES.register("esc50")
+def esc50(data: DataConfig) -> Corpus:
+    """All 50 classes, in the official folds.
+
+    Raises:
+        FileNotFoundError: no ESC-50 at `data.root`, nor at the place where `vcrast data download esc50` puts it.
+        ValueError: `meta/esc50.csv` is damaged or describes another dataset.
+    """
+    refuse_settings(data, options=())
+    rows = read_rows(find_root(data))
+    targets = {row.target for row in rows}
+    if targets != set(range(NUM_CLASSES)):
+        hint = "; data=esc10 reads its 10-class part" if all(row.esc10 for row in rows) else ""
+        raise ValueError(f"esc50: {META} names {len(targets)} of the {NUM_CLASSES} classes{hint}")
+    return corpus("esc50", rows)
+
+
+def corpus(name: str, rows: list[Row]) -> Corpus:
+    """Rows -> corpus; classes in order of their target, numbered from 0."""
+    category = {row.target: row.category for row in rows}
+    number = {target: i for i, target in enumerate(sorted(category))}
+    clips = tuple(Clip(row.path, (number[row.target],), fold=row.fold, line=row.line) for row in rows)
+    return Corpus(name, clips, tuple(category[target] for target in sorted(category)), False, fold_names(clips))
+
+
+def find_root(data: DataConfig) -> Path:
+    """The folder that holds `meta/esc50.csv`: `data.root`, or `ESC-50-master` in it, or the download's place."""
+    start = DEFAULT_ROOT if data.root is None else Path(data.root).expanduser()
+    for root in (start, start / ARCHIVE_FOLDER):
+        if (root / META).is_file():
+            return root
+    looked = f"data.root is not set and {start} has no" if data.root is None else f"data.root={data.root} has no"
+    raise FileNotFoundError(f"{data.name}: {looked} {META}; run `vcrast data download esc50` or set data.root=FOLDER")
+
+
+def read_rows(root: Path) -> list[Row]:
+    """The lines of `meta/esc50.csv`; audio may be of another format than named there, under the same stem.
+
+    Raises:
+        ValueError: a column is missing, or cells cannot be read; lists the first 20 with their lines.
+    """
+    there = {path.stem: path for path in sorted((root / "audio").glob("*.*")) if not path.name.startswith(".")}
+    rows: list[Row] = []
+    faults: list[str] = []
+    with open(root / META, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{root / META}: no column {missing[0]!r}; it has {', '.join(reader.fieldnames or ())}")
+        for cells in reader:
+            try:
+                rows.append(_row(cells, reader.line_num, root, there.get))
+            except ValueError as error:
+                faults.append(f"line {reader.line_num}: {error}")
+    if faults or not rows:
+        raise ValueError(f"{root / META}: {len(rows)} rows, {len(faults)} faults{fault_list(faults)}")
+    return rows
+
+
+def _row(cells: dict[str, str], line: int, root: Path, find: Callable[[str], Path | None]) -> Row:
+    if any(not cells[column] for column in COLUMNS):
+        raise ValueError("a cell is empty")
+    if not (cells["fold"].isdecimal() and cells["target"].isdecimal()):
+        raise ValueError(f"fold {cells['fold']!r} and target {cells['target']!r} must be whole numbers")
+    named = root / "audio" / cells["filename"]
+    path = named if named.is_file() else find(named.stem) or named
+    flagged = (cells.get("esc10") or "").strip().lower() == "true"
+    return Row(line, str(path), cells["fold"], int(cells["target"]), cells["category"], flagged)

@@ -1,0 +1,72 @@
+"""`--dry-run`: settings, data and two steps of every training stage in a folder that vanishes; says the cost."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vcrast.config import Config
+from vcrast.data.clip import select_folds
+from vcrast.data.open import open_corpus
+from vcrast.stage import total_steps
+from vcrast.summary import Summary
+from vcrast.training.interrupt import Interrupt
+from vcrast.training.log import MetricLog
+
+REHEARSED = ("pretrain", "finetune")
+
+
+def rehearse(config: Config) -> int:
+    """Check everything that can be checked in a minute and print what the run would cost; returns the exit code.
+
+    Raises:
+        ValueError: a fault in settings or data.
+    """
+    # Imported late: vcrast.run imports this module's caller.
+    from vcrast.run import STAGES, jobs
+
+    corpus = open_corpus(config.data)
+    folds = select_folds(corpus, config.data.folds)
+    print(f"recipe {config.recipe}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds {', '.join(folds)}")
+    short = shortened(config, folds)
+    with tempfile.TemporaryDirectory(prefix="vcrast-dry-run-") as name, Interrupt() as interrupt:
+        folder = Path(name)
+        log = MetricLog(folder, ["jsonl"], config={})
+        summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
+        job = next(iter(jobs(short, corpus, folder, log, summary, interrupt)))
+        for stage in [stage for stage in config.stages if stage in REHEARSED]:
+            result = STAGES[stage](job)
+            summary.record(job.fold, stage, result)
+            print(cost_line(config, stage, result, num_clips=len(job.train), num_folds=len(folds)))
+        log.close()
+    print("dry run passed: nothing was written")
+    return 0
+
+
+def shortened(config: Config, folds: list[str]) -> Config:
+    """The same run with two steps a stage and no audio cache, one fold, nothing measured along the way."""
+    short = copy.deepcopy(config)
+    short.data.folds = folds[:1]
+    short.data.cache = False
+    short.data.num_workers = 0
+    # Statistics of a large set take minutes; normalisation does not change what a step costs.
+    short.data.mean, short.data.std = short.data.mean or 0.0, short.data.std or 1.0
+    for stage in (short.pretrain, short.finetune):
+        stage.steps = 2
+        stage.log_every_steps = 1
+    short.pretrain.watch_clips = min(8, short.pretrain.watch_clips)
+    return short
+
+
+def cost_line(config: Config, stage: str, result: dict[str, Any], *, num_clips: int, num_folds: int) -> str:
+    """One line: steps, time and memory of a stage."""
+    options = config.pretrain if stage == "pretrain" else config.finetune
+    steps = total_steps(options.steps, options.epochs, num_clips // options.batch_size)
+    hours = steps * options.batch_size / result["samples_per_s"] / 3600
+    memory = result["peak_memory_bytes"] / 2**30
+    return (
+        f"{stage}: {steps} steps of batch {options.batch_size} on {num_clips} clips, {result['samples_per_s']:.1f} "
+        f"clips/s, about {hours:.2f} h a fold ({hours * num_folds:.2f} h in all), peak memory {memory:.1f} GiB"
+    )

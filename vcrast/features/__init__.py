@@ -1,0 +1,1 @@
+"""Waveforms to normalised log-mel filterbanks and their random views, batched on the device."""

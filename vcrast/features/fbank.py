@@ -1,0 +1,156 @@
+"""Log-mel filterbank of the Audio Spectrogram Transformer, batched and differentiable."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Fbank(nn.Module):
+    """(B, S) waveforms -> (B, T, F) normalised natural-log mel energies, as Kaldi computes them.
+
+    The clip's mean is subtracted; then per frame: mean removed, pre-emphasis, symmetric Hann window, power spectrum of
+    the next power of two, triangular filters on the HTK mel scale, natural log floored at float32 epsilon (-15.94).
+    A frame that does not fit entirely into the clip is left out (`snip_edges`).
+
+    It computes in float32 whatever autocast says, because squared spectra leave the range of float16; in float64 if
+    the module has been converted to float64.
+
+    Args:
+        sample_rate: of the waveforms, Hz.
+        num_mel_bins: F.
+        window_ms: length of a frame.
+        frame_shift_ms: between the starts of two frames.
+        low_freq_hz: lower edge of the first filter.
+        high_freq_hz: upper edge of the last one; 0 or less is counted from the Nyquist frequency.
+        preemphasis: x[n] - preemphasis * x[n - 1], in [0, 1].
+        mean: of the data's log-mel energies; None leaves the energies as they are.
+        std: likewise; the result is (x - mean) / (2 std).
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: Gong et al. 2021, arXiv:2104.01778, Sec. 2.1; the paper says Hamming window, its code uses Hann; so do we.
+        Equals torchaudio.compliance.kaldi.fbank(htk_compat=True, use_energy=False, window_type="hanning", dither=0).
+    """
+
+    window: Tensor
+    mel: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int,
+        num_mel_bins: int = 128,
+        window_ms: float = 25.0,
+        frame_shift_ms: float = 10.0,
+        low_freq_hz: float = 20.0,
+        high_freq_hz: float = 0.0,
+        preemphasis: float = 0.97,
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> None:
+        super().__init__()
+        top_hz = high_freq_hz if high_freq_hz > 0 else sample_rate / 2 + high_freq_hz
+        # Multiplied in Kaldi's order and cut, not rounded: 25 ms at 22,050 Hz are 551 samples.
+        self.window_samples = int(sample_rate * window_ms * 0.001)
+        self.shift_samples = int(sample_rate * frame_shift_ms * 0.001)
+        self.sample_rate, self.num_mel_bins, self.preemphasis = sample_rate, num_mel_bins, preemphasis
+        self.mean, self.std = mean, std
+        self._check(window_ms, frame_shift_ms, low_freq_hz, high_freq_hz, top_hz)
+        self.n_fft = 1 << (self.window_samples - 1).bit_length()
+        # Not persistent: a checkpoint should hold what was learnt, and the options rebuild these.
+        window = torch.hann_window(self.window_samples, periodic=False)
+        self.register_buffer("window", window, persistent=False)
+        filters = mel_filters(num_mel_bins, self.n_fft, sample_rate, low_freq_hz, top_hz)
+        self.register_buffer("mel", filters, persistent=False)
+
+    def _check(self, window_ms: float, shift_ms: float, low_hz: float, high_hz: float, top_hz: float) -> None:
+        rate = self.sample_rate
+        if self.window_samples < 2:
+            raise ValueError(f"features.window_ms={window_ms}: shorter than 2 samples at {rate} Hz; set about 25")
+        if self.shift_samples < 1:
+            raise ValueError(f"features.frame_shift_ms={shift_ms}: shorter than a sample at {rate} Hz; set about 10")
+        if self.num_mel_bins < 1:
+            raise ValueError(f"features.num_mel_bins={self.num_mel_bins}: must be at least 1; the usual value is 128")
+        if not 0 <= low_hz < top_hz <= rate / 2:
+            raise ValueError(
+                f"features.low_freq_hz={low_hz}, features.high_freq_hz={high_hz}: need 0 <= low < high <= {rate / 2} "
+                "Hz, half the sample rate; high_freq_hz=0 means that half"
+            )
+        if not 0 <= self.preemphasis <= 1:
+            raise ValueError(f"features.preemphasis={self.preemphasis}: must lie in [0, 1]; Kaldi's value is 0.97")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(f"data.mean={self.mean}, data.std={self.std}: set both, or neither to have them measured")
+        if self.std is not None and not self.std > 0:
+            raise ValueError(
+                f"data.std={self.std}: must be above 0; set data.mean and data.std to null to measure them"
+            )
+
+    def num_frames(self, num_samples: int) -> int:
+        """T of a clip of `num_samples` samples.
+
+        Raises:
+            ValueError: the clip is shorter than one window.
+        """
+        if num_samples < self.window_samples:
+            raise ValueError(
+                f"a clip of {num_samples} samples is shorter than one window of {self.window_samples} samples at "
+                f"{self.sample_rate} Hz; use longer clips (data.clip_duration_s) or a shorter features.window_ms"
+            )
+        return 1 + (num_samples - self.window_samples) // self.shift_samples
+
+    def power(self, wavs: Tensor) -> Tensor:
+        """(B, S) waveforms in [-1, 1] -> (B, T, n_fft // 2 + 1) power spectra.
+
+        Raises:
+            ValueError: not two axes, or shorter than one window.
+        """
+        if wavs.ndim != 2:
+            raise ValueError(f"expected a batch of mono waveforms (B, S), got shape {tuple(wavs.shape)}")
+        self.num_frames(wavs.shape[1])
+        with torch.autocast(wavs.device.type, enabled=False):
+            wavs = wavs.to(self.window.dtype)
+            wavs = wavs - wavs.mean(dim=1, keepdim=True)
+            frames = wavs.unfold(1, self.window_samples, self.shift_samples)  # (B, T, window)
+            frames = frames - frames.mean(dim=2, keepdim=True)
+            # Kaldi repeats a frame's first sample before it, so frames do not depend on their neighbours.
+            before = torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+            frames = (frames - self.preemphasis * before) * self.window
+            spectra = torch.fft.rfft(frames, n=self.n_fft)
+            return spectra.real.square() + spectra.imag.square()
+
+    def log_mel(self, power: Tensor) -> Tensor:
+        """(B, T, n_fft // 2 + 1) power spectra -> (B, T, F) natural-log mel energies, not normalised."""
+        with torch.autocast(power.device.type, enabled=False):
+            energies = functional.linear(power.to(self.mel.dtype), self.mel)
+            return energies.clamp_min(torch.finfo(torch.float32).eps).log()
+
+    def normalize(self, fbank: Tensor) -> Tensor:
+        """(x - mean) / (2 std); the factor 2 is the AST's, which puts most values within +-0.5."""
+        if self.mean is None or self.std is None:
+            return fbank
+        return (fbank - self.mean) / (2 * self.std)
+
+    def forward(self, wavs: Tensor) -> Tensor:
+        """(B, S) waveforms -> (B, T, F) normalised filterbanks."""
+        return self.normalize(self.log_mel(self.power(wavs)))
+
+
+def mel_filters(num_bins: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
+    """(F, n_fft // 2 + 1) triangles of height 1, evenly spaced and overlapping by half on mel = 1127 ln(1 + f / 700).
+
+    Narrow filters may lie between two FFT bins and stay empty (one of 128 at 16 kHz); they then read the log floor.
+    """
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (low_hz, high_hz))
+    step = (high - low) / (num_bins + 1)
+    # float32 throughout, like Kaldi: at a triangle's foot, rounding decides between a small weight and none.
+    edges = low + torch.arange(num_bins + 2).unsqueeze(1) * step
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    hertz = sample_rate / n_fft * torch.arange(n_fft // 2)
+    mel = 1127.0 * (1.0 + hertz / 700.0).log()
+    weights = torch.minimum((mel - left) / (centre - left), (right - mel) / (right - centre)).clamp_min(0.0)
+    return functional.pad(weights, (0, 1))  # the Nyquist bin belongs to no filter

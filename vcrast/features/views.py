@@ -1,0 +1,215 @@
+"""Random views of a batch of clips: the same clip, changed in ways that leave its content alone.
+
+Everything is batched, differs from clip to clip and waits for nothing on the device: no loop over clips and no number
+that travels back to the CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vcrast.features.draws import Draws
+from vcrast.features.fbank import Fbank
+
+
+class Views(nn.Module):
+    """Makes views: roll, background and gain on the waveform, stretch on the spectrum, noise and masks on the fbank.
+
+    Args:
+        fbank: turns waveforms into normalised filterbanks.
+        time_stretch: [lowest, highest] rate of the clip, 1.2 is a fifth faster; null switches it off. The thesis lists
+            it as future work with U(0.8, 1.2).
+        roll: shift the waveform circularly by a random time.
+        gain_db: level changes by a uniform number of dB in [-gain_db, gain_db]. In a log-mel filterbank it is a
+            constant added to every bin above the floor.
+        background_probability: of adding another clip of the batch underneath, in [0, 1].
+        background_snr_db: [lowest, highest] level of the clip over that background.
+        freq_mask_bins: largest width of a frequency mask, 0 for none (SpecAugment's F).
+        time_mask_frames: largest width of a time mask, 0 for none (SpecAugment's T).
+        num_masks: of each kind. All masks of one kind together cover at most half their axis: wider settings are cut
+            to that, because the thesis's widths up to 200 on 128 bins blank 7.7 % of all views.
+        noise_std: standard deviation of Gaussian noise added to the normalised filterbank, 0 for none. (The AST adds
+            uniform noise of random height instead.) Drawn on the CPU, about 10 ns a value.
+        patch_drop: tokens to take away, as a fraction below 1 or a count from 1; 0 keeps all.
+        patch_drop_mode: `drop` leaves them out (cheaper), `mask` puts a mask token there; the encoder does it.
+
+    Raises:
+        ValueError: an option out of its range.
+
+    Source: masks Park et al. 2019, arXiv:1904.08779, with the AST's order of widths (arXiv:2104.01778), but filled with
+        0 after normalisation, the data's mean, where the AST fills before it and so writes +0.5; patch dropping He et
+        al. 2021, arXiv:2111.06377 (a random subset per clip, in its original order).
+    """
+
+    def __init__(
+        self,
+        fbank: Fbank,
+        *,
+        time_stretch: list[float] | None,
+        roll: bool,
+        gain_db: float,
+        background_probability: float,
+        background_snr_db: list[float],
+        freq_mask_bins: int,
+        time_mask_frames: int,
+        num_masks: int,
+        noise_std: float,
+        patch_drop: float,
+        patch_drop_mode: str,
+    ) -> None:
+        super().__init__()
+        self.fbank = fbank
+        self.time_stretch = None if time_stretch is None else _pair("time_stretch", time_stretch, "0.8, 1.2")
+        self.background_snr_db = _pair("background_snr_db", background_snr_db, "5, 20")
+        self.roll, self.gain_db, self.background_probability = roll, gain_db, background_probability
+        self.freq_mask_bins, self.time_mask_frames, self.num_masks = freq_mask_bins, time_mask_frames, num_masks
+        self.noise_std, self.patch_drop, self.patch_drop_mode = noise_std, patch_drop, patch_drop_mode
+        self._check()
+
+    def _check(self) -> None:
+        if self.time_stretch is not None and self.time_stretch[0] <= 0:
+            raise ValueError(
+                f"views.time_stretch={list(self.time_stretch)}: rates must be above 0; null switches it off"
+            )
+        for key in ("gain_db", "freq_mask_bins", "time_mask_frames", "num_masks", "noise_std", "patch_drop"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"views.{key}={getattr(self, key)}: must not be negative; 0 switches it off")
+        if not 0 <= self.background_probability <= 1:
+            raise ValueError(f"views.background_probability={self.background_probability}: must lie in [0, 1]")
+        if self.patch_drop >= 1 and self.patch_drop != int(self.patch_drop):
+            raise ValueError(
+                f"views.patch_drop={self.patch_drop}: a fraction must be below 1 and a count must be whole; "
+                f"set {int(self.patch_drop)} to take away that many tokens"
+            )
+        if self.patch_drop_mode not in ("drop", "mask"):
+            raise ValueError(f"views.patch_drop_mode={self.patch_drop_mode}: choose from drop, mask")
+
+    def two(self, wavs: Tensor, draws: Draws) -> Tensor:
+        """(B, S) waveforms -> (2, B, T, F): two views, `a` and `b`, with independent draws."""
+        return torch.stack([self.make(wavs, draws, "a"), self.make(wavs, draws, "b")])
+
+    def make(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
+        """One random view of every clip.
+
+        Args:
+            wavs: (B, S) in [-1, 1].
+            draws: of these B clips; names that start with `view/` are read.
+            view: name of the view; another name gives another view.
+
+        Returns:
+            (B, T, F) normalised filterbank.
+
+        Raises:
+            ValueError: a batch of another size than `draws`, or clips shorter than one window.
+        """
+        if len(wavs) != draws.size:
+            raise ValueError(f"{len(wavs)} clips and draws for {draws.size}: they must agree")
+        power = self.fbank.power(self._change_wavs(wavs, draws, view))
+        if self.time_stretch is not None:
+            low, high = self.time_stretch
+            power = stretch(power, draws.uniform(f"{view}/stretch", low=low, high=high))
+        fbank = self.fbank.normalize(self.fbank.log_mel(power))
+        if self.noise_std > 0:
+            fbank = fbank + self.noise_std * draws.normal(f"{view}/noise", *fbank.shape[1:])
+        return self._mask(fbank, draws, view)
+
+    def keep(self, draws: Draws, view: str, num_tokens: int) -> Tensor | None:
+        """The tokens that stay, a uniformly random subset per clip.
+
+        Returns:
+            (B, Nkeep) int64 indices in ascending order, or None when `patch_drop` is 0.
+
+        Raises:
+            ValueError: a count of tokens to take away that leaves none.
+        """
+        if self.patch_drop == 0:
+            return None
+        if self.patch_drop >= num_tokens:
+            raise ValueError(
+                f"views.patch_drop={self.patch_drop:g}: a clip has only {num_tokens} tokens and one must stay; "
+                "set a smaller count, or a fraction such as 0.5"
+            )
+        fraction = self.patch_drop < 1
+        num_dropped = min(round(num_tokens * self.patch_drop), num_tokens - 1) if fraction else int(self.patch_drop)
+        # Stable, so that equal scores fall the same way on every device.
+        order = draws.uniform(f"{view}/keep", num_tokens).argsort(dim=1, stable=True)
+        return order[:, : num_tokens - num_dropped].sort(dim=1).values
+
+    def _change_wavs(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
+        if self.roll:
+            wavs = roll(wavs, draws.integers(f"{view}/roll", wavs.shape[1]))
+        if self.background_probability > 0:
+            low, high = self.background_snr_db
+            snr_db = draws.uniform(f"{view}/background_snr", low=low, high=high)
+            chosen = draws.uniform(f"{view}/background") < self.background_probability
+            background = wavs[draws.partners(f"{view}/background_partner")]
+            wavs = mix_at_snr(wavs, background, torch.where(chosen, snr_db, torch.inf))
+        if self.gain_db > 0:
+            gain_db = draws.uniform(f"{view}/gain", low=-self.gain_db, high=self.gain_db)
+            wavs = wavs * (10 ** (gain_db / 20)).unsqueeze(1)
+        return wavs
+
+    def _mask(self, fbank: Tensor, draws: Draws, view: str) -> Tensor:
+        hidden = torch.zeros(1, 1, 1, dtype=torch.bool, device=fbank.device)
+        for axis, name, widest in ((1, "time", self.time_mask_frames), (2, "freq", self.freq_mask_bins)):
+            length = fbank.shape[axis]
+            widest = min(widest, length // 2 // max(1, self.num_masks))
+            if widest == 0:
+                continue
+            for number in range(self.num_masks):
+                width = draws.integers(f"{view}/{name}_width/{number}", widest + 1)
+                place = draws.uniform(f"{view}/{name}_place/{number}")
+                hidden = hidden | band(width, place, length).unsqueeze(3 - axis)
+        return fbank.masked_fill(hidden, 0.0)
+
+
+def roll(wavs: Tensor, shifts: Tensor) -> Tensor:
+    """(B, S) waveforms moved circularly to the right by (B,) samples, each clip by its own."""
+    num_samples = wavs.shape[1]
+    source = torch.arange(num_samples, device=wavs.device) - shifts.unsqueeze(1)
+    return wavs.gather(1, source % num_samples)
+
+
+def mix_at_snr(wavs: Tensor, background: Tensor, snr_db: Tensor) -> Tensor:
+    """(B, S) waveforms plus a background scaled so that 10 log10 of the power ratio is (B,) `snr_db`; inf adds none.
+
+    Power is the variance, since the filterbank ignores an offset. A silent clip stays silent, a silent background adds
+    nothing.
+    """
+    background = background - background.mean(dim=1, keepdim=True)
+    clip_power = wavs.var(dim=1, correction=0)
+    background_power = background.square().mean(dim=1).clamp_min(1e-20)  # -200 dB
+    scale = (clip_power / background_power).sqrt() * 10 ** (-snr_db / 20)
+    return wavs + scale.unsqueeze(1) * background
+
+
+def stretch(power: Tensor, rates: Tensor) -> Tensor:
+    """(B, T, bins) power spectra read `rates` (B,) times as fast, pitch unchanged.
+
+    Frame t of the result is the magnitude at time t * rate, interpolated linearly between the two nearest frames. The
+    clip is taken as circular, as `roll` does: a fast clip starts again at its end, so T stays and no frame is empty.
+    """
+    num_frames = power.shape[1]
+    times = torch.arange(num_frames, device=power.device) * rates.unsqueeze(1)  # (B, T)
+    times = torch.remainder(times, num_frames)
+    before = times.long()
+    clip = torch.arange(len(power), device=power.device).unsqueeze(1)
+    fraction = (times - before).unsqueeze(2).to(power.dtype)
+    magnitude = power.sqrt()
+    return torch.lerp(magnitude[clip, before], magnitude[clip, (before + 1) % num_frames], fraction).square()
+
+
+def band(width: Tensor, place: Tensor, length: int) -> Tensor:
+    """(B,) widths and places in [0, 1) -> (B, length) bool, true in a band whose start is uniform where it fits."""
+    room = length - width
+    # A float32 place just below 1 may round up to `room + 1`.
+    first = torch.minimum((place * (room + 1)).long(), room).unsqueeze(1)
+    position = torch.arange(length, device=width.device)
+    return (position >= first) & (position < first + width.unsqueeze(1))
+
+
+def _pair(key: str, value: list[float], example: str) -> tuple[float, float]:
+    if len(value) != 2 or value[0] > value[1]:
+        raise ValueError(f"views.{key}={list(value)}: give [lowest, highest], for instance [{example}]")
+    return float(value[0]), float(value[1])

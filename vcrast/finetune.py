@@ -1,0 +1,153 @@
+"""Finetuning: the pretrained encoder learns the labels. The same shape as `pretrain.py`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vcrast.data.dataset import ClipDataset
+from vcrast.data.loader import evaluation_batches, training_batches
+from vcrast.features.draws import Draws
+from vcrast.features.mixup import mixup
+from vcrast.inference import export
+from vcrast.job import Job
+from vcrast.metrics import accuracy, mean_average_precision
+from vcrast.models.encoder import Encoder
+from vcrast.models.pretrained import load_encoder
+from vcrast.objectives.supervised import Supervised
+from vcrast.pretrain import export_options
+from vcrast.registry import ENGINES
+from vcrast.stage import Stage, num_parameters, total_steps
+from vcrast.training.clock import Clock, peak_memory_bytes
+from vcrast.training.exact import exact_backward
+from vcrast.training.optim import layer_decay_adamw
+from vcrast.training.progress import Progress
+from vcrast.training.schedule import Cosine
+
+log = logging.getLogger(__name__)
+
+
+def finetune(job: Job) -> dict[str, Any]:
+    """Train encoder and classifier on the labelled training clips of the fold; returns the stage's numbers."""
+    config, options = job.config, job.config.finetune
+    objective, origin = build_classifier(job)
+    per_epoch = len(job.train) // options.batch_size
+    num_steps = total_steps(options.steps, options.epochs, per_epoch)
+    optimizer = layer_decay_adamw(
+        objective, lr=options.lr, weight_decay=options.weight_decay, layer_decay=options.layer_decay
+    )
+    engine = ENGINES.build(
+        config.engine, module=objective, optimizer=optimizer, precision=job.precision, device=job.device,
+        clip_grad_norm=options.clip_grad_norm,
+    )  # fmt: skip
+    schedule = Cosine(
+        lr=options.lr, total_steps=num_steps, steps_per_epoch=per_epoch, warmup_epochs=options.warmup_epochs
+    )
+    save_every = config.checkpoint.every_steps or per_epoch
+    stage = Stage(job, "finetune", engine, schedule, num_steps=num_steps, save_every=save_every)
+    first = stage.begin()
+    micro = stage.micro_batch_size or (None if options.micro_batch_size == "auto" else options.micro_batch_size)
+    log.info(
+        "fold %s finetune from %s: %d clips, %d steps of batch %d, %.1f M weights",
+        job.fold, origin, len(job.train), num_steps, options.batch_size, num_parameters(objective) / 1e6,
+    )  # fmt: skip
+    test_every = max(1, round(options.evaluate_every_epochs * per_epoch))
+    batches = training_batches(
+        job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=first, num_steps=num_steps,
+        num_workers=config.data.num_workers, device=job.device,
+    )  # fmt: skip
+    clock, started = Clock(), time.perf_counter()
+    with Progress(stage="finetune", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
+        for step in range(first, num_steps):
+            clock.begin_step()
+            batch = next(batches)
+            clock.data_ready()
+            draws = Draws(job.seed("finetune"), step, options.batch_size, device=job.device)
+            wavs, labels = mixup(
+                batch.wav, batch.label, draws, probability=options.mixup_probability, alpha=options.mixup_alpha
+            )
+            outcome = exact_backward(engine, objective, wavs, labels, draws, micro_batch_size=micro)
+            stepped = engine.step(lr=schedule.lr(step))
+            micro = stage.micro_batch_size = outcome.micro_batch_size
+            clock.step_done(options.batch_size)
+            if (step + 1) % options.log_every_steps == 0 or step + 1 == num_steps:
+                speed = clock.read(outcome.loss)
+                values = {"loss": outcome.loss, "grad_norm": stepped.grad_norm, "lr": schedule.lr(step)}
+                job.log.log("finetune", job.fold, step + 1, {**values, **speed})
+                progress.update(step + 1, loss=outcome.loss, samples_per_s=speed["samples_per_s"])
+            if (step + 1) % test_every == 0 or step + 1 == num_steps:
+                found = test(job, objective)
+                job.log.log("finetune", job.fold, step + 1, {"epoch": (step + 1) / per_epoch, **found})
+            stage.end_of_step(step + 1)
+    return finish(job, objective, stage, wall_s=time.perf_counter() - started)
+
+
+def build_classifier(job: Job) -> tuple[Supervised, str]:
+    """The classifier and where its encoder's weights come from."""
+    options = job.config.finetune
+    encoder = job.encoder(patch_stride=options.patch_stride, drop_path=options.drop_path)
+    origin = load_pretrained(job, encoder)
+    torch.manual_seed(job.seed("classifier"))
+    objective = Supervised(
+        encoder=encoder,
+        views=job.views(options.views),
+        num_classes=len(job.classes),
+        multilabel=job.multilabel,
+        label_smoothing=options.label_smoothing,
+    )
+    return objective.to(job.device), origin
+
+
+def load_pretrained(job: Job, encoder: Encoder) -> str:
+    """Fill an encoder: from this run's pretraining, else from `model.checkpoint`, else leave it random; says which."""
+    own = job.exported("pretrained") / "weights.safetensors"
+    if job.summary.done(job.fold, "pretrain"):
+        load_encoder(encoder, own)
+        return "this run's pretraining"
+    if job.config.model.checkpoint:
+        load_encoder(encoder, job.config.model.checkpoint)
+        return str(job.config.model.checkpoint)
+    return "scratch"
+
+
+@torch.no_grad()
+def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores (n, C) in [0, 1], labels (n, C) and indices (n,) of clips, on CPU; deterministic crops, no views."""
+    fbank = job.fbank()
+    objective.eval()
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in evaluation_batches(clips, batch_size=job.config.evaluate.batch_size, device=job.device):
+        logits = objective.logits(objective.encoder(fbank(batch.wav)).float().mean(dim=1))
+        chances = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
+        kept.append((chances.cpu(), batch.label.cpu(), batch.index.cpu()))
+    objective.train()
+    score, label, index = (torch.cat(part) for part in zip(*kept, strict=True))
+    return score, label, index
+
+
+def test(job: Job, objective: Supervised) -> dict[str, float]:
+    """Accuracy (mAP if a clip may have several labels) on the test clips of the fold."""
+    score, label, _ = scores(job, objective, job.test)
+    if job.multilabel:
+        return {"test_mAP": float(mean_average_precision(score, label))}
+    return {"test_accuracy": float(accuracy(score, label.argmax(dim=1)))}
+
+
+def finish(job: Job, objective: Supervised, stage: Stage, *, wall_s: float) -> dict[str, Any]:
+    """Export the classifier and collect the stage's numbers."""
+    export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
+    last = job.log.last("finetune", job.fold)
+    tested = [line for line in job.log.lines("finetune", job.fold) if "epoch" in line]
+    metric = "test_mAP" if job.multilabel else "test_accuracy"
+    return {
+        "steps": stage.num_steps,
+        **{key: last[key] for key in ("loss", "samples_per_s") if key in last},
+        metric.removeprefix("test_"): tested[-1][metric],
+        "accuracy_by_epoch": [[line["epoch"], line[metric]] for line in tested],
+        "peak_memory_bytes": peak_memory_bytes(job.device),
+        "wall_s": wall_s,
+    }

@@ -1,0 +1,95 @@
+"""What a stage of one fold is given: settings, clips, device, log; and the parts that every stage builds alike."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vcrast.config import Config, ViewsConfig
+from vcrast.data.dataset import ClipDataset
+from vcrast.features.fbank import Fbank
+from vcrast.features.views import Views
+from vcrast.models.build import build_encoder
+from vcrast.models.encoder import Encoder
+from vcrast.summary import Summary
+from vcrast.training.interrupt import Interrupt
+from vcrast.training.log import MetricLog
+
+
+@dataclass
+class Job:
+    """One fold of a run."""
+
+    config: Config
+    run_dir: Path
+    fold: str
+    device: torch.device
+    precision: str
+    classes: tuple[str, ...]
+    multilabel: bool
+    train: ClipDataset
+    test: ClipDataset
+    mean: float
+    std: float
+    log: MetricLog
+    summary: Summary
+    interrupt: Interrupt
+
+    def seed(self, purpose: str) -> int:
+        """A seed of its own for each purpose, the same in every run with this `run.seed`."""
+        digest = hashlib.blake2b(f"{self.config.run.seed}/{purpose}".encode(), digest_size=7).digest()
+        return int.from_bytes(digest)
+
+    @property
+    def num_samples(self) -> int:
+        """S: samples per clip at the data's rate."""
+        return round(self.config.data.clip_duration_s * self.config.data.sample_rate)
+
+    def fbank_options(self) -> dict[str, Any]:
+        """Keywords of `Fbank`, normalisation included."""
+        f = self.config.features
+        return {
+            "sample_rate": self.config.data.sample_rate,
+            "num_mel_bins": f.num_mel_bins,
+            "window_ms": f.window_ms,
+            "frame_shift_ms": f.frame_shift_ms,
+            "low_freq_hz": f.low_freq_hz,
+            "high_freq_hz": f.high_freq_hz,
+            "preemphasis": f.preemphasis,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    def fbank(self) -> Fbank:
+        """The front end, on the device."""
+        return Fbank(**self.fbank_options()).to(self.device)
+
+    def views(self, options: ViewsConfig) -> Views:
+        """The random views of a stage, on the device."""
+        return Views(self.fbank(), **vars(options)).to(self.device)
+
+    def encoder(self, *, patch_stride: list[int] | None, drop_path: float = 0.0) -> Encoder:
+        """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it."""
+        config = self.config
+        torch.manual_seed(self.seed("encoder"))
+        return build_encoder(
+            config.model,
+            attention=config.attention,
+            linear=config.linear,
+            num_mel_bins=config.features.num_mel_bins,
+            num_frames=self.fbank().num_frames(self.num_samples),
+            patch_stride=patch_stride,
+            drop_path=drop_path,
+        ).to(self.device)
+
+    def checkpoints(self, stage: str) -> Path:
+        """The folder of a stage's checkpoints."""
+        return self.run_dir / "checkpoints" / f"fold_{self.fold}" / stage
+
+    def exported(self, stage: str) -> Path:
+        """The folder of a stage's exported weights, `pretrained` or `finetuned`."""
+        return self.run_dir / "exported" / f"fold_{self.fold}" / stage

@@ -1,0 +1,133 @@
+"""How good predictions are, and whether embeddings have collapsed.
+
+Scores are (n, C), labels (n, C) multi-hot. A class that has no positive clip cannot be ranked: it is left out of means
+rather than counted as 0, and `num_unranked` tells how many there are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accuracy(scores: Tensor, classes: Tensor) -> Tensor:
+    """Share of clips whose highest score (n, C) is at their class (n,); 0-d float64."""
+    check_scores(scores)
+    return (scores.argmax(dim=1) == classes.to(scores.device)).double().mean()
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """Area under each class's precision-recall steps; (C,) float64, NaN for a class without positives.
+
+    Clips of equal score are one step: their order in the file must not matter.
+    """
+    scores, hit = ranked(scores, labels)
+    place = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).unsqueeze(1)
+    precision = (hit.cumsum(dim=0) / place).gather(0, last_of_ties(scores))
+    return (hit * precision).sum(dim=0) / hit.sum(dim=0)  # 0 / 0 is the NaN
+
+
+def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the classes' average precision (mAP), classes without positives left out; 0-d."""
+    return mean_of_ranked(average_precision(scores, labels))
+
+
+def class_auc(scores: Tensor, labels: Tensor) -> Tensor:
+    """Each class's area under the ROC curve; (C,) float64, NaN for a class without positives or without negatives.
+
+    The chance that a positive clip scores above a negative one, ties counting half (Mann and Whitney).
+    """
+    scores, hit = ranked(scores.neg(), labels)  # ranks count from the lowest score
+    last = last_of_ties(scores).double()
+    first = len(scores) - 1 - last_of_ties(scores.flip(0)).flip(0).double()
+    rank = (first + last) / 2 + 1
+    positives = hit.sum(dim=0)
+    negatives = len(scores) - positives
+    return ((hit * rank).sum(dim=0) - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def auc(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the classes' areas under the ROC curve (macro AUC); 0-d."""
+    return mean_of_ranked(class_auc(scores, labels))
+
+
+def d_prime(scores: Tensor, labels: Tensor) -> Tensor:
+    """Separation of positives and negatives in standard deviations: sqrt(2) probit(macro AUC); 0-d."""
+    return d_prime_of(auc(scores, labels))
+
+
+def d_prime_of(area: Tensor) -> Tensor:
+    """The distance d' of two Gaussians of unit variance whose AUC is `area`; infinite at 1."""
+    return 2**0.5 * torch.special.ndtri(area)
+
+
+def num_unranked(labels: Tensor) -> int:
+    """Classes without a positive clip, which the means leave out."""
+    return int((labels.sum(dim=0) == 0).sum())
+
+
+def confusion_matrix(predicted: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """(C, C) counts: row is the true class, column the predicted one."""
+    cells = classes * num_classes + predicted.to(classes.device)
+    return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def embedding_std(embeddings: Tensor) -> Tensor:
+    """Mean over dimensions of the std over clips of (n, D), unbiased; 0 means all clips look alike."""
+    return embeddings.double().std(dim=0).mean()
+
+
+def effective_rank(embeddings: Tensor) -> Tensor:
+    """RankMe: exp of the entropy of the singular values of (n, D), between 1 and min(n, D); 0 if all are 0.
+
+    Not centred, as in the source: a constant embedding has rank 1.
+
+    Source: Garrido et al. 2023, arXiv:2210.02885.
+    """
+    values = torch.linalg.svdvals(embeddings.double())
+    if not values.sum() > 0:
+        return values.new_zeros(())
+    shares = values / values.sum()
+    return torch.special.entr(shares).sum().exp()
+
+
+def mean_of_ranked(values: Tensor) -> Tensor:
+    """Mean of the classes that could be ranked.
+
+    Raises:
+        ValueError: no class could.
+    """
+    ranked_classes = ~values.isnan()
+    if not ranked_classes.any():
+        raise ValueError("no class has both clips that carry it and clips that do not: nothing can be ranked")
+    return values[ranked_classes].mean()
+
+
+def ranked(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each column's scores, highest first, and the labels in that order as float64; both (n, C)."""
+    check_scores(scores)
+    if scores.shape != labels.shape:
+        raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} must both be (clips, classes)")
+    scores, order = scores.sort(dim=0, descending=True)
+    return scores, labels.to(scores.device).gather(0, order).double()
+
+
+def last_of_ties(ranked_scores: Tensor) -> Tensor:
+    """(n, C) sorted columns -> for each place the last place (n, C) of equal score."""
+    num_clips = len(ranked_scores)
+    place = torch.arange(num_clips, device=ranked_scores.device).unsqueeze(1).expand_as(ranked_scores)
+    is_last = torch.ones_like(ranked_scores, dtype=torch.bool)
+    is_last[:-1] = ranked_scores[:-1] != ranked_scores[1:]
+    return place.masked_fill(~is_last, num_clips).flip(0).cummin(dim=0).values.flip(0)
+
+
+def check_scores(scores: Tensor) -> None:
+    """Refuse scores that cannot be compared: a NaN would pass through a sort unnoticed.
+
+    Raises:
+        ValueError: no clips, or NaN.
+    """
+    if len(scores) == 0:
+        raise ValueError("no clips to measure")
+    if scores.isnan().any():
+        raise ValueError(f"{int(scores.isnan().any(dim=1).sum())} of {len(scores)} clips have NaN scores")

@@ -1,0 +1,69 @@
+"""Self-attention: projections and heads here, the mixing of tokens in an exchangeable backend (ATTENTIONS).
+
+A backend is a module that gets q, k, v, each (B, H, N, K), and returns (B, H, N, K). It owns no projection, so weights
+learnt under one backend fit another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vcrast.models.linear import build_linear
+from vcrast.registry import ATTENTIONS
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    q, k and v are three layers rather than one of triple width: a quaternion layer's output, cut in three, would mix
+    its components, and LARS adapts each matrix by itself.
+
+    Args:
+        embed_dim: D.
+        num_heads: H; each head has D / H channels.
+        attention: options of the backend.
+        linear: options of the linear layers.
+
+    Raises:
+        ValueError: D is not a multiple of H.
+    """
+
+    def __init__(
+        self, *, embed_dim: int, num_heads: int, attention: Mapping[str, Any], linear: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"model.embed_dim={embed_dim} is not a multiple of model.num_heads={num_heads}")
+        self.num_heads = num_heads
+        self.q, self.k, self.v, self.out = (build_linear(linear, embed_dim, embed_dim) for _ in range(4))
+        self.mix = ATTENTIONS.build(attention, num_heads=num_heads, head_dim=embed_dim // num_heads)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        q, k, v = (self.split(layer(tokens)) for layer in (self.q, self.k, self.v))
+        return self.out(self.mix(q, k, v).transpose(1, 2).flatten(2))
+
+    def split(self, values: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N, K)."""
+        return values.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+@ATTENTIONS.register("softmax")
+class SoftmaxAttention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v, written out: the reference that other backends are tested against."""
+
+    def __init__(self, *, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = head_dim**-0.5
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, H, N, K) each -> (B, H, N, K); the softmax is at least fp32."""
+        # q is scaled before the product: in fp16 large logits overflow first.
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return weights.to(v.dtype) @ v

@@ -1,0 +1,118 @@
+"""Softmax attention without the N x N matrix: xformers where its kernels load, else PyTorch's fused kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from vcrast.registry import ATTENTIONS
+
+log = logging.getLogger(__name__)
+
+FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+
+
+@ATTENTIONS.register("memory_efficient")
+class MemoryEfficientAttention(nn.Module):
+    """The numbers of `softmax` up to rounding, in memory linear in N.
+
+    On CUDA PyTorch's `math` path, which builds the N x N matrix, is forbidden: what cannot run fused is an error. A T4
+    has the memory-efficient kernel only (flash and cuDNN need capability 8). On a CPU PyTorch's own choice is used, its
+    flash kernel where it applies.
+
+    Args:
+        num_heads: H; unused, the shape tells it.
+        head_dim: K; likewise.
+        kernel: `sdpa` is PyTorch's; `xformers` is xformers' or an error; `auto` is xformers' on CUDA where its own
+            compiled kernels load (without them it only calls PyTorch's), else PyTorch's.
+
+    Raises:
+        ValueError: no such `kernel`.
+    """
+
+    def __init__(self, *, num_heads: int, head_dim: int, kernel: str = "auto") -> None:
+        super().__init__()
+        if kernel not in ("auto", "sdpa", "xformers"):
+            raise ValueError(f"attention.kernel={kernel}: choose from auto, sdpa, xformers")
+        self.num_heads, self.head_dim, self.kernel = num_heads, head_dim, kernel
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, H, N, K) each -> (B, H, N, K).
+
+        Raises:
+            ValueError: no fused kernel takes these tensors on this device.
+        """
+        if self.use_xformers(q):
+            return xformers_attention(q, k, v)
+        if not q.is_cuda:
+            say_once(q.device.type, q.dtype, "PyTorch's CPU attention")
+            return scaled_dot_product_attention(q, k, v)
+        with sdpa_kernel(FUSED):
+            try:
+                mixed = scaled_dot_product_attention(q, k, v)
+            except RuntimeError as error:
+                if "No available kernel" not in str(error):
+                    raise
+                raise ValueError(no_kernel(q)) from error
+            say_once("cuda", q.dtype, "PyTorch's fused attention (flash, cuDNN or memory-efficient)")
+        return mixed
+
+    def use_xformers(self, q: Tensor) -> bool:
+        """Whether this call goes to xformers.
+
+        Raises:
+            ValueError: it was asked for and cannot run.
+        """
+        if self.kernel == "sdpa" or (self.kernel == "auto" and not q.is_cuda):
+            return False
+        missing = "xformers has no CPU kernels" if not q.is_cuda else xformers_missing()
+        if self.kernel == "xformers" and missing:
+            raise ValueError(f"attention.kernel=xformers: {missing}; set attention.kernel=sdpa")
+        return not missing
+
+
+def no_kernel(q: Tensor) -> str:
+    """Why no fused kernel runs, and what to do."""
+    name, capability = torch.cuda.get_device_name(q.device), torch.cuda.get_device_capability(q.device)
+    return (
+        f"attention=memory_efficient: no fused kernel for {q.dtype}, head width {q.shape[-1]} on {name} (capability "
+        f"{capability[0]}.{capability[1]}); set precision=fp16 or bf16, a head width that is a multiple of 8, or "
+        "attention=softmax"
+    )
+
+
+@functools.cache
+def xformers_missing() -> str:
+    """Why xformers' own kernels cannot be used; empty if they can. Looked up on first use, said once in the log."""
+    if importlib.util.find_spec("xformers") is None:
+        reason = "xformers is not installed"
+    else:
+        try:
+            library = importlib.import_module("xformers._cpp_lib")
+            error = library._cpp_library_load_exception
+            has_kernels = getattr(library, "_has_cpp_library", error is None)
+            reason = "" if has_kernels else f"its compiled kernels do not load ({error})"
+        except Exception as broken:  # an optional package that fails to import is one that is missing
+            reason = f"it does not import ({broken})"
+    log.info(
+        "attention=memory_efficient: %s", f"PyTorch's kernels, because {reason}" if reason else "xformers' kernels"
+    )
+    return reason
+
+
+def xformers_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, H, N, K) each -> (B, H, N, K) by xformers, whose layout is (B, N, H, K)."""
+    attend = importlib.import_module("xformers.ops").memory_efficient_attention
+    return attend(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+
+
+@functools.cache
+def say_once(device: str, dtype: torch.dtype, what: str) -> None:
+    """Log once which kernels run."""
+    log.info("attention=memory_efficient on %s in %s: %s", device, str(dtype).removeprefix("torch."), what)

@@ -1,0 +1,70 @@
+"""Pre-norm transformer block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vcrast.models.attention import Attention
+from vcrast.models.linear import build_linear
+
+NORM_EPS = 1e-6  # of timm's ViT, on which the AST builds; PyTorch's default is 1e-5
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); in training each branch is dropped for some clips.
+
+    Args:
+        embed_dim: D.
+        num_heads: H.
+        mlp_ratio: hidden width of the MLP over D.
+        drop_path: probability of dropping a branch for a clip, in [0, 1).
+        attention: options of the attention backend.
+        linear: options of the linear layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        attention: Mapping[str, Any],
+        linear: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        hidden = round(embed_dim * mlp_ratio)
+        self.drop_path = drop_path
+        self.norm1 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.attn = Attention(embed_dim=embed_dim, num_heads=num_heads, attention=attention, linear=linear)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.fc1 = build_linear(linear, embed_dim, hidden)
+        self.fc2 = build_linear(linear, hidden, embed_dim)
+
+    def forward(self, tokens: Tensor, chance: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D).
+
+        Args:
+            tokens: (B, N, D).
+            chance: (B, 2) uniform in [0, 1), which decides what drop path drops. Drawn here from torch's generator if
+                not given; then it depends on how the batch is cut into micro-batches.
+        """
+        if self.drop_path > 0 and self.training and chance is None:
+            chance = torch.rand(len(tokens), 2, device=tokens.device)
+        tokens = tokens + self.drop(self.attn(self.norm1(tokens)), chance, 0)
+        return tokens + self.drop(self.fc2(F.gelu(self.fc1(self.norm2(tokens)))), chance, 1)
+
+    def drop(self, branch: Tensor, chance: Tensor | None, column: int) -> Tensor:
+        """Zero the branch of unlucky clips and scale up the others, so that the mean stays.
+
+        Source: Huang et al. 2016, arXiv:1603.09382.
+        """
+        if self.drop_path == 0 or not self.training or chance is None:
+            return branch
+        scale = (chance[:, column] >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
+        return branch * scale[:, None, None]

@@ -1,0 +1,40 @@
+"""The expander between a clip's vector and the two-view loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Linear, BatchNorm, ReLU for all widths but the last, then a linear map without bias.
+
+    BatchNorm takes its statistics from the batch it is given: call it with the whole batch, one view at a time.
+
+    Args:
+        dim_in: D of the clip's vector.
+        dims: the widths, for instance [4096, 4096, 4096]; the last is P.
+
+    Raises:
+        ValueError: no widths, or one that is not positive.
+
+    Source: Bardes et al. 2022, arXiv:2105.04906; the authors' code. The thesis's listing indents the last layer into
+    the loop and so has four linear maps; its parameter counts fit three.
+    """
+
+    def __init__(self, dim_in: int, dims: Sequence[int]) -> None:
+        super().__init__()
+        if not dims or min(dims) < 1:
+            raise ValueError(f"objective.projector_dims={list(dims)}: give at least one positive width")
+        widths = [dim_in, *dims]
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise(widths[:-1]):
+            layers += [nn.Linear(narrow, wide), nn.BatchNorm1d(wide), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
+        self.dim_out = widths[-1]
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, D) -> (B, P)."""
+        return self.layers(vectors)

@@ -1,0 +1,1 @@
+"""What is learnt: each objective represents clips, then scores the whole batch."""

@@ -1,0 +1,173 @@
+"""Pretraining: two views of a clip, one encoder, the whole batch's loss. Build the parts, then the loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from vcrast.data.loader import evaluation_batches, training_batches
+from vcrast.embedding import embed_clips
+from vcrast.features.draws import Draws
+from vcrast.inference import export
+from vcrast.job import Job
+from vcrast.metrics import effective_rank, embedding_std
+from vcrast.models.encoder import Encoder
+from vcrast.models.pretrained import load_encoder
+from vcrast.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
+from vcrast.stage import Stage, num_parameters, total_steps
+from vcrast.training.clock import Clock, peak_memory_bytes
+from vcrast.training.exact import exact_backward
+from vcrast.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(job: Job) -> dict[str, Any]:
+    """Train the encoder without labels on the training clips of the fold; returns the stage's numbers."""
+    config, options = job.config, job.config.pretrain
+    objective = build_objective(job)
+    per_epoch = len(job.train) // options.batch_size
+    num_steps = total_steps(options.steps, options.epochs, per_epoch)
+    lr = peak_lr(config.optim, options.batch_size)
+    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective, lr=lr)
+    engine = ENGINES.build(
+        config.engine, module=objective, optimizer=optimizer, precision=job.precision, device=job.device,
+        clip_grad_norm=options.clip_grad_norm,
+    )  # fmt: skip
+    schedule = SCHEDULES.build(config.schedule, lr=lr, total_steps=num_steps, steps_per_epoch=per_epoch)
+    save_every = config.checkpoint.every_steps or per_epoch
+    stage = Stage(job, "pretrain", engine, schedule, num_steps=num_steps, save_every=save_every)
+    first = stage.begin()
+    micro = stage.micro_batch_size or (None if options.micro_batch_size == "auto" else options.micro_batch_size)
+    log.info(
+        "fold %s pretrain: %d clips, %d steps of batch %d (%s at once), %.1f M weights, %s",
+        job.fold, len(job.train), num_steps, options.batch_size, micro or "all", num_parameters(objective) / 1e6,
+        job.precision,
+    )  # fmt: skip
+    watch = FeatureWatch(job, objective.encoder, num_clips=options.watch_clips)
+    watch_every = max(1, round(options.watch_every_epochs * per_epoch))
+    save_example_views(job, objective)
+    batches = training_batches(
+        job.train, batch_size=options.batch_size, seed=job.seed("pretrain"), start_step=first, num_steps=num_steps,
+        num_workers=config.data.num_workers, device=job.device,
+    )  # fmt: skip
+    clock, started = Clock(), time.perf_counter()
+    with Progress(stage="pretrain", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
+        for step in range(first, num_steps):
+            clock.begin_step()
+            batch = next(batches)
+            clock.data_ready()
+            draws = Draws(job.seed("pretrain"), step, options.batch_size, device=job.device)
+            outcome = exact_backward(engine, objective, batch.wav, None, draws, micro_batch_size=micro)
+            stepped = engine.step(lr=schedule.lr(step))
+            schedule.observe(outcome.loss)
+            micro = stage.micro_batch_size = outcome.micro_batch_size
+            clock.step_done(options.batch_size)
+            if (step + 1) % options.log_every_steps == 0 or step + 1 == num_steps:
+                speed = clock.read(outcome.loss)
+                values = {
+                    "loss": outcome.loss,
+                    **outcome.parts,
+                    "grad_norm": stepped.grad_norm,
+                    "lr": schedule.lr(step),
+                }
+                job.log.log("pretrain", job.fold, step + 1, {**values, **speed})
+                progress.update(step + 1, loss=outcome.loss, parts=outcome.parts, samples_per_s=speed["samples_per_s"])
+            if (step + 1) % watch_every == 0 or step + 1 == num_steps:
+                watch.measure(step + 1)
+            stage.end_of_step(step + 1)
+    return finish(job, objective, stage, watch, wall_s=time.perf_counter() - started)
+
+
+def build_objective(job: Job) -> Any:
+    """The objective with its encoder, weights from `model.checkpoint` if one is named."""
+    config = job.config
+    encoder = job.encoder(patch_stride=config.pretrain.patch_stride, drop_path=config.model.drop_path)
+    if config.model.checkpoint:
+        load_encoder(encoder, config.model.checkpoint)
+    torch.manual_seed(job.seed("projector"))
+    return OBJECTIVES.build(config.objective, encoder=encoder, views=job.views(config.views)).to(job.device)
+
+
+def peak_lr(optim: dict[str, Any], batch_size: int) -> float:
+    """Rate after warm-up: `optim.lr`, or that scaled by batch_size / `optim.lr_per_batch` where the latter is set."""
+    reference = optim.get("lr_per_batch")
+    return float(optim["lr"]) * (batch_size / reference if reference else 1.0)
+
+
+def drop(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options without those that the caller has used up."""
+    return {key: value for key, value in options.items() if key not in names}
+
+
+class FeatureWatch:
+    """Embedding std and effective rank on fixed training clips: a collapsing encoder shows here first."""
+
+    def __init__(self, job: Job, encoder: Encoder, *, num_clips: int) -> None:
+        self.job, self.encoder, self.fbank = job, encoder, job.fbank()
+        self.num_clips = min(num_clips, len(job.train))
+        self.last: dict[str, float] = {}
+
+    def measure(self, step: int) -> None:
+        """Measure, log, and warn when the embeddings have collapsed."""
+        embeddings = embed_clips(
+            self.encoder, self.fbank, self.job.train.first(self.num_clips), batch_size=64, device=self.job.device
+        ).embedding
+        rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
+        self.last = {"embedding_std": std, "effective_rank": rank}
+        self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
+        # Ranks of healthy encoders are a fair share of min(n, D); below 3 % of it, or 2, all clips lie on a line.
+        limit = max(2.0, 0.03 * min(embeddings.shape))
+        if rank < limit or std < 1e-3:
+            text = (
+                f"fold {self.job.fold}, step {step}: embeddings collapse (effective rank {rank:.1f}, std {std:.2g}); "
+                "raise objective.variance_weight, lower optim.lr, or weaken the views"
+            )
+            log.warning(text)
+            self.job.summary.warn(text)
+
+
+@torch.no_grad()
+def save_example_views(job: Job, objective: Any, num_clips: int = 4) -> None:
+    """Keep a few spectrograms and their two views for the report."""
+    clips = job.train.first(min(num_clips, len(job.train)))
+    wavs = next(iter(evaluation_batches(clips, batch_size=num_clips, device=job.device))).wav
+    views = objective.views.two(wavs, Draws(job.seed("pretrain"), 0, len(wavs), device=job.device))
+    folder = job.run_dir / "views"
+    folder.mkdir(exist_ok=True)
+    tensors = {"original": job.fbank()(wavs), "view_a": views[0].contiguous(), "view_b": views[1].contiguous()}
+    save_file({name: value.float().cpu() for name, value in tensors.items()}, folder / f"fold_{job.fold}.safetensors")
+
+
+def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch, *, wall_s: float) -> dict[str, Any]:
+    """Export the encoder and collect the stage's numbers."""
+    if not watch.last:
+        watch.measure(stage.num_steps)
+    export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
+    last = job.log.last("pretrain", job.fold)
+    kept = ("loss", "invariance", "variance", "covariance", "floor", "above_floor", "samples_per_s")
+    return {
+        "steps": stage.num_steps,
+        **{key: last[key] for key in kept if key in last},
+        **watch.last,
+        "peak_memory_bytes": peak_memory_bytes(job.device),
+        "wall_s": wall_s,
+    }
+
+
+def export_options(job: Job) -> dict[str, Any]:
+    """What `vcrast.load` needs to rebuild a model, besides the weights."""
+    config = job.config
+    return {
+        "features": job.fbank_options(),
+        "labels": job.classes,
+        "multilabel": job.multilabel,
+        "sample_rate": config.data.sample_rate,
+        "clip_duration_s": config.data.clip_duration_s,
+        "pad": config.data.pad,
+        "meta": {"recipe": config.recipe, "fold": job.fold, "seed": config.run.seed},
+    }

@@ -1,0 +1,103 @@
+"""Name -> builder for every swappable part, and the error that lists what exists.
+
+A part is chosen by one YAML file: `name` finds the builder here, `module` is imported first (so that an extension need
+not be imported by the package), every other key is a keyword of the builder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def suggest(wrong: str, valid: Iterable[str]) -> str:
+    """The end of an error message: `did you mean x?` if one is close, then all valid names."""
+    names = sorted(str(name) for name in valid)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    return (f"did you mean {close[0]}? " if close else "") + f"choose from {', '.join(names)}"
+
+
+class Registry:
+    """One table of builders, such as the attention backends."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.builders: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters a class or function under `name`; a name is given once."""
+
+        def enter(builder: T) -> T:
+            known = self.builders.get(name)
+            # A module that is run and imported (python -m) registers the same builder twice; anything else is a clash.
+            if known is not None and known.__qualname__ != builder.__qualname__:
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered twice: {known.__module__} and {builder.__module__}"
+                )
+            self.builders[name] = builder
+            return builder
+
+        return enter
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The builder called `name`.
+
+        Raises:
+            KeyError: no such name; the message lists the registered ones.
+        """
+        if name not in self.builders:
+            raise KeyError(f"{self.kind} {name!r} is not registered; {suggest(name, self.builders)}")
+        return self.builders[name]
+
+    def build(self, options: Mapping[str, Any], **arguments: Any) -> Any:
+        """Build the part that a config group describes.
+
+        Args:
+            options: `name`, optionally `module`, and the user's options as keywords of the builder.
+            **arguments: what the program adds, such as sizes; they win over options of the same name.
+
+        Raises:
+            KeyError: no such part.
+            ValueError: an option that the builder does not take, or of another type than it declares.
+        """
+        name, module = str(options["name"]), options.get("module")
+        if module:
+            importlib.import_module(str(module))
+        builder = self.get(name)
+        chosen = {key: value for key, value in options.items() if key not in ("name", "module")}
+        check_options(self.kind, name, builder, chosen)
+        return builder(**{**chosen, **arguments})
+
+
+def check_options(kind: str, name: str, builder: Callable[..., Any], chosen: Mapping[str, Any]) -> None:
+    """Refuse options that `builder` does not take or whose type differs from the declared one."""
+    signature = inspect.signature(builder, eval_str=True)
+    for key, value in chosen.items():
+        if key not in signature.parameters:
+            raise ValueError(f"{kind}.{key}: {kind}={name} has no such option; {suggest(key, signature.parameters)}")
+        declared = signature.parameters[key].annotation
+        if declared in (int, float, bool, str) and not _is_a(value, declared):
+            raise ValueError(f"{kind}.{key}={value!r}: {kind}={name} expects {declared.__name__}")
+
+
+def _is_a(value: Any, declared: type) -> bool:
+    if declared is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if declared is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, declared)
+
+
+SOURCES = Registry("data")
+ATTENTIONS = Registry("attention")
+LINEARS = Registry("linear")
+OBJECTIVES = Registry("objective")
+OPTIMS = Registry("optim")
+SCHEDULES = Registry("schedule")
+ENGINES = Registry("engine")
+LOGGERS = Registry("logger")

@@ -1,0 +1,158 @@
+"""A recipe: its stages and folds in one run folder, `summary.json` and the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from vcrast.compose import save_config, to_dict
+from vcrast.config import Config
+from vcrast.data.clip import Corpus, select_folds
+from vcrast.data.open import FoldData, open_corpus, open_data
+from vcrast.evaluate import evaluate
+from vcrast.features.fbank import Fbank
+from vcrast.finetune import finetune
+from vcrast.job import Job
+from vcrast.pretrain import pretrain
+from vcrast.report.page import write_report
+from vcrast.report.summary_table import print_summary
+from vcrast.settings import resolve
+from vcrast.stage import Interrupted
+from vcrast.summary import Summary
+from vcrast.training.engine import resolve_precision
+from vcrast.training.environment import write_environment
+from vcrast.training.interrupt import Interrupt
+from vcrast.training.lock import RunLock
+from vcrast.training.log import MetricLog
+from vcrast.training.messages import setup_logging
+
+log = logging.getLogger(__name__)
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+}
+
+
+def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool = False) -> int:
+    """Run what a command line asks for; returns the exit code."""
+    config = resolve(overrides)
+    if show_config:
+        print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
+        return 0
+    if dry_run:
+        from vcrast.dry_run import rehearse
+
+        return rehearse(config)
+    try:
+        run(config, overrides)
+    except Interrupted as stopped:
+        print(f"\n{stopped}; everything is saved. Go on with:\n  python launch/local.py run.resume={config.run.dir}")
+        return 128 + int(getattr(signal, stopped.signal_name))
+    return 0
+
+
+def run(config: Config, overrides: Sequence[str] = ()) -> Path:
+    """Run all folds and stages that are not done yet; returns the run folder."""
+    folder = Path(str(config.run.dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(RunLock(folder))
+        interrupt = stack.enter_context(Interrupt())
+        setup_logging(folder)
+        keep_settings(config, overrides, folder)
+        log.info("run folder: %s", folder)
+        corpus = open_corpus(config.data)
+        summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
+        metrics = MetricLog(folder, config.logger, config=to_dict(config))
+        stack.callback(metrics.close)
+        for job in jobs(config, corpus, folder, metrics, summary, interrupt):
+            run_stages(job)
+        summary.write()
+        report = write_report(folder)
+        print_summary(folder)
+        print(f"report: {report}")
+    return folder
+
+
+def run_stages(job: Job) -> None:
+    """The stages of one fold that are not done yet, in order."""
+    for stage in job.config.stages:
+        if job.summary.done(job.fold, stage):
+            log.info("fold %s %s: done already", job.fold, stage)
+            continue
+        job.summary.record(job.fold, stage, STAGES[stage](job))
+
+
+def jobs(
+    config: Config, corpus: Corpus, folder: Path, metrics: MetricLog, summary: Summary, interrupt: Interrupt
+) -> Any:
+    """One `Job` per fold; a fold pretrains on its own training clips only, so no test clip is seen before the test."""
+    device = resolve_device(config.run.device)
+    precision = resolve_precision(config.precision, device)
+    data = open_data(config.data, corpus)
+    for text in data.warnings:
+        summary.warn(text)
+    for fold in select_folds(corpus, config.data.folds):
+        part = data.fold(fold, seed=config.run.seed)
+        check_sizes(config, part, fold)
+        mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
+        yield Job(
+            config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
+            multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
+            summary=summary, interrupt=interrupt,
+        )  # fmt: skip
+
+
+def raw_fbank(config: Config) -> Fbank:
+    """The front end without normalisation, for statistics."""
+    options = {key: value for key, value in vars(config.features).items() if key != "name"}
+    return Fbank(sample_rate=config.data.sample_rate, **options)
+
+
+def check_sizes(config: Config, part: FoldData, fold: str) -> None:
+    """Refuse a batch that the training clips cannot fill, before hours are spent on the stage before it."""
+    for stage, size in (("pretrain", config.pretrain.batch_size), ("finetune", config.finetune.batch_size)):
+        if stage in config.stages and size > len(part.train):
+            raise ValueError(
+                f"{stage}.batch_size={size}: fold {fold} has only {len(part.train)} training clips; "
+                f"set {stage}.batch_size={len(part.train)} or lower"
+            )
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        ValueError: a device that this machine lacks.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"run.device={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
+        )
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"run.device={name}: no such device; choose from auto, cpu, cuda, cuda:N") from None
+
+
+def keep_settings(config: Config, overrides: Sequence[str], folder: Path) -> None:
+    """Write what the run was asked and what it runs on; a continued run adds its own command line."""
+    save_config(config, folder / "config.yaml")
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    with (folder / "overrides.txt").open("a", encoding="utf-8") as file:
+        file.write(f"# {stamp}  {shlex.join(sys.argv)}\n" + "".join(f"{word}\n" for word in overrides))
+    write_environment(folder)

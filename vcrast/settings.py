@@ -1,0 +1,62 @@
+"""From a command line to the settings and the folder of a run: a new one, or the continuation of an old one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vcrast.compose import compose, flatten, load_config, to_dict
+from vcrast.config import Config
+
+FREE_ON_RESUME = (
+    "run.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path", "data.cache", "data.num_workers",
+    "pretrain.micro_batch_size", "finetune.micro_batch_size", "pretrain.log_every_steps", "finetune.log_every_steps",
+    "evaluate.batch_size",
+)  # fmt: skip
+"""Settings that may differ when a run goes on: none of them changes what a step computes."""
+
+
+def resolve(overrides: Sequence[str]) -> Config:
+    """The settings of the run that a command line asks for, `run.dir` filled in.
+
+    Raises:
+        ValueError: a wrong setting, a folder that holds another run, or `run.resume=never` on a folder that holds one.
+        FileNotFoundError: `run.resume` names a folder without a run.
+    """
+    asked = [word.partition("=")[2] for word in overrides if word.startswith("run.resume=")]
+    if asked and asked[-1] not in ("auto", "never"):
+        return _resumed(Path(asked[-1]), [word for word in overrides if not word.startswith("run.resume=")])
+    config = compose(overrides)
+    if config.run.dir is None:
+        config.run.dir = f"runs/{config.recipe}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    saved = Path(config.run.dir) / "config.yaml"
+    if saved.is_file():
+        if config.run.resume == "never":
+            raise ValueError(f"run.dir={config.run.dir}: holds a run already; choose another folder or run.resume=auto")
+        _refuse_changes(load_config(saved), config)
+    return config
+
+
+def _resumed(folder: Path, overrides: Sequence[str]) -> Config:
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"run.resume={folder}: no config.yaml there; name the folder that a run printed")
+    saved = load_config(folder / "config.yaml")
+    config = load_config(folder / "config.yaml", [word for word in overrides if not word.startswith("recipe=")])
+    _refuse_changes(saved, config)
+    config.run.dir = str(folder)
+    return config
+
+
+def _refuse_changes(saved: Config, config: Config) -> None:
+    before, after = dict(flatten(to_dict(saved))), dict(flatten(to_dict(config)))
+    changed = [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
+    ]
+    if changed:
+        raise ValueError(
+            f"run.dir={config.run.dir}: holds a run with other settings ({'; '.join(changed[:8])}); "
+            "choose another run.dir, or go on with run.resume=FOLDER and the old settings"
+        )

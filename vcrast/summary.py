@@ -1,0 +1,84 @@
+"""`summary.json`: what each stage of each fold reached, with means and standard deviations over the folds."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+
+class Summary:
+    """Results of a run, written to disk whenever a stage of a fold is done."""
+
+    def __init__(self, path: Path, *, recipe: str, classes: tuple[str, ...]) -> None:
+        self.path = path
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.content: dict[str, Any] = {
+            "recipe": recipe,
+            "classes": list(classes),
+            "folds": known.get("folds", {}),
+            "warnings": known.get("warnings", []),
+        }
+
+    def done(self, fold: str, stage: str) -> bool:
+        """Whether this stage of this fold has finished, in this process or before a restart."""
+        return stage in self.content["folds"].get(fold, {})
+
+    def result(self, fold: str, stage: str) -> dict[str, Any]:
+        """What `record` was given."""
+        found: dict[str, Any] = self.content["folds"][fold][stage]
+        return found
+
+    def record(self, fold: str, stage: str, result: dict[str, Any]) -> None:
+        """Add a finished stage and write the file."""
+        self.content["folds"].setdefault(fold, {})[stage] = result
+        self.write()
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the report, once."""
+        if text not in self.content["warnings"]:
+            self.content["warnings"].append(text)
+
+    def write(self) -> None:
+        """Write aside and rename, so that a reader never sees half a file."""
+        content = {**self.content, **spread(self.content["folds"])}
+        aside = self.path.with_name(self.path.name + ".tmp")
+        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(aside, self.path)
+
+
+def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """`mean` and `std` over the folds of every number, by stage.
+
+    The standard deviation is the sample's (n - 1) and None for a single fold. `best_epoch_accuracy` is AST's way to
+    report ESC-50: the epoch whose accuracy, averaged over the folds, is highest. It looks at the test folds to choose
+    and is therefore optimistic; the plain `accuracy` is the last epoch's. Source: arXiv:2104.01778, released code.
+    """
+    mean: dict[str, dict[str, float]] = {}
+    std: dict[str, dict[str, float | None]] = {}
+    for stage in ("pretrain", "finetune", "evaluate"):
+        results = [fold[stage] for fold in folds.values() if stage in fold]
+        for key in {key: None for result in results for key, value in result.items() if _is_number(value)}:
+            values = [float(result[key]) for result in results if _is_number(result.get(key))]
+            mean.setdefault(stage, {})[key] = statistics.fmean(values)
+            std.setdefault(stage, {})[key] = statistics.stdev(values) if len(values) > 1 else None
+    best = _best_epoch([fold["finetune"] for fold in folds.values() if "finetune" in fold])
+    if best:
+        mean["finetune"].update(best)
+    return {"mean": mean, "std": std}
+
+
+def _best_epoch(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Highest mean accuracy over the epochs that every fold has tested."""
+    curves = [dict(result.get("accuracy_by_epoch", [])) for result in results]
+    shared = set.intersection(*(set(curve) for curve in curves)) if curves else set()
+    if not shared:
+        return {}
+    accuracy, epoch = max((statistics.fmean(curve[epoch] for curve in curves), -epoch) for epoch in shared)
+    return {"best_epoch": -epoch, "best_epoch_accuracy": accuracy}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""A small labelled sound engine: procedural sounds from formulas, one family a file."""

@@ -1,0 +1,93 @@
+"""Random numbers without a state: a hash of (clip, name, position), so that a clip never depends on its batch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_TWO_PI = 2 * math.pi
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit number; torch's int64 arithmetic wraps around like C's."""
+    return value - 2**64 if value >= 2**63 else value
+
+
+_STEP = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(bits: Tensor, places: int) -> Tensor:
+    """Logical shift to the right; the operator keeps the sign."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def splitmix64(state: Tensor) -> Tensor:
+    """Int64 -> int64, a bijection whose output looks random: the output function of the SplitMix64 generator.
+
+    Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", constants of Vigna's C version.
+    """
+    bits = state + _STEP
+    bits = (bits ^ _shift(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift(bits, 27)) * _MIX_2
+    return bits ^ _shift(bits, 31)
+
+
+def _hash(text: str) -> int:
+    return _signed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
+
+
+class Dice:
+    """All random numbers of n clips; each clip has a key, each draw a name, each value a position.
+
+    Args:
+        keys: (n,) int64, one per clip.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+    @classmethod
+    def of(cls, seed: int, class_name: str, numbers: Tensor) -> Dice:
+        """The dice of clips `numbers` (n,) int64 of one class."""
+        return cls(splitmix64(splitmix64(numbers) ^ _hash(f"{seed}/{class_name}")))
+
+    @property
+    def size(self) -> int:
+        """Number of clips, n."""
+        return len(self.keys)
+
+    def bits(self, name: str, num_values: int) -> Tensor:
+        """(n, num_values) int64 with 64 random bits; a longer draw begins with the shorter one."""
+        stream = splitmix64(self.keys ^ _hash(name)).unsqueeze(1)
+        # SplitMix64's own sequence: the state advances by the golden step.
+        return splitmix64(stream + _STEP * torch.arange(num_values, device=self.keys.device))
+
+    def uniform(self, name: str, num_values: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(n, num_values) float32, uniform in [low, high)."""
+        return low + (high - low) * _unit(self.bits(name, num_values), 40)
+
+    def one(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(n, 1) float32, uniform in [low, high): one number a clip, ready to meet (n, S)."""
+        return self.uniform(name, 1, low, high)
+
+    def normal(self, name: str, num_values: int) -> Tensor:
+        """(n, num_values) float32, standard normal by the Box-Muller transform; white noise of unit power."""
+        bits = self.bits(name, num_values)
+        radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
+        return radius * (_TWO_PI * _unit(bits, 16)).cos()
+
+    def choice(self, name: str, options: Sequence[float]) -> Tensor:
+        """(n, 1) float32, one of `options`, equally likely."""
+        table = torch.tensor(options, dtype=torch.float32, device=self.keys.device)
+        return table[(self.one(name) * len(options)).long().clamp_max(len(options) - 1)]
+
+
+def _unit(bits: Tensor, lowest: int) -> Tensor:
+    """24 bits from `lowest` up as float32 in [0, 1): as many as its mantissa holds."""
+    return (_shift(bits, lowest) & 0xFFFFFF).float() / 2**24

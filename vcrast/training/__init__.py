@@ -1,0 +1,1 @@
+"""How it is learnt: exact large batches, engine, optimisers, schedules, checkpoints, logs."""

@@ -1,0 +1,280 @@
+"""ENGINES: autocast, backward, optimiser step, save and load on plain PyTorch; bad gradients never reach the weights.
+
+How a bad step is skipped without waiting for the device. One tensor, `bad`, is true if the loss or the norm of the
+gradients is not finite. It is handed to the optimiser as `found_inf`, which PyTorch's fused AdamW and our LARS read on
+the device: then they change neither weights nor momenta, to the bit. Running statistics of BatchNorm, which the forward
+has already written, are put back in the same way. The CPU learns of it one step later: the counters travel into pinned
+memory behind the step's work and are read when the next step begins, when they have long arrived. So on CUDA a hopeless
+run stops one step late, with the same weights. On a CPU the counters are read at once.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vcrast.registry import ENGINES
+from vcrast.training.loss_scale import LossScale
+from vcrast.training.optim import parameters_of
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = {"fp32": 3, "bf16": 3, "fp16": 8}  # bad steps in a row; fp16 overflows now and then by design
+
+
+class StepResult(NamedTuple):
+    """What a step did; 0-d tensors on the device, so that nobody waits for them unless they are read."""
+
+    grad_norm: Tensor  # before clipping
+    skipped: Tensor  # bool
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """`auto` is bf16 where the GPU computes in it, fp16 on older ones, fp32 on a CPU.
+
+    Raises:
+        ValueError: an unknown precision, or bf16 on a GPU that only emulates it.
+    """
+    device = torch.device(device)
+    if precision not in ("auto", *AUTOCAST):
+        raise ValueError(f"precision={precision}: choose from auto, bf16, fp16, fp32")
+    if device.type != "cuda":
+        return "fp32" if precision == "auto" else precision
+    # Not torch.cuda.is_bf16_supported(): it says yes on a T4, which emulates bf16, slowly.
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "bf16" and not native:
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"precision=bf16: {name} only emulates it, slowly; set precision=fp16")
+    return ("bf16" if native else "fp16") if precision == "auto" else precision
+
+
+@ENGINES.register("torch")
+class TorchEngine:
+    """One process, one device.
+
+    Args:
+        module: the objective, on its device.
+        optimizer: over its parameters.
+        precision: `fp32`, `bf16` or `fp16`; parameters stay fp32, the encoder runs under autocast.
+        device: where the module is.
+        clip_grad_norm: largest norm of all gradients together; None leaves them as they are.
+        compile: torch.compile the encoder.
+
+    Raises:
+        ValueError: an option that cannot work here.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        *,
+        precision: str,
+        device: torch.device | str,
+        clip_grad_norm: float | None,
+        compile: bool = False,
+    ) -> None:
+        if precision not in AUTOCAST:
+            raise ValueError(f"precision={precision}: choose from {', '.join(AUTOCAST)}")
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm={clip_grad_norm}: must be above 0; null switches clipping off")
+        self.module, self.optimizer, self.precision = module, optimizer, precision
+        self.device, self.clip_grad_norm = torch.device(device), clip_grad_norm
+        self.parameters = parameters_of(optimizer)
+        self.names = {id(weight): name for name, weight in module.named_parameters()}
+        self.loss_scale = LossScale(self.device) if precision == "fp16" else None
+        self.steps = 0
+        self.bad_loss = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.skips = torch.zeros(2, device=self.device)  # in a row, in total
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.report = Report(self.device)
+        if compile:
+            compile_encoder(module, self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the encoder runs."""
+        dtype = AUTOCAST[self.precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def remember_buffers(self) -> None:
+        """Keep the module's buffers, such as BatchNorm's running means, so that the step can be undone."""
+        self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.module.buffers()]
+
+    def forget_step(self) -> None:
+        """Undo what a forward and backward left behind: gradients, a bad loss, buffers."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.bad_loss = torch.zeros_like(self.bad_loss)
+        with torch.no_grad():
+            for buffer, before in self.buffers:
+                buffer.copy_(before)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        # Noted apart from the gradients: max(0, NaN) has gradient 0.
+        self.bad_loss = self.bad_loss | ~loss.detach().isfinite()
+        (loss if self.loss_scale is None else loss * self.loss_scale.scale).backward()
+
+    @torch.no_grad()
+    def step(self, lr: float) -> StepResult:
+        """Unscale and clip the gradients, update the weights, forget the gradients.
+
+        Args:
+            lr: of this step; a group's own rate is this times its `lr_scale`.
+
+        Raises:
+            FloatingPointError: too many bad steps in a row, or an fp16 scale below 1; names the tensor.
+            ValueError: no parameter has a gradient.
+        """
+        self.check()
+        self.steps += 1
+        weights = [weight for weight in self.parameters if weight.grad is not None]
+        if not weights:
+            raise ValueError("no parameter has a gradient: call backward before step")
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads))
+        norm = norms.norm()
+        bad = self.bad_loss | ~norm.isfinite()
+        norm = self.unscale_and_clip(grads, norm)
+        self.apply(lr, bad)
+        self.settle(bad, norms, weights)
+        return StepResult(norm, bad)
+
+    def unscale_and_clip(self, grads: list[Tensor], norm: Tensor) -> Tensor:
+        """Divide the gradients by the loss scale, shorten them if they are too long; returns the unscaled norm."""
+        factor = torch.ones_like(norm)
+        if self.loss_scale is not None:
+            factor = factor / self.loss_scale.scale
+            norm = norm * factor
+        if self.clip_grad_norm is not None:
+            factor = factor * (self.clip_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self.loss_scale is not None or self.clip_grad_norm is not None:
+            torch._foreach_mul_(grads, factor)
+        return norm
+
+    def apply(self, lr: float, bad: Tensor) -> None:
+        """Let the optimiser step, unless the step is bad."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            del self.optimizer.grad_scale, self.optimizer.found_inf  # type: ignore[attr-defined]
+        elif not bool(bad):  # an optimiser that cannot decide on the device: wait for it
+            self.optimizer.step()
+
+    def settle(self, bad: Tensor, norms: Tensor, weights: list[Tensor]) -> None:
+        """Count, put buffers back after a bad step, forget the gradients."""
+        for buffer, before in self.buffers:
+            buffer.copy_(torch.where(bad, before, buffer))
+        self.buffers = []
+        if self.loss_scale is not None:
+            self.loss_scale.update(bad)
+        self.skips = torch.stack([torch.where(bad, self.skips[0] + 1, 0.0), self.skips[1] + bad])
+        scale = self.loss_scale.scale if self.loss_scale is not None else torch.ones_like(self.skips[0])
+        culprit = norms.isfinite().logical_not().float().argmax()
+        finite = norms.isfinite().all()
+        numbers = torch.stack([*self.skips, scale, culprit.float(), finite.float(), self.bad_loss.float()])
+        self.report.send(numbers, [self.names.get(id(weight), "?") for weight in weights], self.steps)
+        self.bad_loss = torch.zeros_like(self.bad_loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type != "cuda":
+            self.check()
+
+    def check(self) -> None:
+        """Stop a run whose gradients stay bad, going by the last step whose counters were sent.
+
+        Raises:
+            FloatingPointError: names the step, the tensor and what to try.
+        """
+        found = self.report.receive()
+        if found is None:
+            return
+        (in_a_row, _, scale, culprit, finite, bad_loss), names, step = found
+        if in_a_row < PATIENCE[self.precision] and scale >= 1:
+            return
+        what = "the loss" if finite and bad_loss else f"the gradient of {names[int(culprit)]}"
+        if not finite and bad_loss:
+            what = f"the loss, and {what},"
+        why = f"{int(in_a_row)} steps in a row" if scale >= 1 else f"the fp16 loss scale fell to {scale:g}"
+        raise FloatingPointError(
+            f"step {step}: {what} is not finite ({why}; all were skipped, the weights are as before them); lower the "
+            "learning rate, set clip_grad_norm, or set precision=fp32"
+        )
+
+    @property
+    def num_skipped(self) -> int:
+        """Bad steps so far; waits for the device."""
+        return int(self.skips[1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser, scale and counters: everything the next step depends on."""
+        self.check()
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
+            "skips": self.skips.cpu(),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: fp16, which has a loss scale, goes on from another precision, or the reverse.
+        """
+        if (state["loss_scale"] is None) != (self.loss_scale is None):
+            saved = "bf16 or fp32" if state["loss_scale"] is None else "fp16"
+            raise ValueError(f"precision={self.precision}: the checkpoint was made with {saved}; go on with that")
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.loss_scale is not None:
+            self.loss_scale.load_state_dict(state["loss_scale"])
+        self.skips, self.steps = state["skips"].to(self.device), int(state["steps"])
+
+
+class Report:
+    """A few numbers on their way from the device to the CPU, read one step later."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.event = torch.cuda.Event() if device.type == "cuda" else None
+        self.inbox: Tensor | None = None
+        self.names: list[str] = []
+        self.step = 0
+
+    def send(self, numbers: Tensor, names: list[str], step: int) -> None:
+        """Start the copy; `receive` must have been called since the last one."""
+        if self.event is None:
+            self.inbox = numbers
+        else:
+            if self.inbox is None:
+                self.inbox = torch.empty(numbers.shape, pin_memory=True)
+            self.inbox.copy_(numbers, non_blocking=True)
+            self.event.record()
+        self.names, self.step = names, step
+
+    def receive(self) -> tuple[list[float], list[str], int] | None:
+        """The numbers sent last; None if there were none yet."""
+        if self.inbox is None:
+            return None
+        if self.event is not None:
+            self.event.synchronize()
+        return self.inbox.tolist(), self.names, self.step
+
+
+def compile_encoder(module: nn.Module, device: torch.device) -> None:
+    """Compile the encoder in place; names in checkpoints stay.
+
+    Raises:
+        ValueError: a GPU that Triton does not support.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(
+            f"engine.compile=true: needs a GPU of capability 8 or newer, not {name}; set engine.compile=false"
+        )
+    encoder = module.get_submodule("encoder")
+    encoder.compile()

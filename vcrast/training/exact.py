@@ -1,0 +1,159 @@
+"""The gradient of a large batch, exactly, in the memory of a small one.
+
+Variance, covariance and BatchNorm are statistics of the batch, so the mean of micro-batch gradients is not the batch's
+gradient; after some training it does not even point the same way. Here the encoder, which needs the memory, runs in
+micro-batches that keep only their result; projector and loss see the whole batch; one backward runs each micro-batch
+again, with the same random numbers, when its turn comes. The price is a second forward of the encoder, a third more
+compute, and only where the batch does not fit.
+
+Source: the idea of Gao et al. 2021, arXiv:2101.06983, in one backward instead of two.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+log = logging.getLogger(__name__)
+
+Parts = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What `exact_backward` asks of an objective."""
+
+    couples_clips: bool
+
+    def prepare(self, wavs: Tensor, draws: Any) -> Any:
+        """All random choices and views of the batch, without gradient."""
+
+    def represent(self, inputs: Any, clips: slice) -> Tensor:
+        """(V, b, D) vectors of some clips."""
+
+    def loss(self, vectors: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Parts]:
+        """Loss and its parts, of (V, B, D)."""
+
+
+class Outcome(NamedTuple):
+    """Loss and parts of a step, 0-d on the device, and the micro-batch size that fitted."""
+
+    loss: Tensor
+    parts: Parts
+    micro_batch_size: int
+
+
+def exact_backward(
+    engine: Any,
+    objective: Objective,
+    wavs: Tensor,
+    labels: Tensor | None,
+    draws: Any,
+    *,
+    micro_batch_size: int | None,
+) -> Outcome:
+    """Compute the whole batch's loss and leave its gradients in the parameters.
+
+    Out of memory on CUDA, everything is put back, the micro-batch halved and the step repeated: its random numbers are
+    a function of (seed, step), so it is the same step.
+
+    Args:
+        engine: gives autocast and backward.
+        objective: on the engine's device.
+        wavs: (B, S).
+        labels: (B, C), or None without labels.
+        draws: of this step and these clips.
+        micro_batch_size: clips that the encoder sees at once; None starts with all.
+
+    Raises:
+        ValueError: a micro-batch size below 1.
+        torch.OutOfMemoryError: not even one clip at a time fits.
+    """
+    size = len(wavs) if micro_batch_size is None else min(micro_batch_size, len(wavs))
+    if size < 1:
+        raise ValueError(f"micro_batch_size={micro_batch_size}: must be 1 or more, or auto")
+    engine.remember_buffers()
+    while True:
+        outcome = attempt(engine, objective, wavs, labels, draws, size)
+        if outcome is not None:
+            return outcome
+        # Here, not where it was caught: the traceback kept the failed step's tensors alive.
+        engine.forget_step()
+        if wavs.is_cuda:
+            torch.cuda.empty_cache()
+        if size == 1:
+            raise torch.OutOfMemoryError(
+                "out of memory with one clip at a time; choose a smaller model, shorter clips, a larger patch_stride, "
+                "attention=memory_efficient, or a smaller batch_size or projector"
+            )
+        size = (size + 1) // 2
+        log.warning("out of memory: the step is repeated with micro_batch_size=%d", size)
+
+
+def attempt(
+    engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, size: int
+) -> Outcome | None:
+    """One try with micro-batches of `size`; None if the memory did not suffice."""
+    try:
+        # What little randomness is torch's own (dropout in an extension) becomes a function of (seed, step), too.
+        torch.manual_seed(draws.torch_seed())
+        inputs = objective.prepare(wavs, draws)
+        whole = together if objective.couples_clips or size >= len(wavs) else one_by_one
+        loss, parts = whole(engine, objective, inputs, labels, len(wavs), size)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None
+    return Outcome(loss, parts, size)
+
+
+def together(
+    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int
+) -> tuple[Tensor, Parts]:
+    """One loss of all vectors, one backward; micro-batches are recomputed in it."""
+
+    def represent(clips: slice) -> Tensor:
+        # Autocast inside: casts of the weights cached over several micro-batches would add their gradients in fp16.
+        with engine.autocast():
+            return objective.represent(inputs, clips)
+
+    if size >= batch_size:
+        vectors = represent(slice(0, batch_size))
+    else:
+        parts = micro_batches(batch_size, size)
+        vectors = torch.cat(
+            [checkpoint(represent, clips, use_reentrant=False, preserve_rng_state=True) for clips in parts], dim=1
+        )
+    # With several processes, the vectors of the others join here, with gradient; projector and loss are replicated.
+    loss, found = objective.loss(vectors, labels)
+    engine.backward(loss)
+    return loss.detach(), found
+
+
+def one_by_one(
+    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int
+) -> tuple[Tensor, Parts]:
+    """Add up micro-batch gradients, weighted by their clips: exact where the loss is a mean over clips."""
+    total: Parts = {}
+    for clips in micro_batches(batch_size, size):
+        with engine.autocast():
+            vectors = objective.represent(inputs, clips)
+        loss, parts = objective.loss(vectors, None if labels is None else labels[clips])
+        weight = (clips.stop - clips.start) / batch_size
+        engine.backward(loss * weight)
+        for name, part in {"": loss.detach(), **parts}.items():
+            total[name] = total.get(name, 0.0) + part * weight
+    return total.pop(""), total
+
+
+def micro_batches(batch_size: int, size: int) -> list[slice]:
+    """Consecutive parts of the batch; the last may be smaller."""
+    return [slice(start, min(start + size, batch_size)) for start in range(0, batch_size, size)]
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether CUDA, or a library on it, ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)

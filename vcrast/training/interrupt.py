@@ -1,0 +1,69 @@
+"""Signals that ask a run to stop: noted in the handler, acted on between steps, where saving is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupt:
+    """Context manager that turns the first signal into a request and the second Ctrl-C into `KeyboardInterrupt`.
+
+    Args:
+        also: names of further signals that ask to stop, such as `["SIGUSR2"]` where the scheduler warns by one.
+
+    Attributes:
+        requested: name of the first signal that came (`"SIGTERM"`), else None. Read it after each step.
+
+    Python lets only the main thread handle signals; entered elsewhere, it does nothing and `requested` stays None.
+    """
+
+    def __init__(self, also: Sequence[str] = ()) -> None:
+        names = ["SIGINT", "SIGTERM", *also]
+        unknown = [name for name in names if name not in signal.Signals.__members__]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no signal of this system; give names such as 'SIGUSR1'")
+        self.signals = [signal.Signals[name] for name in names]
+        self.requested: str | None = None
+        self._old: dict[signal.Signals, Any] = {}
+        self._interrupts = 0
+        self._pid = os.getpid()
+
+    def __enter__(self) -> Interrupt:
+        self._pid = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._old.items():
+            # None: installed by C code, which Python cannot put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._old.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            self._in_child(number)
+            return
+        name = signal.Signals(number).name
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            raise KeyboardInterrupt
+        if self.requested is None:
+            self.requested = name
+            # Not the logger: the signal may have come while it was writing.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{name}: saving after this step, then stopping; Ctrl-C again stops at once\n".encode())
+
+    def _in_child(self, number: int) -> None:
+        """A forked data worker: Ctrl-C reaches it too, but it has to feed the step that its parent finishes."""
+        if number == signal.SIGINT:
+            return
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

@@ -1,0 +1,140 @@
+"""metrics.jsonl: one JSON object per line, valid after a kill at any moment and free of repeats after a resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+NAME = "metrics.jsonl"
+RESERVED = ("stage", "fold", "step", "time")
+
+
+class MetricFile:
+    """The file of a run's numbers, open for appending; a line that a kill cut short is mended on opening.
+
+    Args:
+        run_dir: where the file lies; created if missing.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = Path(run_dir) / NAME
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = self._open()
+        self._warned = False
+        self._mend()
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one line at once. A full disk costs lines and one warning, not the run."""
+        content = memoryview((json.dumps(_finite(line), allow_nan=False) + "\n").encode())
+        end = os.fstat(self._descriptor).st_size
+        try:
+            while content:
+                content = content[os.write(self._descriptor, content) :]
+        except OSError as error:
+            os.ftruncate(self._descriptor, end)
+            if not self._warned:
+                log.warning("%s: lines are being lost: %s", self.path, error)
+            self._warned = True
+
+    def rewind(self, stage: str, fold: str, step: int) -> None:
+        """Forget what a resumed run will do again: this stage and fold after `step`, and every later stage and fold.
+
+        Later is what first appears in the file after this stage and fold; if it is not there, nothing is later.
+        """
+        lines = list(self.lines())
+        order = list(dict.fromkeys(map(_part, lines)))
+        if (stage, fold) not in order:
+            return
+        later = set(order[order.index((stage, fold)) + 1 :])
+        kept = [line for line in lines if _part(line) not in later]
+        kept = [line for line in kept if _part(line) != (stage, fold) or line["step"] <= step]
+        if len(kept) < len(lines):
+            self._replace(kept)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The lines so far, in order; what is no line of ours is passed over."""
+        for text in self.path.read_bytes().splitlines():
+            line = _parse(text)
+            if line is not None:
+                yield line
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def _mend(self) -> None:
+        """Cut off damaged lines at the end; complete one that lacks only its line feed."""
+        content = whole = self.path.read_bytes()
+        while whole and _parse(whole.rstrip(b"\n").rpartition(b"\n")[2]) is None:
+            whole = whole[: whole.rstrip(b"\n").rfind(b"\n") + 1]
+        if whole != content:
+            log.warning("%s: removing a half-written line (%d bytes)", self.path, len(content) - len(whole))
+            os.ftruncate(self._descriptor, len(whole))
+        if whole and not whole.endswith(b"\n"):
+            os.write(self._descriptor, b"\n")
+
+    def _replace(self, lines: list[dict[str, Any]]) -> None:
+        aside = self.path.with_name(f".{NAME}.new")
+        with open(aside, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, self.path)
+        # The old descriptor still leads to the replaced file.
+        os.close(self._descriptor)
+        self._descriptor = self._open()
+
+
+def to_numbers(values: Mapping[str, float | Tensor | None]) -> dict[str, float | None]:
+    """Plain numbers of numbers and one-element tensors, with one copy per device."""
+    numbers: dict[str, Any] = {}
+    by_device: dict[torch.device, list[str]] = {}
+    for name, value in values.items():
+        if name in RESERVED:
+            raise ValueError(f"{name!r} cannot be the name of a metric; choose another than {', '.join(RESERVED)}")
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"metric {name}: a tensor of shape {tuple(value.shape)}; log one number")
+            by_device.setdefault(value.device, []).append(name)
+        elif not (value is None or isinstance(value, int | float)):
+            raise TypeError(f"metric {name}={value!r}: a {type(value).__name__}; log numbers or one-element tensors")
+        numbers[name] = value
+    for device, names in by_device.items():
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        together = torch.stack([values[name].detach().reshape(()).to(dtype) for name in names])  # type: ignore[union-attr]
+        numbers.update(zip(names, together.tolist(), strict=True))
+    return numbers
+
+
+def _part(line: dict[str, Any]) -> tuple[str, str]:
+    return line["stage"], line["fold"]
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and {"stage", "fold", "step"} <= line.keys() else None
+
+
+def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are no JSON; most readers stop at them, all read null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in line.items()
+    }
