@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from launch.arguments import parse
 from vcrast.help import launch_help
+from vcrast.training.lock import RunLockedError
 
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
 
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         from vcrast.run import start
 
         return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
-    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+    except (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError) as error:
         if os.environ.get("VCRAST_DEBUG"):
             raise
         text = error.args[0] if isinstance(error, KeyError) else str(error)

@@ -13,7 +13,7 @@ import soundfile as sf
 import torch
 from torch import nn
 
-from vcrast.cli import main, one_line
+from vcrast.cli import main, message
 from vcrast.commands import doctor
 from vcrast.inference import export, load
 from vcrast.models.encoder import Encoder
@@ -77,7 +77,7 @@ def test_every_verb_has_help(capsys):
 
 
 def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
-    for words, message in (
+    for words, said in (
         (["docter"], "did you mean doctor?"),
         (["list", "modles"], "did you mean model?"),
         (["report", str(tmp_path)], "not a run folder"),
@@ -91,7 +91,7 @@ def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
         assert main(words) == 2
         error = capsys.readouterr().err
         assert error.startswith("vcrast: error: ")
-        assert message in error
+        assert said in error
         assert error.count("\n") == 1
 
 
@@ -102,9 +102,9 @@ def test_debug_shows_the_traceback(monkeypatch, tmp_path):
 
 
 def test_key_errors_lose_their_quotes():
-    assert one_line(KeyError("no such part; choose from a, b")) == "no such part; choose from a, b"
-    assert one_line(ValueError("first\nsecond")) == "first second"
-    assert one_line(ValueError()) == "ValueError"
+    assert message(KeyError("no such part; choose from a, b")) == "no such part; choose from a, b"
+    assert message(ValueError("2 faults:\n  line 3: x")) == "2 faults:\n  line 3: x"
+    assert message(ValueError()) == "ValueError"
 
 
 def test_a_closed_pipe_is_no_error():

@@ -31,7 +31,8 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_folder_answers_every_question(finished):
-    for name in ("config.yaml", "overrides.txt", "env.json", "train.log", "metrics.jsonl", "summary.json", "report.html"):
+    files = ("config.yaml", "overrides.txt", "env.json", "train.log", "metrics.jsonl", "summary.json", "report.html")
+    for name in files:
         assert (finished / name).stat().st_size > 0, name
     summary = json.loads((finished / "summary.json").read_text())
     fold = summary["folds"]["1"]
@@ -67,11 +68,12 @@ def test_the_same_settings_give_the_same_weights_and_micro_batches_do_not_matter
     run_here(tmp_path / "again")
     assert weights_hash(tmp_path / "again") == weights_hash(finished)
     run_here(tmp_path / "micro", "pretrain.micro_batch_size=5", "stages=[pretrain]")
-    lines = [
-        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"invariance"' in line]
-        for folder in (finished, tmp_path / "micro")
-    ]
-    assert lines[0] == pytest.approx(lines[1], rel=1e-4)
+    assert pretrain_losses(tmp_path / "micro") == pytest.approx(pretrain_losses(finished), rel=1e-4)
+
+
+def pretrain_losses(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "invariance" in line]
 
 
 def test_another_seed_gives_other_weights(finished, tmp_path):
@@ -109,9 +111,8 @@ def test_a_signal_saves_and_says_how_to_go_on(finished, tmp_path, name):
     assert process.returncode == 128 + getattr(signal, name), said
     assert f"run.resume={folder}" in said
     assert "Traceback" not in said
-    done = subprocess.run(
-        [sys.executable, "launch/local.py", f"run.resume={folder}"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    again = [sys.executable, "launch/local.py", f"run.resume={folder}"]
+    done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert weights_hash(folder) == weights_hash(finished)
     assert metric_steps(folder) == metric_steps(finished)
@@ -192,14 +193,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     """A limit on file size stands for the full disk: writing past it fails as a full disk does."""
     folder = tmp_path / "full"
     limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limited += "sys.argv = sys.argv[1:]; limit = int(sys.argv.pop(0)); "
+    limited += "limit = int(sys.argv[1]); sys.argv = sys.argv[2:]; "
     limited += "import vcrast.run; resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
     limited += "from launch.local import main; sys.exit(main())"
     words = small(folder, "checkpoint.every_steps=2")
     run_here(folder, "checkpoint.every_steps=2", "stages=[pretrain]", "pretrain.steps=12")
     kept = sorted((folder / "checkpoints/fold_1/pretrain").glob("step_*"))[-1]
     done = subprocess.run(
-        [sys.executable, "-c", limited, "launch/local.py", "100000", "demo", *words[1:]],
+        [sys.executable, "-c", limited, "100000", "launch/local.py", "demo", *words[1:]],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, OSError) as error:
         if os.environ.get("VCRAST_DEBUG"):
             raise
-        print(f"vcrast: error: {one_line(error)}", file=sys.stderr)
+        print(f"vcrast: error: {message(error)}", file=sys.stderr)
         return 2
 
 
@@ -70,10 +70,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error without the quotes that KeyError puts around it."""
+def message(error: BaseException) -> str:
+    """The message of an error without the quotes that KeyError puts around it; a list of faults keeps its lines."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split("\n")).strip() or type(error).__name__
+    return text.strip() or type(error).__name__
 
 
 if __name__ == "__main__":

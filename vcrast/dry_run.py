@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config import Config
-from vcrast.data.clip import select_folds
+from vcrast.data.clip import WHOLE, select_folds
 from vcrast.data.open import open_corpus
 from vcrast.stage import total_steps
 from vcrast.summary import Summary
@@ -25,10 +25,10 @@ def rehearse(config: Config) -> int:
         ValueError: a fault in settings or data.
     """
     # Imported late: vcrast.run imports this module's caller.
-    from vcrast.run import STAGES, jobs
+    from vcrast.run import STAGES, jobs, whole_corpus
 
     corpus = open_corpus(config.data)
-    folds = select_folds(corpus, config.data.folds)
+    folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     print(f"recipe {config.recipe}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds {', '.join(folds)}")
     short = shortened(config, folds)
     with tempfile.TemporaryDirectory(prefix="vcrast-dry-run-") as name, Interrupt() as interrupt:
@@ -48,7 +48,7 @@ def rehearse(config: Config) -> int:
 def shortened(config: Config, folds: list[str]) -> Config:
     """The same run with two steps a stage and no audio cache, one fold, nothing measured along the way."""
     short = copy.deepcopy(config)
-    short.data.folds = folds[:1]
+    short.data.folds = folds[:1] if folds != [WHOLE] else None
     short.data.cache = False
     short.data.num_workers = 0
     # Statistics of a large set take minutes; normalisation does not change what a step costs.

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import evaluation_batches
-from vcrast.features.fbank import Fbank
+from vcrast.job import Job
 from vcrast.models.encoder import Encoder
 
 
@@ -22,15 +21,13 @@ class Embedded(NamedTuple):
 
 
 @torch.no_grad()
-def embed_clips(
-    encoder: Encoder, fbank: Fbank, clips: ClipDataset, *, batch_size: int, device: torch.device
-) -> Embedded:
+def embed_clips(job: Job, encoder: Encoder, clips: ClipDataset) -> Embedded:
     """Embed every clip; the encoder is left in the mode (training or not) it came in."""
-    was_training = encoder.training
+    fbank, was_training = job.fbank(), encoder.training
     encoder.eval()
     rows = [
         (encoder(fbank(batch.wav)).float().mean(dim=1).cpu(), batch.label.cpu(), batch.index.cpu())
-        for batch in evaluation_batches(clips, batch_size=batch_size, device=device)
+        for batch in job.batches(clips)
     ]
     encoder.train(was_training)
     embedding, label, index = (torch.cat(part) for part in zip(*rows, strict=True))

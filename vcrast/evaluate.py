@@ -63,11 +63,8 @@ def classification_metrics(score: Tensor, label: Tensor, *, multilabel: bool) ->
 
 def probe(job: Job, encoder: Encoder, *, prefix: str, linear: bool) -> tuple[dict[str, float], Embedded]:
     """Nearest neighbours and, if asked, a linear probe on frozen embeddings; also the test clips' embeddings."""
-    options, fbank = job.config.evaluate, job.fbank()
-    train, test = (
-        embed_clips(encoder, fbank, clips, batch_size=options.batch_size, device=job.device)
-        for clips in (job.train, job.test)
-    )
+    options = job.config.evaluate
+    train, test = embed_clips(job, encoder, job.train), embed_clips(job, encoder, job.test)
     votes = knn_predict(
         train.embedding, train.label, test.embedding, k=min(options.knn_k, len(job.train)),
         temperature=options.knn_temperature,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import evaluation_batches, training_batches
+from vcrast.data.loader import training_batches
 from vcrast.features.draws import Draws
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
@@ -120,7 +120,7 @@ def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor,
     fbank = job.fbank()
     objective.eval()
     kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in evaluation_batches(clips, batch_size=job.config.evaluate.batch_size, device=job.device):
+    for batch in job.batches(clips):
         logits = objective.logits(objective.encoder(fbank(batch.wav)).float().mean(dim=1))
         chances = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
         kept.append((chances.cpu(), batch.label.cpu(), batch.index.cpu()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from vcrast.config import Config, ViewsConfig
 from vcrast.data.dataset import ClipDataset
+from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
@@ -85,6 +87,15 @@ class Job:
             patch_stride=patch_stride,
             drop_path=drop_path,
         ).to(self.device)
+
+    def batches(self, clips: ClipDataset) -> Iterator[Batch]:
+        """All of the clips in order, deterministic crops, on the device."""
+        return evaluation_batches(
+            clips,
+            batch_size=self.config.evaluate.batch_size,
+            num_workers=self.config.data.num_workers,
+            device=self.device,
+        )
 
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vcrast.data.loader import evaluation_batches, training_batches
+from vcrast.data.loader import training_batches
 from vcrast.embedding import embed_clips
 from vcrast.features.draws import Draws
 from vcrast.inference import export
@@ -108,15 +108,13 @@ class FeatureWatch:
     """Embedding std and effective rank on fixed training clips: a collapsing encoder shows here first."""
 
     def __init__(self, job: Job, encoder: Encoder, *, num_clips: int) -> None:
-        self.job, self.encoder, self.fbank = job, encoder, job.fbank()
-        self.num_clips = min(num_clips, len(job.train))
+        self.job, self.encoder = job, encoder
+        self.num_clips = num_clips
         self.last: dict[str, float] = {}
 
     def measure(self, step: int) -> None:
         """Measure, log, and warn when the embeddings have collapsed."""
-        embeddings = embed_clips(
-            self.encoder, self.fbank, self.job.train.first(self.num_clips), batch_size=64, device=self.job.device
-        ).embedding
+        embeddings = embed_clips(self.job, self.encoder, self.job.train.first(self.num_clips)).embedding
         rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
         self.last = {"embedding_std": std, "effective_rank": rank}
         self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
@@ -134,8 +132,7 @@ class FeatureWatch:
 @torch.no_grad()
 def save_example_views(job: Job, objective: Any, num_clips: int = 4) -> None:
     """Keep a few spectrograms and their two views for the report."""
-    clips = job.train.first(min(num_clips, len(job.train)))
-    wavs = next(iter(evaluation_batches(clips, batch_size=num_clips, device=job.device))).wav
+    wavs = next(job.batches(job.train.first(num_clips))).wav
     views = objective.views.two(wavs, Draws(job.seed("pretrain"), 0, len(wavs), device=job.device))
     folder = job.run_dir / "views"
     folder.mkdir(exist_ok=True)

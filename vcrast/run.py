@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from vcrast.compose import save_config, to_dict
 from vcrast.config import Config
-from vcrast.data.clip import Corpus, select_folds
+from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
 from vcrast.evaluate import evaluate
 from vcrast.features.fbank import Fbank
@@ -30,7 +30,7 @@ from vcrast.settings import resolve
 from vcrast.stage import Interrupted
 from vcrast.summary import Summary
 from vcrast.training.engine import resolve_precision
-from vcrast.training.environment import write_environment
+from vcrast.training.environment import redact_arguments, write_environment
 from vcrast.training.interrupt import Interrupt
 from vcrast.training.lock import RunLock
 from vcrast.training.log import MetricLog
@@ -104,7 +104,7 @@ def jobs(
     data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
-    for fold in select_folds(corpus, config.data.folds):
+    for fold in select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
         mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
@@ -113,6 +113,16 @@ def jobs(
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
             summary=summary, interrupt=interrupt,
         )  # fmt: skip
+
+
+def whole_corpus(config: Config, corpus: Corpus) -> str:
+    """The name of the only fold of data without labels or folds, which can pretrain and nothing else."""
+    if config.stages != ["pretrain"]:
+        raise ValueError(
+            f"data={corpus.name}: has nothing to test on (no folds, or no labels); set stages=[pretrain], or give the "
+            "clips a fold or a split"
+        )
+    return WHOLE
 
 
 def raw_fbank(config: Config) -> Fbank:
@@ -154,5 +164,6 @@ def keep_settings(config: Config, overrides: Sequence[str], folder: Path) -> Non
     save_config(config, folder / "config.yaml")
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
     with (folder / "overrides.txt").open("a", encoding="utf-8") as file:
-        file.write(f"# {stamp}  {shlex.join(sys.argv)}\n" + "".join(f"{word}\n" for word in overrides))
+        command = shlex.join(redact_arguments(sys.argv))
+        file.write(f"# {stamp}  {command}\n" + "".join(f"{word}\n" for word in redact_arguments(overrides)))
     write_environment(folder)

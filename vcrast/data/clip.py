@@ -11,6 +11,7 @@ from typing import Any
 from vcrast.registry import suggest
 
 TRAIN = "train"
+WHOLE = "all"  # the fold of a corpus that has none: trained on, never tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,14 @@ class Corpus:
         """The training and the test clips of one fold.
 
         A corpus with a fold called `train` has fixed splits: `train` is always what is trained on, so that a validation
-        split never slips into the training set. Otherwise the other folds are the training set.
+        split never slips into the training set. Otherwise the other folds are the training set. Without any fold, `all`
+        stands for the whole corpus on both sides.
 
         Raises:
             ValueError: no such fold.
         """
+        if fold == WHOLE and not self.folds:
+            return list(self.clips), list(self.clips)
         if fold not in self.folds:
             raise ValueError(f"data.folds: {self.name} has no fold {fold!r}; {_choices(self, fold)}")
         fixed = any(clip.fold == TRAIN for clip in self.clips)
