@@ -66,6 +66,8 @@ def test_flatten_lists_every_leaf():
 def test_a_run_folder_refuses_other_settings(tmp_path):
     config = resolve(["recipe=demo", f"run.dir={tmp_path}"])
     save_config(config, tmp_path / "config.yaml")
+    assert resolve(["recipe=demo", f"run.dir={tmp_path}", "optim.lr=0.5"]).optim["lr"] == 0.5  # nothing was done yet
+    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match=r"run.dir=.*optim.lr: .* -> 0.5.*choose another run.dir"):
         resolve(["recipe=demo", f"run.dir={tmp_path}", "optim.lr=0.5"])
     with pytest.raises(ValueError, match="holds a run already"):

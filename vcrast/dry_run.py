@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config import Config
-from vcrast.data.clip import WHOLE, select_folds
+from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
 from vcrast.stage import total_steps
 from vcrast.summary import Summary
@@ -30,12 +30,12 @@ def rehearse(config: Config) -> int:
     corpus = open_corpus(config.data)
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     print(f"recipe {config.recipe}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds {', '.join(folds)}")
-    short = shortened(config, folds)
+    short = shortened(config)
     with tempfile.TemporaryDirectory(prefix="vcrast-dry-run-") as name, Interrupt() as interrupt:
         folder = Path(name)
         log = MetricLog(folder, ["jsonl"], config={})
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
-        job = next(iter(jobs(short, corpus, folder, log, summary, interrupt)))
+        job = next(iter(jobs(short, corpus, folds[:1], folder, log, summary, interrupt)))
         for stage in [stage for stage in config.stages if stage in REHEARSED]:
             result = STAGES[stage](job)
             summary.record(job.fold, stage, result)
@@ -45,10 +45,9 @@ def rehearse(config: Config) -> int:
     return 0
 
 
-def shortened(config: Config, folds: list[str]) -> Config:
+def shortened(config: Config) -> Config:
     """The same run with two steps a stage and no audio cache, one fold, nothing measured along the way."""
     short = copy.deepcopy(config)
-    short.data.folds = folds[:1] if folds != [WHOLE] else None
     short.data.cache = False
     short.data.num_workers = 0
     # Statistics of a large set take minutes; normalisation does not change what a step costs.

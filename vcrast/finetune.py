@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def finetune(job: Job) -> dict[str, Any]:
     save_every = config.checkpoint.every_steps or per_epoch
     stage = Stage(job, "finetune", engine, schedule, num_steps=num_steps, save_every=save_every)
     first = stage.begin()
-    micro = stage.micro_batch_size or (None if options.micro_batch_size == "auto" else options.micro_batch_size)
+    stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
     log.info(
         "fold %s finetune from %s: %d clips, %d steps of batch %d, %.1f M weights",
         job.fold, origin, len(job.train), num_steps, options.batch_size, num_parameters(objective) / 1e6,
@@ -60,7 +59,7 @@ def finetune(job: Job) -> dict[str, Any]:
         job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=first, num_steps=num_steps,
         num_workers=config.data.num_workers, device=job.device,
     )  # fmt: skip
-    clock, started = Clock(), time.perf_counter()
+    clock = Clock()
     with Progress(stage="finetune", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
@@ -70,9 +69,11 @@ def finetune(job: Job) -> dict[str, Any]:
             wavs, labels = mixup(
                 batch.wav, batch.label, draws, probability=options.mixup_probability, alpha=options.mixup_alpha
             )
-            outcome = exact_backward(engine, objective, wavs, labels, draws, micro_batch_size=micro)
+            outcome = exact_backward(
+                engine, objective, wavs, labels, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
+            )
             stepped = engine.step(lr=schedule.lr(step))
-            micro = stage.micro_batch_size = outcome.micro_batch_size
+            stage.note(outcome)
             clock.step_done(options.batch_size)
             if (step + 1) % options.log_every_steps == 0 or step + 1 == num_steps:
                 speed = clock.read(outcome.loss)
@@ -83,7 +84,7 @@ def finetune(job: Job) -> dict[str, Any]:
                 found = test(job, objective)
                 job.log.log("finetune", job.fold, step + 1, {"epoch": (step + 1) / per_epoch, **found})
             stage.end_of_step(step + 1)
-    return finish(job, objective, stage, wall_s=time.perf_counter() - started)
+    return finish(job, objective, stage)
 
 
 def build_classifier(job: Job) -> tuple[Supervised, str]:
@@ -137,7 +138,7 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
     return {"test_accuracy": float(accuracy(score, label.argmax(dim=1)))}
 
 
-def finish(job: Job, objective: Supervised, stage: Stage, *, wall_s: float) -> dict[str, Any]:
+def finish(job: Job, objective: Supervised, stage: Stage) -> dict[str, Any]:
     """Export the classifier and collect the stage's numbers."""
     export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
     last = job.log.last("finetune", job.fold)
@@ -149,5 +150,5 @@ def finish(job: Job, objective: Supervised, stage: Stage, *, wall_s: float) -> d
         metric.removeprefix("test_"): tested[-1][metric],
         "accuracy_by_epoch": [[line["epoch"], line[metric]] for line in tested],
         "peak_memory_bytes": peak_memory_bytes(job.device),
-        "wall_s": wall_s,
+        "wall_s": stage.wall_s,
     }

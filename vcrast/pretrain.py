@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 import torch
@@ -42,10 +41,10 @@ def pretrain(job: Job) -> dict[str, Any]:
     save_every = config.checkpoint.every_steps or per_epoch
     stage = Stage(job, "pretrain", engine, schedule, num_steps=num_steps, save_every=save_every)
     first = stage.begin()
-    micro = stage.micro_batch_size or (None if options.micro_batch_size == "auto" else options.micro_batch_size)
+    stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
     log.info(
-        "fold %s pretrain: %d clips, %d steps of batch %d (%s at once), %.1f M weights, %s",
-        job.fold, len(job.train), num_steps, options.batch_size, micro or "all", num_parameters(objective) / 1e6,
+        "fold %s pretrain: %d clips, %d steps of batch %d, %.1f M weights, %s",
+        job.fold, len(job.train), num_steps, options.batch_size, num_parameters(objective) / 1e6,
         job.precision,
     )  # fmt: skip
     watch = FeatureWatch(job, objective.encoder, num_clips=options.watch_clips)
@@ -55,17 +54,19 @@ def pretrain(job: Job) -> dict[str, Any]:
         job.train, batch_size=options.batch_size, seed=job.seed("pretrain"), start_step=first, num_steps=num_steps,
         num_workers=config.data.num_workers, device=job.device,
     )  # fmt: skip
-    clock, started = Clock(), time.perf_counter()
+    clock = Clock()
     with Progress(stage="pretrain", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
             batch = next(batches)
             clock.data_ready()
             draws = Draws(job.seed("pretrain"), step, options.batch_size, device=job.device)
-            outcome = exact_backward(engine, objective, batch.wav, None, draws, micro_batch_size=micro)
+            outcome = exact_backward(
+                engine, objective, batch.wav, None, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
+            )
             stepped = engine.step(lr=schedule.lr(step))
             schedule.observe(outcome.loss)
-            micro = stage.micro_batch_size = outcome.micro_batch_size
+            stage.note(outcome)
             clock.step_done(options.batch_size)
             if (step + 1) % options.log_every_steps == 0 or step + 1 == num_steps:
                 speed = clock.read(outcome.loss)
@@ -80,7 +81,7 @@ def pretrain(job: Job) -> dict[str, Any]:
             if (step + 1) % watch_every == 0 or step + 1 == num_steps:
                 watch.measure(step + 1)
             stage.end_of_step(step + 1)
-    return finish(job, objective, stage, watch, wall_s=time.perf_counter() - started)
+    return finish(job, objective, stage, watch)
 
 
 def build_objective(job: Job) -> Any:
@@ -140,7 +141,7 @@ def save_example_views(job: Job, objective: Any, num_clips: int = 4) -> None:
     save_file({name: value.float().cpu() for name, value in tensors.items()}, folder / f"fold_{job.fold}.safetensors")
 
 
-def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch, *, wall_s: float) -> dict[str, Any]:
+def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch) -> dict[str, Any]:
     """Export the encoder and collect the stage's numbers."""
     if not watch.last:
         watch.measure(stage.num_steps)
@@ -152,7 +153,7 @@ def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch, *, wall_
         **{key: last[key] for key in kept if key in last},
         **watch.last,
         "peak_memory_bytes": peak_memory_bytes(job.device),
-        "wall_s": wall_s,
+        "wall_s": stage.wall_s,
     }
 
 

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,20 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
 def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     """Run all folds and stages that are not done yet; returns the run folder."""
     folder = Path(str(config.run.dir))
-    folder.mkdir(parents=True, exist_ok=True)
+    # Checked before the folder exists: a mistake in the command must not leave a run behind.
+    corpus = open_corpus(config.data)
+    folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
+    resolve_precision(config.precision, resolve_device(config.run.device))
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder))
         interrupt = stack.enter_context(Interrupt())
         setup_logging(folder)
         keep_settings(config, overrides, folder)
         log.info("run folder: %s", folder)
-        corpus = open_corpus(config.data)
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
         metrics = MetricLog(folder, config.logger, config=to_dict(config))
         stack.callback(metrics.close)
-        for job in jobs(config, corpus, folder, metrics, summary, interrupt):
+        for job in jobs(config, corpus, folds, folder, metrics, summary, interrupt):
             run_stages(job)
         summary.write()
         report = write_report(folder)
@@ -96,15 +98,21 @@ def run_stages(job: Job) -> None:
 
 
 def jobs(
-    config: Config, corpus: Corpus, folder: Path, metrics: MetricLog, summary: Summary, interrupt: Interrupt
-) -> Any:
+    config: Config,
+    corpus: Corpus,
+    folds: list[str],
+    folder: Path,
+    metrics: MetricLog,
+    summary: Summary,
+    interrupt: Interrupt,
+) -> Iterator[Job]:
     """One `Job` per fold; a fold pretrains on its own training clips only, so no test clip is seen before the test."""
     device = resolve_device(config.run.device)
     precision = resolve_precision(config.precision, device)
     data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
-    for fold in select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]:
+    for fold in folds:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
         mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))

@@ -31,11 +31,16 @@ def resolve(overrides: Sequence[str]) -> Config:
     if config.run.dir is None:
         config.run.dir = f"runs/{config.recipe}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     saved = Path(config.run.dir) / "config.yaml"
-    if saved.is_file():
+    if saved.is_file() and holds_work(saved.parent):
         if config.run.resume == "never":
             raise ValueError(f"run.dir={config.run.dir}: holds a run already; choose another folder or run.resume=auto")
         _refuse_changes(load_config(saved), config)
     return config
+
+
+def holds_work(folder: Path) -> bool:
+    """Whether a run has got as far as its first checkpoint; before that, its settings may still be corrected."""
+    return (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
 
 
 def _resumed(folder: Path, overrides: Sequence[str]) -> Config:

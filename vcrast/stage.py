@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from typing import Any
 
+import torch
 from torch import nn
 
+from vcrast.features.draws import Draws
 from vcrast.job import Job
 from vcrast.training import checkpoint
+from vcrast.training.exact import Outcome
+from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -37,6 +42,8 @@ class Stage:
         self.job, self.name, self.engine, self.schedule = job, name, engine, schedule
         self.num_steps, self.save_every = num_steps, save_every
         self.micro_batch_size: int | None = None
+        self.kept = 0
+        self.earlier_s, self.started = 0.0, time.perf_counter()
 
     def begin(self) -> int:
         """The step to start from: after this run's newest valid checkpoint, else 0.
@@ -59,9 +66,40 @@ class Stage:
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
-        self.micro_batch_size = content["micro_batch_size"]
+        self.micro_batch_size, self.kept = content["micro_batch_size"], content.get("kept", 0)
+        self.earlier_s = content["wall_s"]
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
         return int(content["step"])
+
+    def plan(self, objective: Any, *, batch_size: int, micro_batch_size: Any) -> None:
+        """Decide how the batch is cut, and say it.
+
+        A resumed stage keeps its cut, since other micro-batches round differently, unless another one is asked for.
+
+        Args:
+            objective: what is trained.
+            batch_size: of the loss.
+            micro_batch_size: `auto`, or a number.
+        """
+        asked = None if micro_batch_size == "auto" else int(micro_batch_size)
+        if self.micro_batch_size is not None and asked is None:
+            return
+        job, device = self.job, self.job.device
+        plan = plan_step(
+            self.engine,
+            objective,
+            torch.zeros(batch_size, job.num_samples, device=device),
+            torch.zeros(batch_size, len(job.classes), device=device),
+            Draws(job.seed(self.name), 0, batch_size, device=device),
+            micro_batch_size=asked,
+            memory=CudaMemory(device) if device.type == "cuda" else None,
+        )
+        log.info("fold %s %s: %s", job.fold, self.name, plan.text())
+        self.micro_batch_size, self.kept = plan.micro_batch_size, plan.kept
+
+    def note(self, outcome: Outcome) -> None:
+        """Go on with the cut that fitted."""
+        self.micro_batch_size, self.kept = outcome.micro_batch_size, outcome.kept
 
     def save(self, step: int) -> None:
         """Write a checkpoint that holds the state after `step` steps."""
@@ -69,12 +107,19 @@ class Stage:
             "engine": self.engine.state_dict(),
             "schedule": self.schedule.state_dict(),
             "micro_batch_size": self.micro_batch_size,
+            "kept": self.kept,
             "num_steps": self.num_steps,
+            "wall_s": self.wall_s,
             "step": step,
         }
         tensors, skeleton = checkpoint.flatten_state(content)
         folder = self.job.checkpoints(self.name)
         checkpoint.save(folder, step, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the stage has taken, earlier processes of the run included."""
+        return self.earlier_s + time.perf_counter() - self.started
 
     def end_of_step(self, step: int) -> None:
         """Save when it is time, and stop when a signal asked for it.

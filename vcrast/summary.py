@@ -64,7 +64,8 @@ def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
             values = [float(result[key]) for result in results if _is_number(result.get(key))]
             mean.setdefault(stage, {})[key] = statistics.fmean(values)
             std.setdefault(stage, {})[key] = statistics.stdev(values) if len(values) > 1 else None
-    best = _best_epoch([fold["finetune"] for fold in folds.values() if "finetune" in fold])
+    results = [fold["finetune"] for fold in folds.values() if "finetune" in fold]
+    best = _best_epoch(results) if len(results) > 1 else {}
     if best:
         mean["finetune"].update(best)
     return {"mean": mean, "std": std}

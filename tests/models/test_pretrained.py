@@ -5,6 +5,7 @@ from safetensors.torch import save_file
 
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import fill, fit_positions, from_timm, load_encoder
+from vcrast.registry import ATTENTIONS
 
 HEIGHT, WIDTH = 64, 112  # mel bins and frames: 4 x 7 patches, so that a mixed-up axis shows
 
@@ -88,3 +89,40 @@ def test_mistakes_are_named(tmp_path):
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"fc1.weight is \(768, 192\), the encoder's \(384, 192\)"):
         load_encoder(narrow, tmp_path / "fixed.safetensors")
+
+
+class Owning(torch.nn.Module):
+    """A backend that mixes nothing and owns a weight and a buffer."""
+
+    def __init__(self, *, num_heads, head_dim, size=3):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(num_heads))
+        self.register_buffer("table", torch.randn(size))
+
+    def forward(self, q, k, v):
+        return v
+
+
+def test_what_a_backend_owns_may_differ_and_the_rest_may_not(monkeypatch, caplog):
+    monkeypatch.setitem(ATTENTIONS.builders, "owning", Owning)
+    sizes = {"embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.0, "patch_size": [4, 8], "num_mel_bins": 16,
+             "num_frames": 16, "linear": {"name": "real"}}  # fmt: skip
+    one, same, larger = (Encoder(**sizes, attention={"name": "owning", "size": size}) for size in (3, 3, 4))
+    plain = Encoder(**sizes, attention={"name": "softmax"})
+    fill(same, one.state_dict(), "one.safetensors")
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in one.state_dict().items())
+    assert not caplog.records
+    with caplog.at_level("INFO"):
+        before = larger.state_dict()["blocks.1.attn.mix.table"].clone()
+        fill(larger, one.state_dict(), "one.safetensors")
+        fill(plain, one.state_dict(), "one.safetensors")
+    assert torch.equal(larger.state_dict()["blocks.1.attn.mix.table"], before)
+    assert torch.equal(larger.blocks[1].attn.mix.weight, one.blocks[1].attn.mix.weight)
+    assert torch.equal(plain.blocks[1].attn.q.weight, one.blocks[1].attn.q.weight)
+    assert "kept as built: blocks.0.attn.mix.table, blocks.1.attn.mix.table" in caplog.text
+    assert "left out: blocks.0.attn.mix.table, blocks.0.attn.mix.weight" in caplog.text
+    fill(one, plain.state_dict(), "plain.safetensors")
+    weights = plain.state_dict()
+    del weights["blocks.0.attn.q.weight"]
+    with pytest.raises(ValueError, match=r"blocks\.0\.attn\.q\.weight is missing"):
+        fill(one, weights, "plain.safetensors")

@@ -83,12 +83,24 @@ def test_fewer_clips_than_dimensions_never_build_dims_by_dims():
     assert covariance_term(torch.randn(3, dims)).isfinite()
 
 
-@pytest.mark.parametrize(
-    ("num_clips", "dims", "expected"),
-    [(6, 4096, 22.07), (12, 4096, 21.19), (12, 1024, 18.93), (48, 4096, 18.79), (96, 8192, 18.77), (2048, 8192, 6.0)],
-)
-def test_floor_values(num_clips, dims, expected):
+TABLE = [  # clips, dimensions, std at the loss's minimum, the minimum, largest covariance weight that leaves std 1
+    (6, 4096, 0.156, 22.07, 0.0038),
+    (12, 4096, 0.203, 21.19, 0.0084),
+    (12, 1024, 0.324, 18.93, 0.034),
+    (48, 4096, 0.331, 18.79, 0.036),
+    (96, 4096, 0.420, 17.12, 0.074),
+    (96, 8192, 0.332, 18.77, 0.037),
+    (2048, 8192, 1.0, 6.0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("num_clips", "dims", "std", "expected", "weight"), TABLE)
+def test_floor_values(num_clips, dims, std, expected, weight):
     assert vcr_floor(num_clips, dims, WEIGHTS) == pytest.approx(expected, abs=0.01)
+    # The closed form in terms of the std there: 25 (1 - 3/4 s), or 2 k where s reaches 1.
+    closed = 25 * (1 - 0.75 * std) if std < 1 else 2 * (dims / (num_clips - 1) - 1)
+    assert vcr_floor(num_clips, dims, WEIGHTS) == pytest.approx(closed, abs=0.02)
+    assert reachable_covariance_weight(num_clips, dims) == pytest.approx(weight, rel=0.02)
 
 
 def test_floor_is_zero_with_enough_clips():
@@ -109,11 +121,6 @@ def test_free_embeddings_reach_the_floor_and_no_more(num_clips, dims, weight):
     floor = vcr_floor(num_clips, dims, weights)
     assert loss.item() == pytest.approx(floor, rel=2e-3)  # the neglected 1e-4 under the root
     assert loss.item() > floor * 0.998
-
-
-@pytest.mark.parametrize(("num_clips", "dims", "weight"), [(12, 4096, 0.0084), (96, 4096, 0.074), (2048, 8192, 1.0)])
-def test_reachable_covariance_weight(num_clips, dims, weight):
-    assert reachable_covariance_weight(num_clips, dims) == pytest.approx(weight, rel=0.01)
 
 
 def test_at_the_reachable_weight_the_floor_has_std_one():

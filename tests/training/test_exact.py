@@ -11,7 +11,7 @@ from vcrast.models.encoder import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
 from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward, micro_batches
+from vcrast.training.exact import exact_backward, micro_batches, num_recomputed, retreat
 from vcrast.training.optim import adamw
 
 BATCH = 11
@@ -63,15 +63,16 @@ class InFloat64(nn.Module):
         return self.objective.loss(vectors, labels)
 
 
-def run(objective, micro_batch_size, *, precision="fp32", labels=None, step=3):
+def run(objective, micro_batch_size, *, kept=0, precision="fp32", labels=None, step=3, **engine_options):
     """Gradients, outcome and buffers of one step from the objective's present weights."""
     objective = copy.deepcopy(objective).train()
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision=precision, device="cpu", clip_grad_norm=None)
+    optimizer = adamw(objective, lr=1e-3)
+    engine = TorchEngine(objective, optimizer, precision=precision, device="cpu", clip_grad_norm=None, **engine_options)
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(SCALE)
     wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
     draws = Draws(5, step, BATCH)
-    outcome = exact_backward(engine, objective, wavs, labels, draws, micro_batch_size=micro_batch_size)
+    outcome = exact_backward(engine, objective, wavs, labels, draws, micro_batch_size=micro_batch_size, kept=kept)
     gradients = {name: weight.grad for name, weight in objective.named_parameters()}
     return gradients, outcome, dict(objective.named_buffers())
 
@@ -81,13 +82,9 @@ def relative_error(found, expected):
     return (difference / sum(value.square().sum() for value in expected.values())).sqrt().item()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 10])
-@pytest.mark.parametrize("views", [{}, {"patch_drop": 0}, {"patch_drop_mode": "mask"}])
-def test_every_micro_batch_size_gives_the_whole_batchs_gradient(size, views):
-    objective = make_objective(views=views)
-    whole, reference, buffers = run(objective, None)
-    found, outcome, found_buffers = run(objective, size)
-    assert outcome.micro_batch_size == size
+def assert_same_step(one, other):
+    """Gradients, loss, parts and buffers of a step, given and expected."""
+    (found, outcome, found_buffers), (whole, reference, buffers) = one, other
     torch.testing.assert_close(outcome.loss, reference.loss, rtol=1e-12, atol=0)
     assert relative_error(found, whole) < 1e-10
     # Some gradients are zero in exact arithmetic, such as the keys' biases: judged by the size of the others.
@@ -98,6 +95,87 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(size, views):
         torch.testing.assert_close(outcome.parts[name], part, rtol=1e-11, atol=1e-12)
     for name, buffer in buffers.items():
         torch.testing.assert_close(found_buffers[name], buffer, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 10])
+@pytest.mark.parametrize("views", [{}, {"patch_drop": 0}, {"patch_drop_mode": "mask"}])
+def test_every_micro_batch_size_gives_the_whole_batchs_gradient(size, views):
+    objective = make_objective(views=views)
+    step = run(objective, size)
+    assert step[1].micro_batch_size == size
+    assert_same_step(step, run(objective, None))
+
+
+@pytest.mark.parametrize(("size", "kept"), [(4, 1), (4, 2), (4, 3), (4, 9), (3, 1), (3, 2), (3, 3), (1, 7), (10, 1)])
+def test_every_number_of_kept_graphs_gives_the_whole_batchs_gradient(size, kept):
+    objective = make_objective()
+    assert_same_step(run(objective, size, kept=kept), run(objective, None))
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_checkpointed_blocks_give_the_same_gradient(size):
+    objective = make_objective()
+    expected = run(objective, None)
+    calls = []
+    objective.objective.encoder.blocks[0].attn.out.register_forward_hook(lambda *_: calls.append(1))
+    assert_same_step(run(objective, size, kept=1, checkpoint_blocks=True), expected)
+    # Each micro-batch but the last: once for the vectors, once for its graph, once for the block.
+    assert len(calls) == (2 if size is None else 3 + 3 + 2)
+
+
+def test_checkpointing_needs_an_encoder_that_can():
+    module = nn.Linear(2, 2)
+    options = {"precision": "fp32", "device": "cpu", "clip_grad_norm": None, "checkpoint_blocks": True}
+    with pytest.raises(ValueError, match=r"engine\.checkpoint_blocks=true: no encoder"):
+        TorchEngine(module, adamw(module, lr=1e-3), **options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kept", [0, 1])
+def test_dropout_on_the_gpu_is_replayed(kept):
+    objective = make_objective(dtype=torch.float32).cuda()
+    objective.encoder = WithDropout(objective.encoder)
+    gradients = []
+    for recompute in (True, False):
+        engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cuda", clip_grad_norm=None)
+        wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)).mul(0.1).cuda()
+        draws = Draws(5, 3, BATCH, device="cuda")
+        exact_backward(engine, objective, wavs, None, draws, micro_batch_size=4, kept=kept if recompute else 3)
+        gradients.append({name: weight.grad.clone() for name, weight in objective.named_parameters()})
+        engine.optimizer.zero_grad()
+    assert relative_error(*gradients) < 1e-4  # masks that are not replayed give 0.4
+
+
+def test_kept_graphs_are_used_up_before_others_are_made_again():
+    objective = make_objective()
+    events = []
+
+    def note(_, inputs, tokens):
+        num_views = len(inputs[0])
+        events.append(f"begin {num_views}")
+        tokens.register_hook(lambda gradient: events.append(f"done {num_views}"))
+
+    objective.objective.encoder.patch_embed.register_forward_hook(note)  # first in the forward, last in the backward
+    run(objective, 4, kept=1)  # 4, 4 and 3 clips, of which each has two views
+    assert events == ["begin 8", "begin 8", "begin 6", "done 6", *["begin 8", "done 8"] * 2]
+
+
+def test_number_of_clips_that_run_twice():
+    assert [num_recomputed(11, 4, kept) for kept in (0, 1, 2, 3, 4)] == [11, 8, 4, 0, 0]
+    assert num_recomputed(11, 11, 0) == 0
+    with pytest.raises(ValueError, match="kept=-1"):
+        run(make_objective(), 4, kept=-1)
+
+
+def test_retreat_gives_up_graphs_first():
+    cut, seen = (12, 5), []
+    while cut != (1, 0):
+        cut = retreat(*cut, can_keep=True)
+        seen.append(cut)
+    assert seen == [(12, 2), (12, 1), (12, 0), (6, 1), (6, 0), (3, 1), (3, 0), (2, 1), (2, 0), (1, 1), (1, 0)]
+    assert retreat(12, 5, can_keep=False) == (6, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="checkpoint_blocks=true"):
+        retreat(1, 0, can_keep=True)
 
 
 def test_running_statistics_are_updated_once_per_view():
@@ -146,6 +224,24 @@ def test_low_precision_path_agrees_with_the_whole_batch(precision):
     own_error = relative_error({name: value / scale for name, value in whole.items()}, exact)
     assert 0 < own_error < 0.1
     assert relative_error(found, whole) < 2 * own_error
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_kept_graph_changes_no_bit(precision):
+    objective = make_objective(dtype=torch.float32)
+    again, kept = (run(objective, 4, kept=kept, precision=precision) for kept in (0, 2))
+    assert torch.equal(again[1].loss, kept[1].loss)
+    assert all(torch.equal(again[0][name], kept[0][name]) for name in again[0])
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_compiled_micro_batches_give_the_whole_batchs_gradient(blocks, monkeypatch):
+    # Dynamo and the compiled backward, without the C++ compiler that the usual backend needs.
+    monkeypatch.setattr(Encoder, "compile", lambda self: nn.Module.compile(self, backend="aot_eager"))
+    objective = make_objective(dtype=torch.float32)
+    whole, _, _ = run(objective, None)
+    found, _, _ = run(objective, 4, kept=1, compile=True, checkpoint_blocks=blocks)
+    assert relative_error(found, whole) < 1e-5
 
 
 def reach_through(self, name):
@@ -234,7 +330,8 @@ def test_out_of_memory_halves_and_repeats_the_same_step(fail_in_backward, caplog
     torch.testing.assert_close(outcome.loss, reference.loss)
     # Both failed tries were undone: only the counts of the last one are left, BatchNorm's among them.
     assert buffers["objective.projector.layers.1.num_batches_tracked"] == 2
-    assert buffers["objective.encoder.calls"] == 2 * len(micro_batches(BATCH, 3))
+    assert outcome.kept == 1
+    assert buffers["objective.encoder.calls"] == 2 * len(micro_batches(BATCH, 3)) - 1
 
 
 def test_out_of_memory_with_one_clip_says_what_to_do():

@@ -44,12 +44,24 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
+        tokens = cast_once(tokens)
         q, k, v = (self.split(layer(tokens)) for layer in (self.q, self.k, self.v))
         return self.out(self.mix(q, k, v).transpose(1, 2).flatten(2))
 
     def split(self, values: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, K)."""
         return values.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+def cast_once(tokens: Tensor) -> Tensor:
+    """The tokens in autocast's precision, where it is on.
+
+    Each of q, k and v would cast the fp32 output of the norm by itself and keep its copy for the backward: two copies
+    of (B, N, D) too many, a tenth of a block's memory.
+    """
+    kind = tokens.device.type
+    wanted = torch.is_autocast_enabled(kind) and tokens.dtype == torch.float32  # autocast leaves float64 alone, too
+    return tokens.to(torch.get_autocast_dtype(kind)) if wanted else tokens
 
 
 @ATTENTIONS.register("softmax")

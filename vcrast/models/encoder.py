@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vcrast.models.block import NORM_EPS, Block
 from vcrast.models.patch_embed import PatchEmbed
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         # What an export writes down, so that the encoder can be built again: plain data.
-        self.options = {
+        self.options: dict[str, Any] = {
             "embed_dim": embed_dim,
             "depth": depth,
             "num_heads": num_heads,
@@ -91,6 +92,9 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.mask_token: nn.Parameter | None = None
+        # Set by the engine: a matter of memory, not of the model. True: a block keeps its input only and runs again in
+        # the backward.
+        self.checkpoint_blocks = False
         self.grid(num_frames)  # refuses a clip smaller than one patch now rather than at the first step
 
     def build_positions(self) -> SinCosPositions | LearnedPositions:
@@ -150,7 +154,11 @@ class Encoder(nn.Module):
         """
         tokens = self.select(self.embed(fbank, keep if masked == "mask" else None), keep if masked == "drop" else None)
         for number, block in enumerate(self.blocks):
-            tokens = block(tokens, None if chances is None else chances[:, 2 * number : 2 * number + 2])
+            chance = None if chances is None else chances[:, 2 * number : 2 * number + 2]
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, chance, use_reentrant=False)
+            else:
+                tokens = block(tokens, chance)
         return self.norm(tokens)
 
     def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -77,16 +77,20 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.empty(*grid, embed_dim))
         nn.init.trunc_normal_(self.table, std=0.02)
+        # Weights of the reference grid's entries, once per grid, device and precision: copied anew in every step, they
+        # would make the program wait for the GPU.
+        self.weights: dict[tuple, Coordinates] = {}
 
     def forward(
         self, grid: Sequence[int], patch_size: Sequence[int], patch_stride: Sequence[int], like: Tensor
     ) -> Tensor:
         """(N, D) positions, in the parameter's precision."""
-        coordinates = patch_coordinates(grid, patch_size, patch_stride)
-        time, frequency = (
-            bilinear_weights(values, size).to(self.table)
-            for values, size in zip(coordinates, self.table.shape[:2], strict=True)
-        )
+        key = (*grid, *patch_size, *patch_stride, self.table.device, self.table.dtype)
+        if key not in self.weights:
+            pairs = zip(patch_coordinates(grid, patch_size, patch_stride), self.table.shape[:2], strict=True)
+            along_time, along_frequency = (bilinear_weights(values, size).to(self.table) for values, size in pairs)
+            self.weights[key] = (along_time, along_frequency)
+        time, frequency = self.weights[key]
         # A product of small matrices: exact where the grids agree, and deterministic on CUDA, unlike grid_sample.
         with torch.autocast(like.device.type, enabled=False):
             return torch.einsum("ti,fj,ijd->tfd", time, frequency, self.table).flatten(0, 1)

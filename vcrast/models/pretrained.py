@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vcrast.models.attention import Attention
 from vcrast.models.encoder import Encoder
 from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
 
@@ -102,8 +103,11 @@ def image_positions(table: Tensor, grid: tuple[int, int] | None = None) -> Tenso
 def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
     """Copy weights by name, after fitting learned positions to the encoder's grid.
 
+    What belongs to an attention backend may be missing, superfluous or of another size, so that weights learnt under
+    one backend load under another.
+
     Raises:
-        ValueError: names or shapes that differ.
+        ValueError: other names or shapes that differ.
     """
     own = encoder.state_dict()
     weights = dict(weights)
@@ -115,6 +119,7 @@ def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
         table = weights.pop("pos_embed.table")
         if isinstance(encoder.pos_embed, LearnedPositions):
             weights["pos_embed.table"] = fit_positions(table, own["pos_embed.table"].shape)
+    weights = fit_backends(encoder, weights, source)
     problems = [f"{name} is missing" for name in own if name not in weights]
     problems += [f"{name} is not in the encoder" for name in weights if name not in own]
     problems += [
@@ -126,6 +131,19 @@ def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         raise ValueError(f"{source}: does not fit this encoder: {shown}; choose the model and linear it was made with")
     encoder.load_state_dict(weights)
+
+
+def fit_backends(encoder: Encoder, weights: Weights, source: str | Path) -> Weights:
+    """The weights, with the encoder's own tensors where the file has none for its attention backends; logs which."""
+    mixes = tuple(f"{name}.mix." for name, part in encoder.named_modules() if isinstance(part, Attention))
+    built = {name: value for name, value in encoder.state_dict().items() if name.startswith(mixes)}
+    given = {name: value for name, value in weights.items() if name.startswith(mixes)}
+    fitting = {name for name in given if name in built and given[name].shape == built[name].shape}
+    for names, what in ((given.keys() - fitting, "left out"), (built.keys() - fitting, "kept as built")):
+        if names:
+            log.info("%s: another attention backend; %s: %s", source, what, ", ".join(sorted(names)))
+    rest = {name: value for name, value in weights.items() if name not in given}
+    return {**rest, **built, **{name: given[name] for name in fitting}}
 
 
 def fit_positions(table: Tensor, shape: torch.Size) -> Tensor:

@@ -62,6 +62,9 @@ class TorchEngine:
         device: where the module is.
         clip_grad_norm: largest norm of all gradients together; None leaves them as they are.
         compile: torch.compile the encoder.
+        checkpoint_blocks: each block of the encoder keeps its input only and runs again in the backward. Exact, at a
+            third more compute, for everything. Micro-batches cost no more and keep what fits, so it pays only where a
+            single clip does not: long recordings, small strides.
 
     Raises:
         ValueError: an option that cannot work here.
@@ -76,6 +79,7 @@ class TorchEngine:
         device: torch.device | str,
         clip_grad_norm: float | None,
         compile: bool = False,
+        checkpoint_blocks: bool = False,
     ) -> None:
         if precision not in AUTOCAST:
             raise ValueError(f"precision={precision}: choose from {', '.join(AUTOCAST)}")
@@ -91,6 +95,8 @@ class TorchEngine:
         self.skips = torch.zeros(2, device=self.device)  # in a row, in total
         self.buffers: list[tuple[Tensor, Tensor]] = []
         self.report = Report(self.device)
+        if checkpoint_blocks:
+            checkpoint_encoder(module)
         if compile:
             compile_encoder(module, self.device)
 
@@ -263,6 +269,19 @@ class Report:
         if self.event is not None:
             self.event.synchronize()
         return self.inbox.tolist(), self.names, self.step
+
+
+def checkpoint_encoder(module: nn.Module) -> None:
+    """Let the encoder's blocks run a second time in the backward instead of keeping their activations.
+
+    Raises:
+        ValueError: no part of the module can do that.
+    """
+    encoders = [part for part in module.modules() if hasattr(part, "checkpoint_blocks")]
+    if not encoders:
+        raise ValueError("engine.checkpoint_blocks=true: no encoder here has blocks to checkpoint; set it to false")
+    for encoder in encoders:
+        encoder.checkpoint_blocks = True  # type: ignore[assignment]
 
 
 def compile_encoder(module: nn.Module, device: torch.device) -> None:

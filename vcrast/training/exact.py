@@ -4,7 +4,7 @@ Variance, covariance and BatchNorm are statistics of the batch, so the mean of m
 gradient; after some training it does not even point the same way. Here the encoder, which needs the memory, runs in
 micro-batches that keep only their result; projector and loss see the whole batch; one backward runs each micro-batch
 again, with the same random numbers, when its turn comes. The price is a second forward of the encoder, a third more
-compute, and only where the batch does not fit.
+compute, and only for those micro-batches whose graph the memory cannot keep (`vcrast.training.plan` counts them).
 
 Source: the idea of Gao et al. 2021, arXiv:2101.06983, in one backward instead of two.
 """
@@ -39,11 +39,12 @@ class Objective(Protocol):
 
 
 class Outcome(NamedTuple):
-    """Loss and parts of a step, 0-d on the device, and the micro-batch size that fitted."""
+    """Loss and parts of a step, 0-d on the device, and the cut that fitted: micro-batch size and graphs kept."""
 
     loss: Tensor
     parts: Parts
     micro_batch_size: int
+    kept: int
 
 
 def exact_backward(
@@ -54,11 +55,12 @@ def exact_backward(
     draws: Any,
     *,
     micro_batch_size: int | None,
+    kept: int = 0,
 ) -> Outcome:
     """Compute the whole batch's loss and leave its gradients in the parameters.
 
-    Out of memory on CUDA, everything is put back, the micro-batch halved and the step repeated: its random numbers are
-    a function of (seed, step), so it is the same step.
+    Out of memory on CUDA, everything is put back and the step repeated with fewer graphs kept, then with smaller
+    micro-batches: its random numbers are a function of (seed, step), so it is the same step.
 
     Args:
         engine: gives autocast and backward.
@@ -67,66 +69,87 @@ def exact_backward(
         labels: (B, C), or None without labels.
         draws: of this step and these clips.
         micro_batch_size: clips that the encoder sees at once; None starts with all.
+        kept: how many micro-batches, the last ones, keep their graph and so run once; changes speed and memory only.
 
     Raises:
-        ValueError: a micro-batch size below 1.
+        ValueError: a micro-batch size below 1, or a negative `kept`.
         torch.OutOfMemoryError: not even one clip at a time fits.
     """
     size = len(wavs) if micro_batch_size is None else min(micro_batch_size, len(wavs))
     if size < 1:
         raise ValueError(f"micro_batch_size={micro_batch_size}: must be 1 or more, or auto")
+    if kept < 0:
+        raise ValueError(f"kept={kept}: a number of micro-batches, 0 or more")
     engine.remember_buffers()
     while True:
-        outcome = attempt(engine, objective, wavs, labels, draws, size)
+        outcome = attempt(engine, objective, wavs, labels, draws, size, kept)
         if outcome is not None:
             return outcome
         # Here, not where it was caught: the traceback kept the failed step's tensors alive.
         engine.forget_step()
         if wavs.is_cuda:
             torch.cuda.empty_cache()
-        if size == 1:
-            raise torch.OutOfMemoryError(
-                "out of memory with one clip at a time; choose a smaller model, shorter clips, a larger patch_stride, "
-                "attention=memory_efficient, or a smaller batch_size or projector"
-            )
-        size = (size + 1) // 2
-        log.warning("out of memory: the step is repeated with micro_batch_size=%d", size)
+        size, kept = retreat(size, kept if size < len(wavs) else 0, can_keep=objective.couples_clips)
+        log.warning("out of memory: the step is repeated with micro_batch_size=%d, graphs kept: %d", size, kept)
+
+
+def retreat(size: int, kept: int, *, can_keep: bool) -> tuple[int, int]:
+    """The next cut to try when memory was short: half the kept graphs, at the end none, then half the micro-batch.
+
+    A smaller micro-batch starts with one graph kept: the last one, whose backward comes first, needs no more room than
+    running any other a second time. Where micro-batches are scored one by one there are no graphs to keep.
+
+    Raises:
+        torch.OutOfMemoryError: there is nothing left to cut.
+    """
+    if kept > 0 and can_keep:
+        return size, kept // 2
+    if size == 1:
+        raise torch.OutOfMemoryError(
+            "out of memory with one clip at a time; set engine.checkpoint_blocks=true, choose a smaller model, shorter "
+            "clips, a larger patch_stride, attention=memory_efficient, or a smaller batch_size or projector"
+        )
+    return (size + 1) // 2, int(can_keep)
 
 
 def attempt(
-    engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, size: int
+    engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, size: int, kept: int
 ) -> Outcome | None:
-    """One try with micro-batches of `size`; None if the memory did not suffice."""
+    """One try with micro-batches of `size`, the last `kept` run once; None if the memory did not suffice."""
     try:
         # What little randomness is torch's own (dropout in an extension) becomes a function of (seed, step), too.
         torch.manual_seed(draws.torch_seed())
         inputs = objective.prepare(wavs, draws)
-        whole = together if objective.couples_clips or size >= len(wavs) else one_by_one
-        loss, parts = whole(engine, objective, inputs, labels, len(wavs), size)
+        if objective.couples_clips or size >= len(wavs):
+            loss, parts = together(engine, objective, inputs, labels, len(wavs), size, kept)
+        else:
+            loss, parts = one_by_one(engine, objective, inputs, labels, len(wavs), size)
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         return None
-    return Outcome(loss, parts, size)
+    return Outcome(loss, parts, size, kept)
 
 
 def together(
-    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int
+    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int, kept: int = 0
 ) -> tuple[Tensor, Parts]:
-    """One loss of all vectors, one backward; micro-batches are recomputed in it."""
+    """One loss of all vectors, one backward; micro-batches are recomputed in it, except the last `kept`."""
 
-    def represent(clips: slice) -> Tensor:
+    def represent(inputs: Any, clips: slice) -> Tensor:
         # Autocast inside: casts of the weights cached over several micro-batches would add their gradients in fp16.
         with engine.autocast():
             return objective.represent(inputs, clips)
 
     if size >= batch_size:
-        vectors = represent(slice(0, batch_size))
+        vectors = represent(inputs, slice(0, batch_size))
     else:
         parts = micro_batches(batch_size, size)
-        vectors = torch.cat(
-            [checkpoint(represent, clips, use_reentrant=False, preserve_rng_state=True) for clips in parts], dim=1
-        )
+        # The last ones: backward runs in the reverse order, so their memory is free again when others are recomputed.
+        again = parts[: max(0, len(parts) - kept)]
+        # `inputs` is an argument because checkpoint replays the generators of those devices that it sees tensors of.
+        pieces = [checkpoint(represent, inputs, clips, use_reentrant=False) for clips in again]
+        vectors = torch.cat([*pieces, *(represent(inputs, clips) for clips in parts[len(again) :])], dim=1)
     # With several processes, the vectors of the others join here, with gradient; projector and loss are replicated.
     loss, found = objective.loss(vectors, labels)
     engine.backward(loss)
@@ -152,6 +175,12 @@ def one_by_one(
 def micro_batches(batch_size: int, size: int) -> list[slice]:
     """Consecutive parts of the batch; the last may be smaller."""
     return [slice(start, min(start + size, batch_size)) for start in range(0, batch_size, size)]
+
+
+def num_recomputed(batch_size: int, size: int, kept: int) -> int:
+    """Clips that the encoder sees a second time; none where the batch is not cut."""
+    parts = micro_batches(batch_size, size)
+    return parts[-kept - 1].stop if 0 <= kept < len(parts) and len(parts) > 1 else 0
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -1,0 +1,1 @@
+"""Measurements and computed tables; each prints where it ran."""

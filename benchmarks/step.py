@@ -1,0 +1,217 @@
+"""One training step, four ways, in one process: thesis-style, naive accumulation, exact accumulation, full batch.
+
+python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# A clone works without being installed: the script's folder is on the path, its parent must be too.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.device import T4_NOTE, header, imitate_t4, matmul_peak, seconds_each
+from benchmarks.flops import step_flops
+from benchmarks.variants import NaiveVCR, ThesisVCR
+from vcrast.compose import compose
+from vcrast.config import Config
+from vcrast.features.draws import Draws
+from vcrast.features.fbank import Fbank
+from vcrast.features.views import Views
+from vcrast.models.build import build_encoder
+from vcrast.objectives.vcr import VCR
+from vcrast.training.engine import TorchEngine, resolve_precision
+from vcrast.training.exact import Outcome, exact_backward
+from vcrast.training.optim import adamw
+from vcrast.training.plan import CudaMemory, plan_step
+
+PATCHES = {"patch": [16, 16], "frame": [2, 128]}
+COLUMNS = ("step", "tokens", "frames", "batch", "cut", "loss", "samples/s", "ms", "peak GiB", "TFLOP/s", "of matmul")
+SMALL = ["model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what is run and how the batch is cut; `micro` None means whole, 0 means planned."""
+
+    name: str
+    tokens: str
+    frames: int
+    batch: int
+    micro: int | None
+    objective: type[VCR]
+    attention: str
+    precision: str
+    compile: bool
+
+
+def cases(arguments: argparse.Namespace, precision: str, device: torch.device) -> Iterator[Case]:
+    """The rows, in the table's order."""
+    for tokens in arguments.tokens:
+        for frames in arguments.frames:
+            exact = Case(
+                "exact accumulation", tokens, frames, arguments.batch, arguments.micro, VCR, "memory_efficient",
+                precision, arguments.compile,
+            )  # fmt: skip
+            old = "fp16" if device.type == "cuda" else precision
+            batch = min(arguments.thesis_batch, arguments.batch)
+            yield Case("thesis-style", tokens, frames, batch, None, ThesisVCR, "softmax", old, False)
+            yield replace(exact, name="naive accumulation", objective=NaiveVCR)
+            yield exact
+            if device.type == "cuda":
+                yield replace(exact, name="exact, planned", micro=0)
+            yield replace(exact, name="full batch", micro=None)
+
+
+def settings(arguments: argparse.Namespace, case: Case) -> Config:
+    """The settings of a case, from the project's own files."""
+    time, frequency = PATCHES[case.tokens]
+    changes = [
+        f"model={arguments.model}", f"attention={case.attention}", f"model.patch_size=[{time},{frequency}]",
+        f"views.patch_drop={arguments.patch_drop}", f"objective.projector_dims={[arguments.projector] * 3}",
+    ]  # fmt: skip
+    return compose([*changes, *(SMALL if arguments.small else [])])
+
+
+def make_step(arguments: argparse.Namespace, case: Case, device: torch.device) -> tuple[Callable[[int], Outcome], int]:
+    """A function that runs step number n of a case, and the operations that a step needs."""
+    config = settings(arguments, case)
+    fbank = Fbank(sample_rate=16000, mean=-6.6, std=5.4)
+    attention = dict(config.attention)
+    if arguments.t4 and case.attention == "memory_efficient":
+        attention["kernel"] = "sdpa"
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        config.model, attention=attention, linear=config.linear, num_mel_bins=128, num_frames=case.frames,
+        patch_stride=None, drop_path=0.0,
+    )  # fmt: skip
+    views = Views(fbank, **vars(config.views))
+    dims = list(config.objective["projector_dims"])
+    objective = case.objective(encoder=encoder, views=views, projector_dims=dims).to(device).train()
+    optimizer = adamw(objective, lr=1e-4)
+    engine = TorchEngine(
+        objective, optimizer, precision=case.precision, device=device, clip_grad_norm=3.0, compile=case.compile
+    )
+    num_samples = fbank.window_samples + (case.frames - 1) * fbank.shift_samples
+    wavs = torch.randn(case.batch, num_samples, generator=torch.Generator().manual_seed(1)).mul(0.1).to(device)
+    keep = views.keep(Draws(0, 0, case.batch), "a", encoder.num_tokens(case.frames))
+    num_tokens = None if keep is None else keep.shape[1]
+    flops = step_flops(encoder, dims, batch_size=case.batch, num_frames=case.frames, num_tokens=num_tokens)
+    micro, kept = cut(case, engine, objective, wavs, device)
+
+    def step(number: int) -> Outcome:
+        draws = Draws(0, number, case.batch, device=device)
+        outcome = exact_backward(engine, objective, wavs, None, draws, micro_batch_size=micro, kept=kept)
+        engine.step(lr=1e-4)
+        return outcome
+
+    return step, flops
+
+
+def cut(case: Case, engine: Any, objective: Any, wavs: torch.Tensor, device: torch.device) -> tuple[int | None, int]:
+    """Micro-batch size and kept graphs of a case."""
+    if case.micro != 0:
+        return case.micro, 0
+    draws = Draws(0, 0, case.batch, device=device)
+    plan = plan_step(engine, objective, wavs, None, draws, micro_batch_size=None, memory=CudaMemory(device))
+    return plan.micro_batch_size, plan.kept
+
+
+def measure(arguments: argparse.Namespace, case: Case, device: torch.device, peak: float) -> list[str]:
+    """One row of the table."""
+    gc.collect()  # the last case's model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    row = [case.name, case.tokens, str(case.frames), str(case.batch)]
+    try:
+        step, flops = make_step(arguments, case, device)
+        outcome = step(0)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        for number in range(1, arguments.warmup):
+            step(number)
+        seconds = seconds_each(step, times=arguments.steps, device=device, first=arguments.warmup)
+    except torch.OutOfMemoryError:
+        return [*row, "does not fit", *["-"] * 6]
+    size = outcome.micro_batch_size
+    shown = "whole" if size == case.batch else f"{size}, {outcome.kept} kept" if outcome.kept else str(size)
+    if case.micro is None and size < case.batch:
+        shown += " (whole does not fit)"
+    rate = flops / seconds
+    memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}" if device.type == "cuda" else "-"
+    speed = [f"{case.batch / seconds:.1f}", f"{1000 * seconds:.1f}"]
+    return [*row, shown, f"{outcome.loss:.6f}", *speed, memory, f"{rate / 1e12:.3g}", f"{rate / peak:.1%}"]
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Time one training step: thesis-style, naive, exact, full batch.")
+    parser.add_argument("--model", default="base", help="a file of configs/model")
+    parser.add_argument("--batch", type=int, help="clips of the loss (96)")
+    parser.add_argument(
+        "--micro", type=int, default=None, help="clips at once when accumulating (a quarter of the batch)"
+    )
+    parser.add_argument("--thesis-batch", type=int, default=12, help="clips of the thesis-style step, at most --batch")
+    parser.add_argument("--frames", type=int, nargs="+", help="per clip (512 1024)")
+    parser.add_argument("--tokens", nargs="+", choices=list(PATCHES), default=list(PATCHES))
+    parser.add_argument("--projector", type=int, default=4096, help="width of the projector's three layers")
+    parser.add_argument("--patch-drop", type=float, default=0.0, help="share of tokens taken away")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])
+    parser.add_argument("--compile", action="store_true", help="torch.compile the encoder, except thesis-style")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, help="timed, after --warmup (10)")
+    parser.add_argument("--warmup", type=int, help="steps before (3)")
+    parser.add_argument(
+        "--small", action="store_true", help="a toy model whatever --model and --projector say, batch 8, one step"
+    )
+    parser.add_argument("--t4", action="store_true", help="a T4's memory and kernels on a larger card")
+    arguments = parser.parse_args(argv)
+    small = {"batch": 8, "frames": [64, 96], "steps": 1, "warmup": 1}
+    usual = {"batch": 96, "frames": [512, 1024], "steps": 10, "warmup": 3}
+    for name, value in (small if arguments.small else usual).items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    arguments.micro = arguments.micro or max(2, arguments.batch // 4)
+    if arguments.batch % arguments.micro == 1:
+        parser.error(f"--micro {arguments.micro}: leaves one clip over, which has no statistics; choose another")
+    if arguments.t4 and (arguments.compile or arguments.precision not in ("auto", "fp16")):
+        parser.error("--t4: a T4 has neither torch.compile nor bf16; leave --compile and --precision out")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the header and the table."""
+    arguments = parse(argv)
+    device = torch.device(arguments.device)
+    if arguments.t4:
+        imitate_t4(device)
+    precision = resolve_precision("fp16" if arguments.t4 else arguments.precision, device)
+    size = 512 if device.type == "cpu" else 8192
+    peak = matmul_peak(device, precision, size)
+    notes = [
+        f"command: step.py {' '.join(sys.argv[1:] if argv is None else argv)}",
+        f"matmul peak: {peak / 1e12:.3g} TFLOP/s, measured here on {size} x {size}",
+        "TFLOP/s: of the model's own forward and backward; running a micro-batch twice is not counted as work",
+        *([T4_NOTE] if arguments.t4 else []),
+    ]
+    for text in header(device, precision, *notes):
+        print(f"# {text}")
+    print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+    for case in cases(arguments, precision, device):
+        print(f"| {' | '.join(measure(arguments, case, device, peak))} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(f"step.py: error: {error}")

@@ -1,0 +1,44 @@
+"""What a step is compared with: the thesis's loss, and gradients added up the ordinary, wrong way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vcrast.objectives.terms import invariance_term, upcast, variance_term
+from vcrast.objectives.vcr import VCR
+
+
+class ThesisVCR(VCR):
+    """The VCR loss as the thesis's listing computes it: P x P covariance matrices in fp32, each term read at once."""
+
+    def loss(
+        self,
+        vectors: Tensor,
+        labels: Tensor | None = None,  # noqa: ARG002 - every objective is handed them
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(2, B, D) -> the loss and no parts; equal to `VCR.loss` in value."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            za, zb = (self.projector(view) for view in upcast(vectors))
+            terms = (
+                self.invariance_weight * invariance_term(za, zb),
+                self.variance_weight * (variance_term(za) + variance_term(zb)) / 2,
+                float(self.covariance_weight) * (square_covariance(za) + square_covariance(zb)),
+            )
+        for term in terms:
+            term.item()
+        return terms[0] + terms[1] + terms[2], {}
+
+
+class NaiveVCR(VCR):
+    """Micro-batches scored one by one, each with statistics of its own: another loss, at the same cost."""
+
+    couples_clips = False
+
+
+def square_covariance(z: Tensor) -> Tensor:
+    """The covariance term of (B, P) through the (P, P) matrix, whatever B."""
+    z = z - z.mean(dim=0)
+    covariance = z.T @ z / (len(z) - 1)
+    off_diagonal = covariance - torch.diag(covariance.diagonal())
+    return off_diagonal.square().sum() / z.shape[1]

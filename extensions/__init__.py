@@ -1,0 +1,1 @@
+"""Research parts: each registers itself and is imported only when a config names its module."""

@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend
+
+from benchmarks.device import imitate_t4
+from benchmarks.step import COLUMNS, main, parse
+from benchmarks.variants import square_covariance
+from vcrast.models import attention_memory_efficient
+from vcrast.objectives.terms import covariance_term
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def output():
+    words = [sys.executable, "benchmarks/step.py", "--small", "--device", "cpu", "--frames", "64"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+@pytest.fixture(scope="module")
+def rows(output):
+    lines = [line.strip("| ").split(" | ") for line in output.splitlines() if line.startswith("| ")]
+    assert lines[0] == list(COLUMNS)
+    return [dict(zip(COLUMNS, line, strict=True)) for line in lines[2:]]
+
+
+def test_every_case_has_a_row(rows):
+    assert {row["batch"] for row in rows} == {"8"}
+    names = ["thesis-style", "naive accumulation", "exact accumulation", "full batch"]
+    expected = [(name, tokens, frames) for tokens in ("patch", "frame") for frames in ("64",) for name in names]
+    assert [(row["step"], row["tokens"], row["frames"]) for row in rows] == expected
+    for row in rows:
+        assert float(row["samples/s"]) > 0
+        milliseconds = 1000 * int(row["batch"]) / float(row["samples/s"])
+        assert float(row["ms"]) == pytest.approx(milliseconds, rel=0.02)
+        assert float(row["of matmul"].rstrip("%")) > 0
+
+
+def test_exact_accumulation_has_the_full_batchs_loss_and_naive_has_not(rows):
+    for start in range(0, len(rows), 4):
+        _, naive, exact, full = (float(row["loss"]) for row in rows[start : start + 4])
+        assert exact == pytest.approx(full, abs=2e-6)
+        assert abs(naive - full) > 0.1
+
+
+def test_the_header_says_where_it_ran(output):
+    for word in ("# hardware: ", "precision fp32", f"torch {torch.__version__}", "# commit: ", "# matmul peak: "):
+        assert word in output
+    assert "imitates a T4" not in output
+
+
+def test_thesis_covariance_is_the_same_number():
+    z = torch.randn(5, 9, dtype=torch.float64)
+    torch.testing.assert_close(square_covariance(z), covariance_term(z))
+
+
+def test_what_a_t4_cannot_do_is_refused(capsys):
+    for words in (["--t4", "--compile"], ["--t4", "--precision", "bf16"], ["--batch", "9", "--micro", "4"]):
+        with pytest.raises(SystemExit):
+            parse(words)
+    assert "leaves one clip over" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--t4 needs a CUDA device"):
+        main(["--t4", "--small", "--device", "cpu"])
+
+
+def test_the_t4_imitation_sets_a_cap_and_one_kernel(monkeypatch):
+    capped = []
+    monkeypatch.setattr(attention_memory_efficient, "FUSED", list(attention_memory_efficient.FUSED))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *what: capped.append(what))
+    for gib, share in ((60, 0.25), (15, 1.0)):
+        total = SimpleNamespace(total_memory=gib * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, total=total: total)
+        imitate_t4(torch.device("cuda"))
+        assert capped[-1] == (share, torch.device("cuda"))
+    assert attention_memory_efficient.FUSED == [SDPBackend.EFFICIENT_ATTENTION]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30))
+    with pytest.raises(ValueError, match=r"has 1\.0 GiB, less than the 15 GiB"):
+        imitate_t4(torch.device("cuda"))
+
+
+@pytest.mark.gpu
+def test_the_t4_imitation_caps_memory():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/step.py", "--t4", "--small", "--tokens", "patch"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert "imitates a T4" in done.stdout
+    assert "precision fp16" in done.stdout

@@ -1,0 +1,51 @@
+"""Run by test_rfa_triton.py in a process of its own: kernels against PyTorch operations, forward and all gradients.
+
+Prints one JSON line per case: sizes and, of each tensor, the largest difference over the largest value.
+"""
+
+import json
+import sys
+
+import torch
+
+from extensions.rfa.attention import RandomFeatureAttention
+
+CASES = [(1, 16, 16), (7, 16, 64), (33, 32, 16), (257, 16, 16), (130, 64, 64)]
+
+
+def compare(num_tokens, head_dim, num_features, *, normalize, device, dtype):
+    torch.manual_seed(num_tokens)
+    attention = RandomFeatureAttention(
+        num_heads=3, head_dim=head_dim, num_features=num_features, normalize=normalize,
+        sigma=1.0 if normalize else 2 * head_dim**0.5,
+    ).to(device)  # fmt: skip
+    torch.nn.init.uniform_(attention.scale, 0.5, 1.5)
+    # As the encoder hands them over: heads are cut from (B, N, D), so tokens are not adjacent in memory.
+    qkv = [
+        torch.randn(2, num_tokens, 3, head_dim, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
+        for _ in range(3)
+    ]
+    if num_tokens > 1:  # whose gradients are 0, so that their rounding would be all
+        qkv[0].data[0, 0, 0] = 0.0  # a vector without direction
+    weights = torch.randn(2, 3, num_tokens, head_dim, device=device)
+    results = []
+    for implementation in ("plain", "triton"):
+        attention.implementation = implementation
+        out = attention(*qkv)
+        assert out.dtype == dtype
+        gradients = torch.autograd.grad((out.float() * weights).sum(), (*qkv, attention.scale))
+        results.append([x.double() for x in (out, *gradients)])
+    # A single token's gradients of q and k are 0, and what is computed is rounding.
+    smallest = 1.0 if num_tokens == 1 else 1e-6
+    return {
+        name: ((one - other).abs().max() / one.abs().max().clamp(min=smallest)).item()
+        for name, one, other in zip(("out", "q", "k", "v", "scale"), *results, strict=True)
+    }
+
+
+if __name__ == "__main__":
+    device, dtype = sys.argv[1], getattr(torch, sys.argv[2])
+    for sizes in CASES:
+        for normalize in (True, False):
+            errors = compare(*sizes, normalize=normalize, device=device, dtype=dtype)
+            print(json.dumps({"sizes": sizes, "normalize": normalize, "errors": errors}))

@@ -1,0 +1,196 @@
+"""Nothing in a training step makes the program wait for the device: no number travels back before the next step.
+
+On a GPU PyTorch itself reports such waits. On a CPU, where nothing has to be waited for, every call that would wait is
+an error: reading a value, and operations whose result's size depends on values.
+"""
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vcrast.features.draws import Draws
+from vcrast.features.fbank import Fbank
+from vcrast.features.mixup import mixup
+from vcrast.features.views import Views
+from vcrast.models.encoder import Encoder
+from vcrast.objectives.supervised import Supervised
+from vcrast.objectives.vcr import VCR
+from vcrast.training.engine import Report, TorchEngine
+from vcrast.training.exact import exact_backward
+from vcrast.training.optim import adamw, lars
+from vcrast.training.schedule import Cosine, Plateau
+
+BATCH = 9
+MODULES = {"softmax": "vcrast.models.attention", "memory_efficient": "vcrast.models.attention_memory_efficient"}
+READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__format__", "__repr__"}
+WAITING = {
+    "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
+    "bincount", "is_nonzero",
+}  # fmt: skip
+
+
+class Waits(AssertionError):
+    pass
+
+
+class NoReads(TorchFunctionMode):
+    """Refuses Python's ways to read a tensor."""
+
+    allowed = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in READS and not self.allowed:
+            raise Waits(f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operations that must know values before they can go on; sees the backward, too."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        chosen = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        masks = [part for part in chosen if isinstance(part, torch.Tensor) and part.dtype == torch.bool]
+        # A mask that is filled with one number becomes masked_fill; a mask that selects has a result of unknown size.
+        if name in WAITING or (masks and name == "index"):
+            raise Waits(f"aten::{name}")
+        if name == "repeat_interleave" and (kwargs or {}).get("output_size") is None:
+            raise Waits(f"aten::{name}")
+        return func(*args, **(kwargs or {}))
+
+
+class strictly:
+    """Both modes; what the CPU reads at once and a GPU one step later (`Report`) is let through."""
+
+    def __init__(self, monkeypatch):
+        self.reads, self.waiting = NoReads(), NoWaiting()
+        receive = Report.receive
+
+        def later(report):
+            self.reads.allowed = True
+            try:
+                return receive(report)
+            finally:
+                self.reads.allowed = False
+
+        monkeypatch.setattr(Report, "receive", later)
+
+    def __enter__(self):
+        self.reads.__enter__()
+        self.waiting.__enter__()
+
+    def __exit__(self, *error):
+        self.waiting.__exit__(*error)
+        self.reads.__exit__(*error)
+
+
+def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vcr", optimizer=adamw, schedule=Cosine):
+    """A function that runs iteration number `step` of a training loop, as `pretrain.py` and `finetune.py` do."""
+    encoder = Encoder(
+        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
+        positions="learned", drop_path=0.3, linear={"name": "real"},
+        attention={"name": attention, "module": MODULES[attention]},
+    )  # fmt: skip
+    views = Views(
+        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        background_probability=0.5, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
+        noise_std=0.1, patch_drop=0.5, patch_drop_mode="mask",
+    )  # fmt: skip
+    if kind == "vcr":
+        objective = VCR(encoder=encoder, views=views, projector_dims=[12, 12, 20])
+    else:
+        objective = Supervised(encoder=encoder, views=views, num_classes=3, multilabel=False, label_smoothing=0.1)
+    objective = objective.to(device).train()
+    engine = TorchEngine(
+        objective, optimizer(objective, lr=1e-3), precision=precision, device=device, clip_grad_norm=1.0
+    )
+    rate = schedule(lr=1e-3, total_steps=10, steps_per_epoch=10, warmup_epochs=0.1)
+    wavs = torch.randn(BATCH, 3000, device=device) * 0.1
+    labels = torch.eye(3, device=device)[torch.arange(BATCH, device=device) % 3]
+
+    def iteration(step):
+        draws = Draws(0, step, BATCH, device=device)
+        heard, wanted = mixup(wavs, labels, draws, probability=0.5, alpha=10.0)
+        outcome = exact_backward(engine, objective, heard, wanted, draws, micro_batch_size=micro, kept=kept)
+        engine.step(lr=rate.lr(step))
+        rate.observe(outcome.loss)
+
+    return iteration, engine
+
+
+CASES = [
+    {"precision": precision, "micro": micro, "kept": kept, "attention": attention}
+    for precision in ("fp32", "bf16", "fp16")
+    for micro, kept in ((None, 0), (4, 0), (4, 1))
+    for attention in ("softmax", "memory_efficient")
+]
+MORE = [
+    {"precision": "fp16", "micro": 4, "optimizer": lars},
+    {"precision": "fp16", "micro": 4, "kind": "supervised"},
+    {"precision": "fp32", "micro": None, "schedule": Plateau},
+]
+
+
+@pytest.mark.parametrize("case", [*CASES[::5], *MORE], ids=str)
+def test_a_step_reads_nothing(case, monkeypatch):
+    iteration, engine = make_step(device="cpu", **case)
+    iteration(0)  # tables of positions are made once
+    with strictly(monkeypatch):
+        iteration(1)
+        iteration(2)
+    assert engine.steps == 3
+
+
+FORBIDDEN = {
+    "item": lambda x: x[0].item(),
+    "if": lambda x: 1 if x[0] > 0 else 0,
+    "float": lambda x: float(x[0]),
+    "list": lambda x: x.tolist(),
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: torch.where(x > 0),
+    "mask": lambda x: x[x > 0],
+    "equal": lambda x: torch.equal(x, x),
+    "unique": lambda x: torch.unique(x),
+    "print": lambda x: f"{x[0]}",
+    "to the CPU": lambda x: x.cpu(),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_the_modes_notice(what, monkeypatch):
+    values = torch.arange(3.0)
+    with strictly(monkeypatch), pytest.raises(Waits):
+        FORBIDDEN[what](values)
+
+
+@pytest.mark.parametrize("place", ["forward", "backward", "optimiser"])
+def test_a_read_anywhere_in_the_step_is_noticed(place, monkeypatch):
+    iteration, engine = make_step(device="cpu", precision="fp32", micro=4)
+    iteration(0)
+    weight = engine.module.encoder.norm.weight
+    if place == "forward":
+        engine.module.encoder.norm.register_forward_hook(lambda *found: print(found[2].sum().item()))
+    elif place == "backward":
+        weight.register_hook(lambda gradient: gradient * (0 if gradient.sum() > 1e9 else 1))
+    else:
+        engine.optimizer.register_step_pre_hook(lambda *_: weight.grad.nonzero())
+    with strictly(monkeypatch), pytest.raises(Waits):
+        iteration(1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case["precision"] != "fp32" or case["attention"] == "softmax"] + MORE, ids=str
+)
+def test_a_step_on_the_gpu_waits_for_nothing(case):
+    iteration, engine = make_step(device="cuda", **case)
+    for step in range(2):  # tables, workspaces, pinned memory
+        iteration(step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(2, 5):
+            iteration(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert engine.steps == 5
