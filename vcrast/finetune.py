@@ -21,7 +21,7 @@ from vcrast.objectives.supervised import Supervised
 from vcrast.pretrain import export_options
 from vcrast.registry import ENGINES
 from vcrast.stage import Stage, num_parameters, total_steps
-from vcrast.training.clock import Clock, peak_memory_bytes
+from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import layer_decay_adamw
 from vcrast.training.progress import Progress
@@ -141,12 +141,13 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
 def finish(job: Job, objective: Supervised, stage: Stage) -> dict[str, Any]:
     """Export the classifier and collect the stage's numbers."""
     export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
-    last = job.log.last("finetune", job.fold)
-    tested = [line for line in job.log.lines("finetune", job.fold) if "epoch" in line]
+    lines = list(job.log.lines("finetune", job.fold))
+    tested = [line for line in lines if "epoch" in line]
     metric = "test_mAP" if job.multilabel else "test_accuracy"
     return {
         "steps": stage.num_steps,
-        **{key: last[key] for key in ("loss", "samples_per_s") if key in last},
+        "loss": next(line["loss"] for line in reversed(lines) if "loss" in line),
+        **overall_speed(lines),
         metric.removeprefix("test_"): tested[-1][metric],
         "accuracy_by_epoch": [[line["epoch"], line[metric]] for line in tested],
         "peak_memory_bytes": peak_memory_bytes(job.device),

@@ -18,7 +18,7 @@ from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.stage import Stage, num_parameters, total_steps
-from vcrast.training.clock import Clock, peak_memory_bytes
+from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.training.exact import exact_backward
 from vcrast.training.progress import Progress
 
@@ -147,11 +147,12 @@ def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch) -> dict[
         watch.measure(stage.num_steps)
     export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
     last = job.log.last("pretrain", job.fold)
-    kept = ("loss", "invariance", "variance", "covariance", "floor", "above_floor", "samples_per_s")
+    kept = ("loss", "invariance", "variance", "covariance", "floor", "above_floor")
     return {
         "steps": stage.num_steps,
         **{key: last[key] for key in kept if key in last},
         **watch.last,
+        **overall_speed(job.log.lines("pretrain", job.fold)),
         "peak_memory_bytes": peak_memory_bytes(job.device),
         "wall_s": stage.wall_s,
     }

@@ -28,9 +28,15 @@ def compare(device, dtype, **environment):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.01), ("float16", 2e-3)])
 def test_interpreted_kernels_equal_pytorch_forward_and_backward(dtype, tolerance):
     cases = compare("cpu", dtype, TRITON_INTERPRET="1")
-    assert len(cases) == 10
-    for case in cases:
+    mild = [case for case in cases if not case["sharp"]]
+    assert len(mild) == 10
+    for case in mild:
         assert max(case["errors"].values()) < tolerance, case
+    if dtype == "float32":
+        # Sharp: 1 / denominator enlarges every rounding, and some denominators are clamped, which stops their gradient.
+        sharp = cases[-1]
+        assert sharp["clamped"][0] == sharp["clamped"][1] > 0
+        assert max(sharp["errors"].values()) < 1e-3, sharp
 
 
 @pytest.mark.gpu

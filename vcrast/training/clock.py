@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +54,18 @@ class Clock:
         now = time.perf_counter()
         lap, self._mark = now - self._mark, now
         return lap
+
+
+def overall_speed(lines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Samples per second, seconds of data and seconds of compute of a whole stage.
+
+    Args:
+        lines: what `Clock.read` gave for each interval; others are passed over.
+    """
+    intervals = [line for line in lines if line.get("samples_per_s") is not None]
+    data_s, compute_s = (sum(line[key] for line in intervals) for key in ("data_s", "compute_s"))
+    clips = sum(line["samples_per_s"] * (line["data_s"] + line["compute_s"]) for line in intervals)
+    return {"samples_per_s": clips / max(data_s + compute_s, 1e-9), "data_s": data_s, "compute_s": compute_s}
 
 
 def peak_memory_bytes(device: torch.device) -> int:
