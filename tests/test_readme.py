@@ -1,0 +1,69 @@
+"""What the README and the docs say is true: the tree, the commands, the links."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from readme_tree import tree
+
+from launch.arguments import parse
+from vcrast.cli import parser
+from vcrast.compose import compose
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "extensions").rglob("*.md"))]
+
+
+def commands(prefix):
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            text = line.strip().lstrip("$ ").split("  #")[0].strip()
+            if text.startswith(prefix) and "..." not in text and "RECIPE" not in text and "[" + "key" not in text:
+                yield page.name, text
+
+
+LAUNCHES = list(commands("python launch/local.py"))
+VERBS = list(commands("vcrast "))
+
+
+def test_the_tree_is_the_repository():
+    assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), "run python tests/readme_tree.py and paste it"
+
+
+@pytest.mark.parametrize(("page", "command"), LAUNCHES, ids=[text for _, text in LAUNCHES])
+def test_launch_commands_compose(page, command):
+    arguments = parse(shlex.split(command)[2:])
+    if arguments.help or any(word.startswith("run.resume=") for word in arguments.overrides):
+        return
+    assert compose(arguments.overrides).recipe
+
+
+@pytest.mark.parametrize(("page", "command"), VERBS, ids=[text for _, text in VERBS])
+def test_vcrast_commands_parse(page, command):
+    words = [word for word in shlex.split(command.replace("[", " ").replace("]", " "))[1:] if word != "--format onnx"]
+    if words and words[0] != "report":
+        assert parser().parse_args(words).run
+    else:
+        assert parser().parse_args(words[:2]).run
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[path.name for path in PAGES])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_readme_knows_at_least_the_daily_commands():
+    shown = " ".join(text for _, text in LAUNCHES + VERBS)
+    for needed in (
+        "esc50",
+        "--dry-run",
+        "data download",
+        "predict",
+        "embed",
+        "run.resume",
+        "data=folder",
+        "data=manifest",
+    ):
+        assert needed in shown, needed
