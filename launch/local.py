@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         from vcrast.run import start
 
         return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
+    except KeyboardInterrupt:
+        print("local.py: stopped at once; the last checkpoint is what a resumed run starts from", file=sys.stderr)
+        return 130
     except (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError) as error:
         if os.environ.get("VCRAST_DEBUG"):
             raise

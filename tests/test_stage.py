@@ -23,7 +23,7 @@ def made(monkeypatch):
     job = SimpleNamespace(
         fold="1", device=torch.device("cpu"), num_samples=800, classes=("a", "b", "c"), seed=lambda purpose: 7
     )
-    return Stage(job, "pretrain", None, None, num_steps=5, save_every=1), asked
+    return Stage(job, "pretrain", None, None, num_steps=5, steps_per_epoch=1), asked
 
 
 def test_auto_plans_once_and_says_it(made, caplog):

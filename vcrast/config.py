@@ -27,6 +27,7 @@ class CheckpointConfig:
     """When checkpoints are written and how many stay."""
 
     every_steps: int | None
+    min_interval_s: float
     keep: int
 
 

@@ -46,8 +46,7 @@ def finetune(job: Job) -> dict[str, Any]:
     schedule = Cosine(
         lr=options.lr, total_steps=num_steps, steps_per_epoch=per_epoch, warmup_epochs=options.warmup_epochs
     )
-    save_every = config.checkpoint.every_steps or per_epoch
-    stage = Stage(job, "finetune", engine, schedule, num_steps=num_steps, save_every=save_every)
+    stage = Stage(job, "finetune", engine, schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
     first = stage.begin()
     stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
     log.info(

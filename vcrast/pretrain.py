@@ -38,8 +38,7 @@ def pretrain(job: Job) -> dict[str, Any]:
         clip_grad_norm=options.clip_grad_norm,
     )  # fmt: skip
     schedule = SCHEDULES.build(config.schedule, lr=lr, total_steps=num_steps, steps_per_epoch=per_epoch)
-    save_every = config.checkpoint.every_steps or per_epoch
-    stage = Stage(job, "pretrain", engine, schedule, num_steps=num_steps, save_every=save_every)
+    stage = Stage(job, "pretrain", engine, schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
     first = stage.begin()
     stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
     log.info(

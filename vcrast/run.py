@@ -95,6 +95,8 @@ def run_stages(job: Job) -> None:
             log.info("fold %s %s: done already", job.fold, stage)
             continue
         job.summary.record(job.fold, stage, STAGES[stage](job))
+        if job.interrupt.requested:
+            raise Interrupted(job.interrupt.requested, f"after {stage} of fold {job.fold}")
 
 
 def jobs(

@@ -37,10 +37,11 @@ class Stage:
     """A training stage's place on disk: where it begins, when it saves, how it stops."""
 
     def __init__(
-        self, job: Job, name: str, engine: Any, schedule: Schedule, *, num_steps: int, save_every: int
+        self, job: Job, name: str, engine: Any, schedule: Schedule, *, num_steps: int, steps_per_epoch: int
     ) -> None:
         self.job, self.name, self.engine, self.schedule = job, name, engine, schedule
-        self.num_steps, self.save_every = num_steps, save_every
+        self.num_steps, self.steps_per_epoch = num_steps, steps_per_epoch
+        self.saved_at = time.monotonic()
         self.micro_batch_size: int | None = None
         self.kept = 0
         self.earlier_s, self.started = 0.0, time.perf_counter()
@@ -116,6 +117,15 @@ class Stage:
         folder = self.job.checkpoints(self.name)
         checkpoint.save(folder, step, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
 
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should follow this step."""
+        options = self.job.config.checkpoint
+        if options.every_steps is not None:
+            return step % options.every_steps == 0
+        # A large model is saved in seconds, a small set's epoch may be as short: saving must stay a small share.
+        waited = time.monotonic() - self.saved_at >= options.min_interval_s
+        return waited and step % self.steps_per_epoch == 0
+
     @property
     def wall_s(self) -> float:
         """Seconds that the stage has taken, earlier processes of the run included."""
@@ -128,8 +138,9 @@ class Stage:
             Interrupted: after saving.
         """
         asked = self.job.interrupt.requested
-        if asked or step % self.save_every == 0 or step == self.num_steps:
+        if asked or step == self.num_steps or self.due(step):
             self.save(step)
+            self.saved_at = time.monotonic()
         if asked and step < self.num_steps:
             raise Interrupted(asked, f"after step {step} of {self.num_steps} ({self.name}, fold {self.job.fold})")
 

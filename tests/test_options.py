@@ -1,0 +1,132 @@
+"""Every choice of the command line goes through all stages; the models that come out can be used."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small_run import small
+
+import vcrast
+from vcrast.cli import main
+from vcrast.run import run
+from vcrast.settings import resolve
+
+SHORT = ("pretrain.steps=3", "finetune.steps=3")
+
+CHOICES = {
+    "lars and plateau": ("optim=lars", "schedule=plateau", "schedule.warmup_epochs=0"),
+    "frame tokens": ("model.patch_size=[2,128]",),
+    "learned positions, overlap in finetuning": ("model.positions=learned", "finetune.patch_stride=[10,10]"),
+    "bf16": ("precision=bf16",),
+    "fp16 with loss scaling": ("precision=fp16",),
+    "masked tokens": ("views.patch_drop_mode=mask", "views.patch_drop=0.3"),
+    "automatic covariance weight": ("objective.covariance_weight=auto", "attention=softmax"),
+    "all views": ("views.background_probability=0.5", "views.noise_std=0.1", "views.num_masks=2"),
+    "decoding in workers": ("data.cache=false", "data.num_workers=1", "data.pad=repeat", "data.clip_duration_s=1.3"),
+    "TensorBoard": ("logger=[jsonl,tensorboard]",),
+    "drop path, smoothing, blocks run twice": (
+        "finetune.drop_path=0.2",
+        "finetune.label_smoothing=0.1",
+        "engine.checkpoint_blocks=true",
+    ),
+}
+
+
+def run_here(folder, *more):
+    overrides = small(folder, *more)
+    return run(resolve(overrides), overrides)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_goes_through_all_stages(choice, tmp_path):
+    folder = run_here(tmp_path / "run", *SHORT, *CHOICES[choice])
+    fold = json.loads((folder / "summary.json").read_text())["folds"]["1"]
+    assert np.isfinite(fold["pretrain"]["loss"])
+    assert 0 <= fold["evaluate"]["accuracy"] <= 1
+    model = vcrast.load(folder)
+    assert sum(model.predict(torch.randn(16000) * 0.1, 16000).values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_trained_model_is_used_from_the_command_line_and_from_python(tmp_path, capsys):
+    folder = run_here(tmp_path / "run", *SHORT)
+    sound = tmp_path / "sounds" / "beep.wav"
+    sound.parent.mkdir()
+    soundfile.write(sound, 0.3 * np.sin(np.arange(44100) / 10), 44100)
+    assert main(["predict", str(folder), str(sound), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert any(name in said for name in ("siren", "rain", "dog_bark"))
+    assert main(["embed", str(folder), str(sound.parent), "--out", str(tmp_path / "e.npz")]) == 0
+    stored = np.load(tmp_path / "e.npz")
+    model = vcrast.load(folder)
+    assert model.labels == ("siren", "rain", "dog_bark")
+    np.testing.assert_allclose(stored["embeddings"][0], model.embed(sound).numpy(), rtol=1e-4, atol=1e-5)
+    assert main(["report", str(folder)]) == 0
+
+
+def write_manifest(folder, labels):
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        soundfile.write(folder / f"{number}.wav", chance.normal(0, 0.1, 16000).astype("float32"), 16000)
+        rows.append([f"{number}.wav", labels[number % len(labels)], "train" if number < 32 else "test"])
+    with (folder / "clips.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "labels", "split"], *rows])
+    return folder / "clips.csv"
+
+
+def run_on(folder, path, *more):
+    words = [word for word in small(folder, *SHORT, *more) if not word.startswith("data.options.")]
+    words.insert(1, "data=manifest")
+    words.append(f"data.path={path}")
+    return run(resolve(words), words)
+
+
+def test_own_audio_with_several_labels_a_clip(tmp_path):
+    path = write_manifest(tmp_path / "own", ["rain;wind", "rain", "wind", "dog"])
+    folder = run_on(tmp_path / "run", path)
+    fold = json.loads((folder / "summary.json").read_text())["folds"]["test"]
+    assert {"mAP", "auc", "knn_mAP", "probe_mAP"} <= set(fold["evaluate"])
+    assert "accuracy" not in fold["evaluate"]
+    chances = vcrast.load(folder).predict(torch.randn(16000) * 0.1, 16000)
+    assert set(chances) == {"dog", "rain", "wind"}
+
+
+def test_unlabelled_audio_can_be_pretrained_on_and_nothing_else(tmp_path):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for number in range(20):
+        soundfile.write(folder / f"{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000), 16000)
+    words = [word for word in small(tmp_path / "run", *SHORT) if not word.startswith("data.options.")]
+    words.insert(1, "data=folder")
+    words.append(f"data.root={folder}")
+    with pytest.raises(ValueError, match=r"nothing to test on.*stages=\[pretrain\]"):
+        run(resolve(words), words)
+    words.append("stages=[pretrain]")
+    done = run(resolve(words), words)
+    assert vcrast.load(done).embed(torch.randn(16000) * 0.1, 16000).shape == (32,)
+
+
+def test_real_audio_learns_in_a_few_steps(tmp_path, esc10_root):
+    words = [word for word in small(tmp_path / "run") if not word.startswith(("data.", "recipe="))]
+    words = [
+        "recipe=esc10",
+        f"data.root={esc10_root}",
+        f"data.cache_dir={tmp_path}",
+        "data.clip_duration_s=1.0",
+        *words,
+    ]
+    folder = run(resolve(words), words)
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
+        if line["stage"] == "pretrain" and "loss" in line
+    ]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    fold = json.loads((folder / "summary.json").read_text())["folds"]["1"]
+    assert fold["evaluate"]["num_test_clips"] == 80
+    assert fold["evaluate"]["knn_accuracy"] > 0.2  # chance is 0.1
