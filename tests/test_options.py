@@ -113,6 +113,7 @@ def test_unlabelled_audio_can_be_pretrained_on_and_nothing_else(tmp_path):
 
 def test_real_audio_learns_in_a_few_steps(tmp_path, esc10_root):
     words = [word for word in small(tmp_path / "run") if not word.startswith(("data.", "recipe="))]
+    words += ["pretrain.steps=40", "schedule.warmup_epochs=0", "optim.lr=2e-3"]
     words = [
         "recipe=esc10",
         f"data.root={esc10_root}",
@@ -126,7 +127,7 @@ def test_real_audio_learns_in_a_few_steps(tmp_path, esc10_root):
         for line in map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
         if line["stage"] == "pretrain" and "loss" in line
     ]
-    assert sum(losses[-3:]) < sum(losses[:3])
+    assert sum(losses[-5:]) < sum(losses[:5]) - 2
     fold = json.loads((folder / "summary.json").read_text())["folds"]["1"]
     assert fold["evaluate"]["num_test_clips"] == 80
     assert fold["evaluate"]["knn_accuracy"] > 0.2  # chance is 0.1

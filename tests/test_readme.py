@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 def commands(prefix):
     for page in PAGES:
-        for line in page.read_text(encoding="utf-8").splitlines():
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
             text = line.strip().lstrip("$ ").split("  #")[0].strip()
             if text.startswith(prefix) and "..." not in text and "RECIPE" not in text and "[" + "key" not in text:
                 yield page.name, text

@@ -24,6 +24,14 @@ def test_one_fold_has_no_deviation():
     assert spread({"1": fold(0.5, [])})["std"]["evaluate"]["accuracy"] is None
 
 
+def test_a_perfect_score_has_no_finite_d_prime(tmp_path):
+    summary = Summary(tmp_path / "summary.json", recipe="demo", classes=("a",))
+    summary.record("1", "evaluate", {"auc": 1.0, "d_prime": float("inf")})
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["folds"]["1"]["evaluate"] == {"auc": 1.0, "d_prime": None}
+    assert stored["mean"]["evaluate"] == {"auc": 1.0}
+
+
 def test_summary_survives_a_restart(tmp_path):
     path = tmp_path / "summary.json"
     Summary(path, recipe="demo", classes=("a",)).record("1", "pretrain", {"loss": 2.0})

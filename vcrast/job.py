@@ -55,6 +55,7 @@ class Job:
         """Keywords of `Fbank`, normalisation included."""
         f = self.config.features
         return {
+            "name": f.name,
             "sample_rate": self.config.data.sample_rate,
             "num_mel_bins": f.num_mel_bins,
             "window_ms": f.window_ms,
@@ -78,14 +79,16 @@ class Job:
         """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it."""
         config = self.config
         torch.manual_seed(self.seed("encoder"))
+        fbank = self.fbank()
         return build_encoder(
             config.model,
             attention=config.attention,
             linear=config.linear,
             num_mel_bins=config.features.num_mel_bins,
-            num_frames=self.fbank().num_frames(self.num_samples),
+            num_frames=fbank.num_frames(self.num_samples),
             patch_stride=patch_stride,
             drop_path=drop_path,
+            num_channels=fbank.num_channels,
         ).to(self.device)
 
     def batches(self, clips: ClipDataset) -> Iterator[Batch]:

@@ -70,6 +70,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     corpus = open_corpus(config.data)
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     resolve_precision(config.precision, resolve_device(config.run.device))
+    Fbank(sample_rate=config.data.sample_rate, **vars(config.features))
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder))
         interrupt = stack.enter_context(Interrupt())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 from pathlib import Path
@@ -32,8 +33,12 @@ class Summary:
         return found
 
     def record(self, fold: str, stage: str, result: dict[str, Any]) -> None:
-        """Add a finished stage and write the file."""
-        self.content["folds"].setdefault(fold, {})[stage] = result
+        """Add a finished stage and write the file; what is not finite, such as d-prime at an AUC of 1, becomes null."""
+        plain = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in result.items()
+        }
+        self.content["folds"].setdefault(fold, {})[stage] = plain
         self.write()
 
     def warn(self, text: str) -> None:

@@ -48,6 +48,9 @@ class Waveform(nn.Module):
     def normalize(self, fbank: Tensor) -> Tensor:
         return fbank
 
+    def channels(self, fbank: Tensor) -> Tensor:
+        return fbank
+
 
 def make_views(fbank: nn.Module | None = None, **options) -> Views:
     return Views(fbank or Fbank(sample_rate=16000, mean=-5.0, std=4.0), **{**OFF, **options})

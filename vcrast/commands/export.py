@@ -83,7 +83,8 @@ def write_onnx(model: Model, path: Path) -> None:
 
     num_frames = model.features.num_frames(model.num_samples)
     # Two clips: with one the exporter takes the batch for a constant.
-    example = torch.zeros(2, num_frames, model.features.num_mel_bins)
+    channels = [model.features.num_channels] if model.features.num_channels > 1 else []
+    example = torch.zeros(2, *channels, num_frames, model.features.num_mel_bins)
     with torch.no_grad():
         model.encoder(example)  # fills its table of positions, which the exporter must find made
     names = ["tokens"] if model.head is None else ["tokens", "logits"]

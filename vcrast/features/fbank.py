@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vcrast.features.channels import NUM_CHANNELS, quaternion_channels
+from vcrast.registry import suggest
+
 
 class Fbank(nn.Module):
     """(B, S) waveforms -> (B, T, F) normalised natural-log mel energies, as Kaldi computes them.
@@ -29,6 +32,7 @@ class Fbank(nn.Module):
         preemphasis: x[n] - preemphasis * x[n - 1], in [0, 1].
         mean: of the data's log-mel energies; None leaves the energies as they are.
         std: likewise; the result is (x - mean) / (2 std).
+        name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
 
     Raises:
         ValueError: an option out of its range.
@@ -52,8 +56,12 @@ class Fbank(nn.Module):
         preemphasis: float = 0.97,
         mean: float | None = None,
         std: float | None = None,
+        name: str = "fbank",
     ) -> None:
         super().__init__()
+        if name not in NUM_CHANNELS:
+            raise ValueError(f"features.name={name}: no such front end; {suggest(name, NUM_CHANNELS)}")
+        self.name, self.num_channels = name, NUM_CHANNELS[name]
         top_hz = high_freq_hz if high_freq_hz > 0 else sample_rate / 2 + high_freq_hz
         # Multiplied in Kaldi's order and cut, not rounded: 25 ms at 22,050 Hz are 551 samples.
         self.window_samples = int(sample_rate * window_ms * 0.001)
@@ -135,9 +143,15 @@ class Fbank(nn.Module):
             return fbank
         return (fbank - self.mean) / (2 * self.std)
 
+    def channels(self, fbank: Tensor) -> Tensor:
+        """What the encoder is given: (B, T, F) normalised as it is, or (B, 4, T, F) under `features=quaternion`."""
+        if self.name == "fbank":
+            return fbank
+        return quaternion_channels(fbank, 1.0 if self.std is None else 2 * self.std)
+
     def forward(self, wavs: Tensor) -> Tensor:
-        """(B, S) waveforms -> (B, T, F) normalised filterbanks."""
-        return self.normalize(self.log_mel(self.power(wavs)))
+        """(B, S) waveforms -> (B, T, F) normalised filterbanks, or (B, 4, T, F)."""
+        return self.channels(self.normalize(self.log_mel(self.power(wavs))))
 
 
 def mel_filters(num_bins: int, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:

@@ -86,7 +86,7 @@ class Views(nn.Module):
             raise ValueError(f"views.patch_drop_mode={self.patch_drop_mode}: choose from drop, mask")
 
     def two(self, wavs: Tensor, draws: Draws) -> Tensor:
-        """(B, S) waveforms -> (2, B, T, F): two views, `a` and `b`, with independent draws."""
+        """(B, S) waveforms -> (2, B, [C,] T, F): two views, `a` and `b`, with independent draws."""
         return torch.stack([self.make(wavs, draws, "a"), self.make(wavs, draws, "b")])
 
     def make(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
@@ -98,7 +98,7 @@ class Views(nn.Module):
             view: name of the view; another name gives another view.
 
         Returns:
-            (B, T, F) normalised filterbank.
+            (B, T, F) normalised filterbank, or (B, C, T, F) where the front end gives several channels.
 
         Raises:
             ValueError: a batch of another size than `draws`, or clips shorter than one window.
@@ -112,7 +112,7 @@ class Views(nn.Module):
         fbank = self.fbank.normalize(self.fbank.log_mel(power))
         if self.noise_std > 0:
             fbank = fbank + self.noise_std * draws.normal(f"{view}/noise", *fbank.shape[1:])
-        return self._mask(fbank, draws, view)
+        return self._mask(self.fbank.channels(fbank), draws, view)
 
     def keep(self, draws: Draws, view: str, num_tokens: int) -> Tensor | None:
         """The tokens that stay, a uniformly random subset per clip.
@@ -153,7 +153,7 @@ class Views(nn.Module):
     def _mask(self, fbank: Tensor, draws: Draws, view: str) -> Tensor:
         hidden = torch.zeros(1, 1, 1, dtype=torch.bool, device=fbank.device)
         for axis, name, widest in ((1, "time", self.time_mask_frames), (2, "freq", self.freq_mask_bins)):
-            length = fbank.shape[axis]
+            length = fbank.shape[axis - 3]
             widest = min(widest, length // 2 // max(1, self.num_masks))
             if widest == 0:
                 continue
@@ -161,7 +161,8 @@ class Views(nn.Module):
                 width = draws.integers(f"{view}/{name}_width/{number}", widest + 1)
                 place = draws.uniform(f"{view}/{name}_place/{number}")
                 hidden = hidden | band(width, place, length).unsqueeze(3 - axis)
-        return fbank.masked_fill(hidden, 0.0)
+        # All channels of a place are hidden together: each could be guessed from the others.
+        return fbank.masked_fill(hidden if fbank.ndim == 3 else hidden.unsqueeze(1), 0.0)
 
 
 def roll(wavs: Tensor, shifts: Tensor) -> Tensor:

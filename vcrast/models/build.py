@@ -18,6 +18,7 @@ def build_encoder(
     num_frames: int,
     patch_stride: Sequence[int] | None,
     drop_path: float,
+    num_channels: int = 1,
 ) -> Encoder:
     """A randomly initialised encoder; weights are loaded by `vcrast.models.pretrained.load_encoder`.
 
@@ -29,6 +30,7 @@ def build_encoder(
         num_frames: T of the clips.
         patch_stride: (frames, mel bins) between patches; None means the patch size.
         drop_path: of the stage.
+        num_channels: C of the filterbanks.
     """
     return Encoder(
         embed_dim=model.embed_dim,
@@ -41,6 +43,7 @@ def build_encoder(
         num_mel_bins=num_mel_bins,
         num_frames=num_frames,
         drop_path=drop_path,
+        num_channels=num_channels,
         attention=attention,
         linear=linear,
     )

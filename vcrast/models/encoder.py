@@ -31,6 +31,7 @@ class Encoder(nn.Module):
         num_mel_bins: F.
         num_frames: T of the clips the model is built for: the reference grid of learned positions. Other lengths work.
         drop_path: probability for the last block; it rises linearly from 0 at the first.
+        num_channels: C of the filterbanks; with several, they are (B, C, T, F).
         attention: options of the attention backend, at least `name`.
         linear: options of the linear layers, at least `name`.
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
         num_mel_bins: int = 128,
         num_frames: int,
         drop_path: float = 0.0,
+        num_channels: int = 1,
         attention: Mapping[str, Any],
         linear: Mapping[str, Any],
     ) -> None:
@@ -69,6 +71,7 @@ class Encoder(nn.Module):
             "num_mel_bins": num_mel_bins,
             "num_frames": num_frames,
             "drop_path": drop_path,
+            "num_channels": num_channels,
             "attention": dict(attention),
             "linear": dict(linear),
         }
@@ -77,7 +80,9 @@ class Encoder(nn.Module):
         self.embed_dim, self.num_mel_bins, self.num_frames = embed_dim, num_mel_bins, num_frames
         self.drop_path, self.positions = drop_path, positions
         stride = patch_size if patch_stride is None else patch_stride
-        self.patch_embed = PatchEmbed(embed_dim=embed_dim, patch_size=patch_size, patch_stride=stride)
+        self.patch_embed = PatchEmbed(
+            embed_dim=embed_dim, patch_size=patch_size, patch_stride=stride, num_channels=num_channels
+        )
         self.pos_embed = self.build_positions()
         self.blocks = nn.ModuleList(
             Block(
@@ -141,7 +146,7 @@ class Encoder(nn.Module):
         """Encode clips.
 
         Args:
-            fbank: (B, T, F).
+            fbank: (B, T, F), or (B, C, T, F).
             keep: (B, Nkeep) int64 tokens that stay; None keeps all.
             masked: what happens to the others: `drop` leaves them out, `mask` puts the mask token in their place.
             chances: (B, num_chances) uniform in [0, 1) for drop path; None draws them from torch's generator.
@@ -162,10 +167,10 @@ class Encoder(nn.Module):
         return self.norm(tokens)
 
     def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, T, F) -> (B, N, D) patches, those not in `visible` (B, Nkeep) replaced, plus positions."""
-        if fbank.shape[2] != self.num_mel_bins:
-            raise ValueError(f"filterbank of {fbank.shape[2]} mel bins, the encoder was built for {self.num_mel_bins}")
-        grid = self.grid(fbank.shape[1])
+        """(B, [C,] T, F) -> (B, N, D) patches, those not in `visible` (B, Nkeep) replaced, plus positions."""
+        if fbank.shape[-1] != self.num_mel_bins:
+            raise ValueError(f"filterbank of {fbank.shape[-1]} mel bins, the encoder was built for {self.num_mel_bins}")
+        grid = self.grid(fbank.shape[-2])
         tokens = self.patch_embed(fbank)
         if visible is not None:
             if self.mask_token is None:

@@ -14,6 +14,7 @@ class PatchEmbed(nn.Module):
         embed_dim: D.
         patch_size: (frames, mel bins) of a patch.
         patch_stride: (frames, mel bins) between patch starts; less than the patch makes neighbours overlap.
+        num_channels: C of the filterbanks; 1 stands for (B, T, F).
 
     Raises:
         ValueError: not two positive whole numbers.
@@ -22,12 +23,14 @@ class PatchEmbed(nn.Module):
     come first), the AST's run frequency-major.
     """
 
-    def __init__(self, *, embed_dim: int, patch_size: Sequence[int], patch_stride: Sequence[int]) -> None:
+    def __init__(
+        self, *, embed_dim: int, patch_size: Sequence[int], patch_stride: Sequence[int], num_channels: int = 1
+    ) -> None:
         super().__init__()
         self.patch_size = whole_pair("patch_size", patch_size)
         self.patch_stride = whole_pair("patch_stride", patch_stride)
         # PyTorch's own initialisation, as timm leaves it for the patch convolution; linear layers get 0.02.
-        self.proj = nn.Conv2d(1, embed_dim, kernel_size=self.patch_size, stride=self.patch_stride)
+        self.proj = nn.Conv2d(num_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_stride)
 
     def set_stride(self, patch_stride: Sequence[int]) -> None:
         """Change the distance between patches; the weights stay."""
@@ -50,8 +53,18 @@ class PatchEmbed(nn.Module):
         return time, frequency
 
     def forward(self, fbank: Tensor) -> Tensor:
-        """(B, T, F) -> (B, N, D), time-major."""
-        return self.proj(fbank.unsqueeze(1)).flatten(2).transpose(1, 2)
+        """(B, T, F), or (B, C, T, F) of several channels -> (B, N, D), time-major.
+
+        Raises:
+            ValueError: another number of channels than the layer was built for.
+        """
+        planes = fbank.unsqueeze(1) if fbank.ndim == 3 else fbank
+        if planes.shape[1] != self.proj.in_channels:
+            raise ValueError(
+                f"filterbank of {planes.shape[1]} channels, the encoder was built for {self.proj.in_channels}; "
+                "use the features it was made with"
+            )
+        return self.proj(planes).flatten(2).transpose(1, 2)
 
 
 def whole_pair(name: str, value: Sequence[int]) -> tuple[int, int]:

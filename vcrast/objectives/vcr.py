@@ -27,7 +27,7 @@ from vcrast.registry import OBJECTIVES
 class Inputs(NamedTuple):
     """What the encoder is given, for all clips of this process; V views, stacked."""
 
-    fbank: Tensor  # (V, B, T, F)
+    fbank: Tensor  # (V, B, T, F), or (V, B, C, T, F)
     keep: Tensor | None  # (V, B, Nkeep) tokens that stay
     chances: Tensor | None  # (V, B, num_chances) for drop path
 
@@ -39,8 +39,8 @@ class Inputs(NamedTuple):
 
 
 def draw_inputs(encoder: Encoder, views: Any, fbank: Tensor, draws: Any, names: str) -> Inputs:
-    """Add to the views `names` (V, B, T, F) the random numbers that the encoder needs, by position in the batch."""
-    num_tokens = encoder.num_tokens(fbank.shape[2])
+    """Add to the views `names`, (V, B, [C,] T, F), the random numbers the encoder needs, by position in the batch."""
+    num_tokens = encoder.num_tokens(fbank.shape[-2])
     keep = [views.keep(draws, name, num_tokens) for name in names]
     chances = None
     if encoder.num_chances and encoder.training:

@@ -140,6 +140,8 @@ def views_figure(views: Arrays, *, frame_shift_ms: float, num_clips: int = 4) ->
     """
     columns = {"original": "clip", "view_a": "view 1", "view_b": "view 2"}
     shown = {key: views[key][:num_clips].astype(np.float32) for key in columns}
+    # Of several channels (features=quaternion) the first is the log-mel energy.
+    shown = {key: value[:, 0] if value.ndim == 4 else value for key, value in shown.items()}
     rows = len(shown["original"])
     low, high = np.percentile(shown["original"], [2, 99.5])
     with house_style():

@@ -1,0 +1,1 @@
+"""Layers over hypercomplex numbers: `linear=quaternion` and `linear=phm`; the maths are in README.md."""

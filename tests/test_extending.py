@@ -1,0 +1,107 @@
+"""docs/extending.md is run: its code and YAML, as they stand there, laid over packages and configs, in whole runs."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from small_run import small
+
+import extensions
+import vcrast
+import vcrast.compose
+import vcrast.config
+from vcrast.data import sources
+from vcrast.data.open import open_corpus
+from vcrast.run import run
+from vcrast.settings import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXT, re.DOTALL))
+CODE = {path: body for path, body in BLOCKS.items() if path.endswith(".py")}
+SHORT = ("pretrain.steps=2", "finetune.steps=2")
+
+
+@pytest.fixture
+def laid(tmp_path, monkeypatch):
+    """The documented files in place: packages see their modules, Hydra their YAML; the repository stays as it is."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for path, body in BLOCKS.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(body)
+    monkeypatch.setattr(vcrast.compose, "config_dir", lambda: tmp_path / "configs")
+    monkeypatch.setattr(extensions, "__path__", [*extensions.__path__, str(tmp_path / "extensions")])
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "vcrast" / "data" / "sources")])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def run_here(folder, *words):
+    overrides = small(folder / "run", *SHORT, *words)
+    run(resolve(overrides), overrides)
+    return vcrast.load(folder / "run")
+
+
+def test_every_kind_of_part_is_shown():
+    assert len(re.findall("```", TEXT)) == 2 * len(BLOCKS)
+    shown = {path.split("/")[0] + "/" + path.split("/")[1] for path in BLOCKS}
+    wanted = {"vcrast/data", "extensions/barlow", "extensions/mean", "extensions/low_rank", "launch/seeds.py"}
+    assert shown == wanted | {f"configs/{group}" for group in ("data", "objective", "attention", "linear")}
+
+
+@pytest.mark.parametrize("path", CODE)
+def test_code_is_at_most_ten_lines(path):
+    assert len([line for line in CODE[path].splitlines() if line.strip()]) <= 10
+
+
+def test_the_dataset(laid):
+    (laid / "sounds").mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(10):
+        for name in ("dog", "rain"):
+            soundfile.write(laid / "sounds" / f"{name}_{number}.wav", 0.1 * generator.standard_normal(8000), 16000)
+    words = ("data=named", f"data.root={laid / 'sounds'}", "data.clip_duration_s=0.5")
+    config = vcrast.compose.compose(words)
+    corpus = open_corpus(config.data)
+    assert (len(corpus.clips), corpus.classes, corpus.folds) == (20, ("dog", "rain"), ("1", "2", "3", "4", "5"))
+    assert {Path(clip.path).stem.split("_")[0] for clip in corpus.clips if clip.labels == (1,)} == {"rain"}
+    named = [word for word in small(laid / "run", *SHORT) if not word.startswith(("data.options", "data.clip"))]
+    overrides = [*named, *words, "pretrain.batch_size=8", "finetune.batch_size=8", "stages=[pretrain,finetune]"]
+    run(resolve(overrides), overrides)
+    assert vcrast.load(laid / "run").labels == ("dog", "rain")
+
+
+@pytest.mark.parametrize("words", [["objective=barlow"], ["attention=mean"], ["linear=low_rank", "linear.rank=4"]])
+def test_the_part_goes_through_a_whole_run(laid, words):
+    model = run_here(laid, *words)
+    assert model.embed(np.zeros(16000, dtype=np.float32)).isfinite().all()
+    log = (laid / "run" / "metrics.jsonl").read_text()
+    assert ("on_diagonal" in log) == (words == ["objective=barlow"])
+    kinds = {type(part).__name__ for part in model.encoder.modules()}
+    assert ("MeanAttention" in kinds, "LowRank" in kinds) == ("attention=mean" in words, "linear=low_rank" in words)
+
+
+def test_an_option_of_another_type_is_refused(laid):
+    with pytest.raises(ValueError, match=r"linear\.rank='four': linear=low_rank expects int"):
+        run_here(laid, "linear=low_rank", "linear.rank=four")
+
+
+def test_the_launcher_calls_the_entry_point(laid):
+    program = (laid / "launch" / "seeds.py").read_text()
+    (laid / "seeds.py").write_text(program.replace("Path(__file__).resolve().parent.parent", f"Path({str(ROOT)!r})"))
+    words = [sys.executable, "seeds.py", "demo", "--cfg", "job"]
+    done = subprocess.run(words, cwd=laid, capture_output=True, text=True, check=True)
+    shown = [yaml.safe_load(text) for text in done.stdout.split("recipe: demo\n")[1:]]
+    assert [each["run"]["seed"] for each in shown] == [0, 1, 2]
+    wrong = subprocess.run([*words[:2], "demmo"], cwd=laid, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "did you mean demo?" in wrong.stderr

@@ -1,0 +1,59 @@
+"""Further channels beside the log-mel energy: its differences in time, and the energy of the frame.
+
+All are functions of the filterbank, so views need to change only that, and the data's mean and std stay those of the
+log-mel energies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+NUM_CHANNELS = {"fbank": 1, "quaternion": 4}
+REACH = 2  # frames to either side that a difference looks at
+# Differences of frames that are independent of each other are this much smaller than the frames: the root of the sum of
+# squared weights, which are (-2, -1, 0, 1, 2) / 10 once and convolved with themselves.
+FIRST_STD = math.sqrt(10) / 10
+SECOND_STD = math.sqrt(198) / 100
+
+
+def quaternion_channels(fbank: Tensor, scale: float) -> Tensor:
+    """(B, T, F) normalised filterbanks -> (B, 4, T, F): themselves, first and second difference, energy.
+
+    Differences are divided by what they would be for independent frames, so that they are not lost beside the energies;
+    those of real sounds, whose frames resemble each other, stay smaller (ESC-10: std 0.50, 0.13, 0.12, 0.51).
+
+    Args:
+        fbank: (B, T, F), (log-mel - mean) / scale.
+        scale: 2 std, or 1 if the filterbank is not normalised.
+
+    Source: the grouping of mel energies with their derivatives is that of Parcollet et al. 2018, arXiv:1806.07789; the
+    energy of the frame as fourth component, and the division, are ours.
+    """
+    first = differences(fbank)
+    second = differences(first)
+    loud = energy(fbank, scale).expand_as(fbank)
+    return torch.stack([fbank, first / FIRST_STD, second / SECOND_STD, loud], dim=1)
+
+
+def differences(fbank: Tensor) -> Tensor:
+    """(B, T, F) -> (B, T, F): slope of the straight line through five frames, per frame; the ends are repeated.
+
+    Equals torchaudio.functional.compute_deltas(win_length=5, mode="replicate") along time.
+    """
+    ends = (fbank[:, :1].expand(-1, REACH, -1), fbank, fbank[:, -1:].expand(-1, REACH, -1))
+    padded = torch.cat(ends, dim=1)
+    num_frames = fbank.shape[1]
+    total = torch.zeros_like(fbank)
+    for step in range(1, REACH + 1):
+        after, before = (padded[:, REACH + shift : REACH + shift + num_frames] for shift in (step, -step))
+        total = total + step * (after - before)
+    return total / (2 * sum(step**2 for step in range(1, REACH + 1)))
+
+
+def energy(fbank: Tensor, scale: float) -> Tensor:
+    """(B, T, 1): log of a frame's mean mel energy, normalised by the mean and scale of the filterbank it comes from."""
+    num_mel_bins = fbank.shape[2]
+    return (torch.logsumexp(fbank * scale, dim=2, keepdim=True) - math.log(num_mel_bins)) / scale
