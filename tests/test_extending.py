@@ -75,7 +75,7 @@ def test_the_dataset(laid):
     assert (len(corpus.clips), corpus.classes, corpus.folds) == (20, ("dog", "rain"), ("1", "2", "3", "4", "5"))
     assert {Path(clip.path).stem.split("_")[0] for clip in corpus.clips if clip.labels == (1,)} == {"rain"}
     named = [word for word in small(laid / "run", *SHORT) if not word.startswith(("data.options", "data.clip"))]
-    overrides = [*named, *words, "pretrain.batch_size=8", "finetune.batch_size=8", "stages=[pretrain,finetune]"]
+    overrides = [*named, *words, "pretrain.batch_size=8", "finetune.batch_size=8"]
     run(resolve(overrides), overrides)
     assert vcrast.load(laid / "run").labels == ("dog", "rain")
 
