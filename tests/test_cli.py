@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -192,8 +191,9 @@ def test_export_refuses_a_damaged_model_and_its_own_folder(model, tmp_path, caps
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
-def test_onnx_names_the_extra(model, tmp_path, capsys):
+def test_onnx_names_the_extra(model, tmp_path, capsys, monkeypatch):
+    for package in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     assert main(["export", str(model), "--out", str(tmp_path / "o"), "--format", "onnx"]) == 2
     assert "pip install 'vcrast[onnx]'" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
