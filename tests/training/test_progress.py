@@ -38,8 +38,13 @@ def test_tensors_are_not_copied_for_lines_that_are_not_drawn(monkeypatch):
     with Progress("pretrain", "", 100, every_s=10) as bar:
         bar.update(1)
         clock.now += 1
-        monkeypatch.setattr(torch.Tensor, "__float__", lambda self: pytest.fail("copied"))
+        copied: list[torch.Tensor] = []
+        monkeypatch.setattr(torch.Tensor, "__float__", lambda self: copied.append(self) or 1.0)
         bar.update(2, loss=torch.tensor(1.0))
+        assert copied == []
+        clock.now += 20
+        bar.update(3, loss=torch.tensor(1.0))
+        assert len(copied) == 1  # a line that is drawn does copy
 
 
 def test_time_left_after_a_resume_counts_only_the_steps_done_since(monkeypatch):
