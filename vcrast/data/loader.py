@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.dataset import CENTRE, ClipDataset, Example
-from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader
+from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_ended
 
 T = TypeVar("T")
 Key = tuple[int, int]  # (clip index, position)
@@ -208,7 +208,11 @@ def _hand_over(
 
 def _checked(dataset: ClipDataset, loader: DataLoader[Loaded]) -> Iterator[Batch]:
     """The loader's batches; a dead worker is explained, faults are counted."""
-    loaded = iter(loader)
+    with workers_ended(partial(iter, loader)) as loaded:
+        yield from _explained(dataset, loaded)
+
+
+def _explained(dataset: ClipDataset, loaded: Iterator[Loaded]) -> Iterator[Batch]:
     while True:
         try:
             batch, faults = next(loaded)
