@@ -94,11 +94,17 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ClipDataset, *, batch_size: int, num_workers: int | None = None, device: torch.device | str
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    num_workers: int | None = None,
+    device: torch.device | str,
+    part: range | None = None,
 ) -> Iterator[Batch]:
     """Every clip once, in order, centre crop; the last batch may be smaller.
 
-    An unreadable clip is left out of its batch: replacing it would count another test clip twice.
+    An unreadable clip is left out of its batch: replacing it would count another test clip twice. `part` limits it to
+    some of the clips, by their places in the dataset.
 
     Raises:
         ValueError: too many unreadable clips.
@@ -106,7 +112,7 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    every = [(index, CENTRE) for index in range(len(dataset))]
+    every = [(index, CENTRE) for index in (range(len(dataset)) if part is None else part)]
     keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
     return _hand_over(dataset, keys, num_workers, torch.device(device))
 
