@@ -7,7 +7,7 @@
 
 A collective that never returns holds its machines until somebody looks. PyTorch's own limits do not cover all of it:
 gloo raises an error that names neither rank nor purpose, and a thread stuck inside a kernel raises nothing. Here one
-thread a process looks every few seconds; entering and leaving `watched` only notes the time, which takes some microseconds.
+thread a process looks every few seconds; entering and leaving `watched` only notes the time, in microseconds.
 
 On CUDA an exchange over NCCL returns before it is done. Watch the place where the CPU waits for it.
 """
