@@ -73,7 +73,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     Fbank(sample_rate=config.data.sample_rate, **vars(config.features))
     with ExitStack() as stack:
         stack.enter_context(RunLock(folder))
-        interrupt = stack.enter_context(Interrupt())
+        interrupt = stack.enter_context(Interrupt(also=["SIGUSR1", "SIGUSR2"]))
         setup_logging(folder)
         keep_settings(config, overrides, folder)
         log.info("run folder: %s", folder)

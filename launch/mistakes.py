@@ -1,0 +1,23 @@
+"""A user's mistake becomes one line and exit code 2, in every launcher alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from vcrast.training.lock import RunLockedError
+
+MISTAKES = (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError)
+
+
+def explained(script: str, call: Callable[[], int]) -> int:
+    """The exit code of `call`; 2 after a mistake, told on stderr. `VCRAST_DEBUG=1` in the environment shows where."""
+    try:
+        return call()
+    except MISTAKES as error:
+        if os.environ.get("VCRAST_DEBUG"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) else str(error)
+        print(f"{script}: error: {text}", file=sys.stderr)
+        return 2
