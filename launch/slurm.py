@@ -6,6 +6,7 @@ python launch/slurm.py RECIPE [group=option] [key=value ...] [-m] [--dry-run]
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,8 +182,16 @@ def hand_over(base: Path, runs: Sequence[Planned], cluster: str) -> int:
     from launch.snapshot import take
     from launch.submission import why_never
 
+    is_new = not base.exists()
     code = take(ROOT, base / "code")
-    jobs = _submission(base, runs, code).submit(cluster, [BatchJob(run.overrides) for run in runs])
+    try:
+        jobs = _submission(base, runs, code).submit(
+            cluster, [BatchJob(run.overrides, run.config.slurm.signal_delay_s) for run in runs]
+        )
+    except ValueError:
+        if is_new:  # a refused job leaves no run behind
+            shutil.rmtree(base)
+        raise
     print("\n".join(receipt(base, runs, jobs, cluster, code)), flush=True)
     warning = why_never(jobs[0].job_id) if cluster == "slurm" else None
     if warning:

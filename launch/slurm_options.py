@@ -40,6 +40,8 @@ LOWEST = {
     "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0, "timeout_min": 1,
     "signal_delay_s": 1, "max_num_timeout": 0, "array_parallelism": 1,
 }  # fmt: skip
+SHORTEST_S = 120
+"""Between the start and the warning: Slurm may send it a minute early, and a run takes a while to start."""
 ONLY_SLURM = (
     "partition", "account", "qos", "constraint", "reservation", "exclude", "cpus_per_task", "mem_gb",
     "array_parallelism", "mail_user",
@@ -53,7 +55,7 @@ def check(options: SlurmConfig) -> None:
         ValueError: names the key, the value and what is expected.
     """
     if options.cluster not in CLUSTERS:
-        raise ValueError(f"slurm.cluster={options.cluster}: {suggest(options.cluster, CLUSTERS)}")
+        raise ValueError(f"slurm.cluster={_shown(options.cluster)}: {suggest(options.cluster, CLUSTERS)}")
     for key, (shape, expected) in SHAPES.items():
         _check_text(f"slurm.{key}", getattr(options, key), shape, expected)
     for module in options.modules:
@@ -70,10 +72,10 @@ def check(options: SlurmConfig) -> None:
             f"slurm.tasks_per_node={options.tasks_per_node}: one process is started per GPU "
             f"(slurm.gpus_per_node={options.gpus_per_node}); leave it out"
         )
-    if options.signal_delay_s >= 60 * options.timeout_min:
+    if options.signal_delay_s + SHORTEST_S > 60 * options.timeout_min:
         raise ValueError(
-            f"slurm.signal_delay_s={options.signal_delay_s}: must be below the limit of the job, "
-            f"slurm.timeout_min={options.timeout_min}, which are {60 * options.timeout_min} s"
+            f"slurm.timeout_min={options.timeout_min}: leaves no time to run before the warning, which comes "
+            f"slurm.signal_delay_s={options.signal_delay_s} s before the limit, and up to a minute earlier"
         )
     extra(options.extra)
 

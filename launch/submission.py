@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 NEVER = {
     "PartitionTimeLimit": "slurm.timeout_min is above the partition's limit; `sinfo --format='%P %l'` shows it",
     "PartitionNodeLimit": "slurm.nodes is above what the partition has or allows; `sinfo --format='%P %D'` shows it",
-    "BadConstraints": "no node can be as asked for; check slurm.constraint, nodes, gpus_per_node, cpus_per_task, mem_gb",
+    "BadConstraints": "no node is like that; check slurm.constraint, nodes, gpus_per_node, cpus_per_task, mem_gb",
     "AccountNotAllowed": "the partition does not take slurm.account",
     "QOSNotAllowed": "the partition or account does not take slurm.qos",
     "InvalidAccount": "there is no such slurm.account",
@@ -66,9 +68,13 @@ class Submission:
         """Shell command of the interpreter that finds the copied code before anything else.
 
         `python -m` would put the folder it is started in first, which is as a rule the very checkout that was copied.
+        Until Python handles the warning signals they must not end the process, as they would by default.
         """
         path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
-        return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", self.options.python or sys.executable])
+        deaf = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
+        return shlex.join(
+            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *deaf, self.options.python or sys.executable]
+        )
 
     def script(self, count: int) -> str:
         """The batch script of `count` jobs, as sbatch would be given it; needs no Slurm."""
@@ -91,7 +97,8 @@ class Submission:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = self.executor(cluster)
-        with _clean_environment(executor.parameters):
+        # Submitit prints sbatch's error and raises it as well; said once is enough.
+        with _clean_environment(executor.parameters), contextlib.redirect_stderr(io.StringIO()):
             try:
                 return executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
             except (FailedJobError, FailedSubmissionError) as error:
@@ -116,14 +123,26 @@ def choose_cluster(asked: str) -> str:
     return ("slurm" if found else "local") if asked == "auto" else asked
 
 
-def why_never(job_id: str) -> str | None:
-    """Why a job that was just submitted will not start however long it waits, or None."""
-    command = ["squeue", "--noheader", f"--jobs={job_id.partition('_')[0]}", "--format=%r"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next((f"the job will wait for ever ({word}): {NEVER[word]}" for word in said if word in NEVER), None)
+def why_never(job_id: str, *, patience_s: float = 1.5) -> str | None:
+    """Why a job that was just submitted will not start however long it waits, or None.
+
+    Args:
+        job_id: of the job, or of one of an array.
+        patience_s: how long to ask again; the first answers may be those of a job that Slurm has not looked at.
+    """
+    command = ["squeue", "--noheader", f"--jobs={job_id.partition('_')[0]}", "--format=%t %r"]
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None
+        state, _, reason = said.partition("\n")[0].strip().partition(" ")
+        if reason in NEVER:
+            return f"the job will wait for ever ({reason}): {NEVER[reason]}"
+        if state != "PD" or time.monotonic() > until:
+            return None
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ class Point:
     def folder_name(self, number: int, count: int) -> str:
         """A name for the run's folder that sorts and can be read: `03_attention-rfa_seed-1`."""
         values = (word.lstrip("+~").partition("=") for word in self.varied)
-        words = [f"{key.rpartition('.')[2]}-{value}" for key, _, value in values]
-        text = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join([f"{number:0{len(str(count - 1))}d}", *words]))
+        words = [re.sub(r"[^A-Za-z0-9_.]+", "-", f"{key.rpartition('.')[2]}={value}") for key, _, value in values]
+        text = "_".join([f"{number:0{len(str(count - 1))}d}", *(word.strip("-") for word in words)])
         return text[:80].rstrip("-.")
 
 
