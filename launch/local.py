@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from launch.arguments import parse
 from launch.mistakes import explained
+from launch.processes import follow_launcher, is_child, launch
 from vcrast.help import launch_help
 
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
@@ -33,7 +34,15 @@ def _main(words: list[str]) -> int:
     if arguments.help:
         print(launch_help("launch/local.py"))
         return 0
-    # Imported late: `--help` must not wait for torch.
+    # Imported late: `--help` must not wait for Hydra and torch.
+    if not (is_child() or arguments.dry_run or arguments.show_config):
+        from vcrast.settings import resolve
+
+        config = resolve(arguments.overrides)
+        if config.launch.num_processes > 1:
+            folder = f"run.dir={config.run.dir}"  # the same for all, whatever time each of them starts
+            return launch(config.launch.num_processes, [sys.executable, __file__, *arguments.overrides, folder])
+    follow_launcher()
     from vcrast.run import start
 
     return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)

@@ -6,15 +6,22 @@ import os
 import sys
 from collections.abc import Callable
 
+from launch.processes import PEER_LOST
 from vcrast.training.lock import RunLockedError
 
 MISTAKES = (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError)
 
 
 def explained(script: str, call: Callable[[], int]) -> int:
-    """The exit code of `call`; 2 after a mistake, told on stderr. `VCRAST_DEBUG=1` in the environment shows where."""
+    """The exit code of `call`; 2 after a mistake, told on stderr, and `PEER_LOST` when another process is gone.
+
+    `VCRAST_DEBUG=1` in the environment shows where.
+    """
     try:
         return call()
+    except ConnectionError as error:
+        print(f"{script}: error: {error}", file=sys.stderr)
+        return PEER_LOST
     except MISTAKES as error:
         if os.environ.get("VCRAST_DEBUG"):
             raise

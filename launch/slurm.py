@@ -83,6 +83,11 @@ def submit(arguments: Arguments) -> int:
     base, runs = plan(arguments)
     options = runs[0].config.slurm
     slurm_options.check(options)
+    if (asked := runs[0].config.launch.num_processes) != 1:
+        raise ValueError(
+            f"launch.num_processes={asked}: is for launch/local.py; here slurm.nodes and slurm.gpus_per_node count, or "
+            "slurm.tasks_per_node where there are no GPUs"
+        )
     slurm_options.check_path("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vcrast import stage as stage_module
+from vcrast.features.draws import Draws
 from vcrast.stage import Stage
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import Plan
@@ -21,8 +22,9 @@ def made(monkeypatch):
 
     monkeypatch.setattr(stage_module, "plan_step", plan_step)
     job = SimpleNamespace(
-        fold="1", device=torch.device("cpu"), num_samples=800, classes=("a", "b", "c"), seed=lambda purpose: 7
-    )
+        fold="1", device=torch.device("cpu"), num_samples=800, classes=("a", "b", "c"),
+        draws=lambda stage, step, batch_size: Draws(7, step, batch_size),
+    )  # fmt: skip
     return Stage(job, "pretrain", None, None, num_steps=5, steps_per_epoch=1), asked
 
 

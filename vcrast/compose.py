@@ -126,6 +126,8 @@ def _check_values(config: Config) -> None:
         "pretrain.steps": config.pretrain.steps,
         "finetune.steps": config.finetune.steps,
         "evaluate.knn_k": config.evaluate.knn_k,
+        "launch.num_processes": config.launch.num_processes,
+        "launch.timeout_s": config.launch.timeout_s,
     }
     for key, value in positive.items():
         if value is not None and value <= 0:

@@ -23,6 +23,14 @@ class RunConfig:
 
 
 @dataclass
+class LaunchConfig:
+    """Several processes on this machine; elsewhere torchrun or Slurm decide."""
+
+    num_processes: int
+    timeout_s: float
+
+
+@dataclass
 class CheckpointConfig:
     """When checkpoints are written and how many stay."""
 
@@ -183,6 +191,7 @@ class Config:
     precision: str
     logger: list[str]
     run: RunConfig
+    launch: LaunchConfig
     checkpoint: CheckpointConfig
     data: DataConfig
     features: FeaturesConfig

@@ -17,6 +17,7 @@ from vcrast.metrics import accuracy, auc, d_prime, mean_average_precision
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.probes import knn_predict, linear_probe
+from vcrast.training.dist import is_first
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,10 @@ def evaluate(job: Job) -> dict[str, Any]:
     frozen, test = probe(job, encoder, prefix="", linear=True)
     kept = {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     result = {**finetuned(job, kept), **frozen, **untrained, "num_test_clips": len(job.test)}
-    folder = job.run_dir / "evaluation"
-    folder.mkdir(exist_ok=True)
-    save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"fold_{job.fold}.safetensors")
+    if is_first():
+        folder = job.run_dir / "evaluation"
+        folder.mkdir(exist_ok=True)
+        save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"fold_{job.fold}.safetensors")
     return {**result, "wall_s": time.perf_counter() - started}
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import training_batches
-from vcrast.features.draws import Draws
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
 from vcrast.job import Job
@@ -22,6 +21,7 @@ from vcrast.pretrain import export_options
 from vcrast.registry import ENGINES
 from vcrast.stage import Stage, num_parameters, total_steps
 from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.training.dist import from_first, gather_rows, is_first, rank, share_of, world_size
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import layer_decay_adamw
 from vcrast.training.progress import Progress
@@ -56,15 +56,15 @@ def finetune(job: Job) -> dict[str, Any]:
     test_every = max(1, round(options.evaluate_every_epochs * per_epoch))
     batches = training_batches(
         job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=first, num_steps=num_steps,
-        num_workers=config.data.num_workers, device=job.device,
+        num_workers=config.data.num_workers, device=job.device, rank=rank(), world_size=world_size(),
     )  # fmt: skip
     clock = Clock()
-    with Progress(stage="finetune", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
+    with Progress("finetune", job.fold, num_steps, start_step=first, shown=is_first()) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
             batch = next(batches)
             clock.data_ready()
-            draws = Draws(job.seed("finetune"), step, options.batch_size, device=job.device)
+            draws = job.draws("finetune", step, options.batch_size)
             wavs, labels = mixup(
                 batch.wav, batch.label, draws, probability=options.mixup_probability, alpha=options.mixup_alpha
             )
@@ -116,16 +116,20 @@ def load_pretrained(job: Job, encoder: Encoder) -> str:
 
 @torch.no_grad()
 def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (n, C) in [0, 1], labels (n, C) and indices (n,) of clips, on CPU; deterministic crops, no views."""
+    """Scores (n, C) in [0, 1], labels (n, C) and indices (n,) of clips, on CPU; deterministic crops, no views.
+
+    Each process scores a part of the clips; all get all.
+    """
     fbank = job.fbank()
     objective.eval()
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in job.batches(clips):
+    num_classes = len(job.classes)
+    kept = [(torch.empty(0, num_classes), torch.empty(0, num_classes), torch.empty(0, dtype=torch.int64))]
+    for batch in job.batches(clips, share_of(len(clips))):
         logits = objective.logits(objective.encoder(fbank(batch.wav)).float().mean(dim=1))
         chances = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
         kept.append((chances.cpu(), batch.label.cpu(), batch.index.cpu()))
     objective.train()
-    score, label, index = (torch.cat(part) for part in zip(*kept, strict=True))
+    score, label, index = (gather_rows(torch.cat(part)) for part in zip(*kept, strict=True))
     return score, label, index
 
 
@@ -139,7 +143,13 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
 
 def finish(job: Job, objective: Supervised, stage: Stage) -> dict[str, Any]:
     """Export the classifier and collect the stage's numbers."""
-    export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
+    if is_first():
+        export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
+    return from_first(results(job, stage) if is_first() else {})
+
+
+def results(job: Job, stage: Stage) -> dict[str, Any]:
+    """The stage's numbers, from what was logged."""
     lines = list(job.log.lines("finetune", job.fold))
     tested = [line for line in lines if "epoch" in line]
     metric = "test_mAP" if job.multilabel else "test_accuracy"

@@ -29,6 +29,7 @@ COMMON_KEYS = (
     ("pretrain.epochs=100", "or pretrain.steps=N, which wins; finetune. has the same keys"),
     ("finetune.lr=1e-4", "peak learning rate; optim.lr is pretraining's"),
     ("precision=auto", "bf16, fp16 or fp32"),
+    ("launch.num_processes=1", "processes on this machine, one GPU each; they share the batch"),
     ("run.dir=DIR", "the run folder; runs/<recipe>/<time> by default"),
     ("run.resume=DIR", "go on with the run in that folder"),
     ("logger=[jsonl]", "add wandb, tensorboard"),

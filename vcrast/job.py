@@ -13,11 +13,13 @@ import torch
 from vcrast.config import Config, ViewsConfig
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
+from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
 from vcrast.models.encoder import Encoder
 from vcrast.summary import Summary
+from vcrast.training.dist import share_of
 from vcrast.training.interrupt import Interrupt
 from vcrast.training.log import MetricLog
 
@@ -91,14 +93,20 @@ class Job:
             num_channels=fbank.num_channels,
         ).to(self.device)
 
-    def batches(self, clips: ClipDataset) -> Iterator[Batch]:
-        """All of the clips in order, deterministic crops, on the device."""
+    def batches(self, clips: ClipDataset, part: range | None = None) -> Iterator[Batch]:
+        """The clips, or a part of them, in order, deterministic crops, on the device."""
         return evaluation_batches(
             clips,
             batch_size=self.config.evaluate.batch_size,
             num_workers=self.config.data.num_workers,
             device=self.device,
+            part=part,
         )
+
+    def draws(self, stage: str, step: int, batch_size: int) -> Draws:
+        """The random numbers of a step for this process's part of the batch."""
+        mine = share_of(batch_size)
+        return Draws(self.seed(stage), step, batch_size, device=self.device, start=mine.start, stop=mine.stop)
 
     def checkpoints(self, stage: str) -> Path:
         """The folder of a stage's checkpoints."""

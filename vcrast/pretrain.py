@@ -19,6 +19,7 @@ from vcrast.models.pretrained import load_encoder
 from vcrast.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.stage import Stage, num_parameters, total_steps
 from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.training.dist import from_first, is_first, rank, world_size
 from vcrast.training.exact import exact_backward
 from vcrast.training.progress import Progress
 
@@ -48,18 +49,19 @@ def pretrain(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     watch = FeatureWatch(job, objective.encoder, num_clips=options.watch_clips)
     watch_every = max(1, round(options.watch_every_epochs * per_epoch))
-    save_example_views(job, objective)
+    if is_first():
+        save_example_views(job, objective)
     batches = training_batches(
         job.train, batch_size=options.batch_size, seed=job.seed("pretrain"), start_step=first, num_steps=num_steps,
-        num_workers=config.data.num_workers, device=job.device,
+        num_workers=config.data.num_workers, device=job.device, rank=rank(), world_size=world_size(),
     )  # fmt: skip
     clock = Clock()
-    with Progress(stage="pretrain", fold=job.fold, total_steps=num_steps, start_step=first) as progress:
+    with Progress("pretrain", job.fold, num_steps, start_step=first, shown=is_first()) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
             batch = next(batches)
             clock.data_ready()
-            draws = Draws(job.seed("pretrain"), step, options.batch_size, device=job.device)
+            draws = job.draws("pretrain", step, options.batch_size)
             outcome = exact_backward(
                 engine, objective, batch.wav, None, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
             )
@@ -144,7 +146,13 @@ def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch) -> dict[
     """Export the encoder and collect the stage's numbers."""
     if not watch.last:
         watch.measure(stage.num_steps)
-    export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
+    if is_first():
+        export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
+    return from_first(results(job, stage, watch) if is_first() else {})
+
+
+def results(job: Job, stage: Stage, watch: FeatureWatch) -> dict[str, Any]:
+    """The stage's numbers, from what was logged."""
     last = job.log.last("pretrain", job.fold)
     kept = ("loss", "invariance", "variance", "covariance", "floor", "above_floor")
     return {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import shlex
 import signal
 import sys
@@ -20,6 +22,7 @@ from vcrast.config import Config
 from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
 from vcrast.evaluate import evaluate
+from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank
 from vcrast.finetune import finetune
 from vcrast.job import Job
@@ -29,6 +32,7 @@ from vcrast.report.summary_table import print_summary
 from vcrast.settings import resolve
 from vcrast.stage import Interrupted
 from vcrast.summary import Summary
+from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
 from vcrast.training.engine import resolve_precision
 from vcrast.training.environment import redact_arguments, write_environment
 from vcrast.training.interrupt import Interrupt
@@ -56,15 +60,19 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
 
         return rehearse(config)
     try:
-        run(config, overrides)
+        with process_group(resolve_device(config.run.device), timeout_s=config.launch.timeout_s):
+            config.run.dir = from_first(config.run.dir)
+            run(config, overrides)
     except Interrupted as stopped:
-        print(f"\n{stopped}; everything is saved. Go on with:\n  python launch/local.py run.resume={config.run.dir}")
+        if place().rank == 0:
+            print(f"\n{stopped}; everything is saved. Go on with:")
+            print(f"  python launch/local.py run.resume={config.run.dir}")
         return 128 + int(getattr(signal, stopped.signal_name))
     return 0
 
 
 def run(config: Config, overrides: Sequence[str] = ()) -> Path:
-    """Run all folds and stages that are not done yet; returns the run folder."""
+    """Run all folds and stages that are not done yet; returns the run folder, which the first process writes."""
     folder = Path(str(config.run.dir))
     # Checked before the folder exists: a mistake in the command must not leave a run behind.
     corpus = open_corpus(config.data)
@@ -72,20 +80,24 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     resolve_precision(config.precision, resolve_device(config.run.device))
     Fbank(sample_rate=config.data.sample_rate, **vars(config.features))
     with ExitStack() as stack:
-        stack.enter_context(RunLock(folder))
+        if is_first():
+            stack.enter_context(RunLock(folder))
         interrupt = stack.enter_context(Interrupt(also=["SIGUSR1", "SIGUSR2"]))
-        setup_logging(folder)
-        keep_settings(config, overrides, folder)
+        setup_logging(folder, rank())
+        if is_first():
+            keep_settings(config, overrides, folder)
         log.info("run folder: %s", folder)
+        log.info("process %d of %d on %s", rank(), world_size(), platform.node())
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
-        metrics = MetricLog(folder, config.logger, config=to_dict(config))
+        metrics = MetricLog(folder, config.logger, config=to_dict(config), active=is_first())
         stack.callback(metrics.close)
         for job in jobs(config, corpus, folds, folder, metrics, summary, interrupt):
             run_stages(job)
         summary.write()
-        report = write_report(folder)
-        print_summary(folder)
-        print(f"report: {report}")
+        if is_first():
+            report = write_report(folder)
+            print_summary(folder)
+            print(f"report: {report}")
     return folder
 
 
@@ -96,8 +108,9 @@ def run_stages(job: Job) -> None:
             log.info("fold %s %s: done already", job.fold, stage)
             continue
         job.summary.record(job.fold, stage, STAGES[stage](job))
-        if job.interrupt.requested:
-            raise Interrupted(job.interrupt.requested, f"after {stage} of fold {job.fold}")
+        # Also what makes the others wait until the first process has written what the next stage reads.
+        if asked := job.interrupt.agreed():
+            raise Interrupted(asked, f"after {stage} of fold {job.fold}")
 
 
 def jobs(
@@ -112,13 +125,15 @@ def jobs(
     """One `Job` per fold; a fold pretrains on its own training clips only, so no test clip is seen before the test."""
     device = resolve_device(config.run.device)
     precision = resolve_precision(config.precision, device)
-    data = open_data(config.data, corpus)
+    with in_turn():
+        data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
     for fold in folds:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
-        mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
+        with in_turn():
+            mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
@@ -150,24 +165,44 @@ def check_sizes(config: Config, part: FoldData, fold: str) -> None:
                 f"{stage}.batch_size={size}: fold {fold} has only {len(part.train)} training clips; "
                 f"set {stage}.batch_size={len(part.train)} or lower"
             )
+        if stage in config.stages and size % world_size():
+            raise ValueError(
+                f"{stage}.batch_size={size}: {world_size()} processes cannot share it evenly; use a multiple of that"
+            )
+        if stage in config.stages and size // world_size() % PARTNER_BLOCK and world_size() > 1:
+            log.warning(
+                "%s.batch_size=%d is an odd number of clips for each of %d processes: mixup and background noise find "
+                "other partners than in one process", stage, size, world_size(),
+            )  # fmt: skip
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """`auto` is CUDA where there is one; `cuda` is the GPU of this process's place on its machine.
 
     Raises:
         ValueError: a device that this machine lacks.
     """
+    here = place()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(
             f"run.device={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
         )
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"run.device={name}: no such device; choose from auto, cpu, cuda, cuda:N") from None
+    if device.type != "cuda" or here.local_world_size == 1:
+        return device
+    if device.index is not None:
+        raise ValueError(f"run.device={name}: {here.local_world_size} processes cannot share one GPU; use cuda or auto")
+    number = torch.cuda.device_count()
+    if number == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:  # a scheduler has hidden those of the other processes
+        return torch.device("cuda", 0)
+    if number < here.local_world_size:
+        raise ValueError(f"launch.num_processes={here.local_world_size}: there are {number} GPUs here; each takes one")
+    return torch.device("cuda", here.local_rank)
 
 
 def keep_settings(config: Config, overrides: Sequence[str], folder: Path) -> None:

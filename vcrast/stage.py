@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vcrast.features.draws import Draws
 from vcrast.job import Job
 from vcrast.training import checkpoint
+from vcrast.training.dist import from_first, highest, is_first, world_size
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule
@@ -52,7 +52,7 @@ class Stage:
         The order of all stages: this run's own checkpoint; weights given by `model.checkpoint` or by the stage before
         (loaded when the objective was built); random weights.
         """
-        found = checkpoint.find_latest(self.job.checkpoints(self.name))
+        found = from_first(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_first() else None)
         step = self._restore(found) if found else 0
         self.job.log.rewind(self.name, self.job.fold, step)
         return step
@@ -67,35 +67,38 @@ class Stage:
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
-        self.micro_batch_size, self.kept = content["micro_batch_size"], content.get("kept", 0)
+        if content.get("world_size", 1) == world_size():
+            self.micro_batch_size, self.kept = content["micro_batch_size"], content.get("kept", 0)
         self.earlier_s = content["wall_s"]
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
         return int(content["step"])
 
     def plan(self, objective: Any, *, batch_size: int, micro_batch_size: Any) -> None:
-        """Decide how the batch is cut, and say it.
+        """Decide how this process's part of the batch is cut, and say it.
 
-        A resumed stage keeps its cut, since other micro-batches round differently, unless another one is asked for.
+        A resumed stage keeps its cut, since other micro-batches round differently, unless another one is asked for or
+        the number of processes has changed.
 
         Args:
             objective: what is trained.
-            batch_size: of the loss.
+            batch_size: of the loss, over all processes.
             micro_batch_size: `auto`, or a number.
         """
         asked = None if micro_batch_size == "auto" else int(micro_batch_size)
         if self.micro_batch_size is not None and asked is None:
             return
-        job, device = self.job, self.job.device
+        job, device, draws = self.job, self.job.device, self.job.draws(self.name, 0, batch_size)
         plan = plan_step(
             self.engine,
             objective,
-            torch.zeros(batch_size, job.num_samples, device=device),
-            torch.zeros(batch_size, len(job.classes), device=device),
-            Draws(job.seed(self.name), 0, batch_size, device=device),
+            torch.zeros(draws.size, job.num_samples, device=device),
+            torch.zeros(draws.size, len(job.classes), device=device),
+            draws,
             micro_batch_size=asked,
             memory=CudaMemory(device) if device.type == "cuda" else None,
         )
-        log.info("fold %s %s: %s", job.fold, self.name, plan.text())
+        on_each = f", on each of {world_size()} processes" if world_size() > 1 else ""
+        log.info("fold %s %s: %s%s", job.fold, self.name, plan.text(), on_each)
         self.micro_batch_size, self.kept = plan.micro_batch_size, plan.kept
 
     def note(self, outcome: Outcome) -> None:
@@ -103,16 +106,19 @@ class Stage:
         self.micro_batch_size, self.kept = outcome.micro_batch_size, outcome.kept
 
     def save(self, step: int) -> None:
-        """Write a checkpoint that holds the state after `step` steps."""
+        """Write a checkpoint that holds the state after `step` steps; all processes call, the first one writes."""
         content = {
             "engine": self.engine.state_dict(),
             "schedule": self.schedule.state_dict(),
             "micro_batch_size": self.micro_batch_size,
             "kept": self.kept,
+            "world_size": world_size(),
             "num_steps": self.num_steps,
             "wall_s": self.wall_s,
             "step": step,
         }
+        if not is_first():
+            return
         tensors, skeleton = checkpoint.flatten_state(content)
         folder = self.job.checkpoints(self.name)
         checkpoint.save(folder, step, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
@@ -132,13 +138,15 @@ class Stage:
         return self.earlier_s + time.perf_counter() - self.started
 
     def end_of_step(self, step: int) -> None:
-        """Save when it is time, and stop when a signal asked for it.
+        """Save when it is time, and stop when a signal asked for it: all processes, at the same step.
 
         Raises:
             Interrupted: after saving.
         """
-        asked = self.job.interrupt.requested
-        if asked or step == self.num_steps or self.due(step):
+        # The clock of the first process decides: those of others may be a moment ahead.
+        number, due = highest(self.job.interrupt.number, float(is_first() and self.due(step)))
+        asked = self.job.interrupt.name(number)
+        if asked or step == self.num_steps or due:
             self.save(step)
             self.saved_at = time.monotonic()
         if asked and step < self.num_steps:

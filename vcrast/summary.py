@@ -9,13 +9,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from vcrast.training.dist import from_first, is_first
+
 
 class Summary:
     """Results of a run, written to disk whenever a stage of a fold is done."""
 
     def __init__(self, path: Path, *, recipe: str, classes: tuple[str, ...]) -> None:
         self.path = path
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = from_first(json.loads(path.read_text(encoding="utf-8")) if is_first() and path.is_file() else {})
         self.content: dict[str, Any] = {
             "recipe": recipe,
             "classes": list(classes),
@@ -47,7 +49,9 @@ class Summary:
             self.content["warnings"].append(text)
 
     def write(self) -> None:
-        """Write aside and rename, so that a reader never sees half a file."""
+        """Write aside and rename, so that a reader never sees half a file; the first process does."""
+        if not is_first():
+            return
         content = {**self.content, **spread(self.content["folds"])}
         aside = self.path.with_name(self.path.name + ".tmp")
         aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -132,7 +132,12 @@ MORE = [
 ]
 
 
-@pytest.mark.parametrize("case", [*CASES[::5], *MORE], ids=str)
+def label(case):
+    """The same in every process: a function's default text holds its address."""
+    return ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in case.items())
+
+
+@pytest.mark.parametrize("case", [*CASES[::5], *MORE], ids=label)
 def test_a_step_reads_nothing(case, monkeypatch):
     iteration, engine = make_step(device="cpu", **case)
     iteration(0)  # tables of positions are made once
@@ -181,7 +186,7 @@ def test_a_read_anywhere_in_the_step_is_noticed(place, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case["precision"] != "fp32" or case["attention"] == "softmax"] + MORE, ids=str
+    "case", [case for case in CASES if case["precision"] != "fp32" or case["attention"] == "softmax"] + MORE, ids=label
 )
 def test_a_step_on_the_gpu_waits_for_nothing(case):
     iteration, engine = make_step(device="cuda", **case)

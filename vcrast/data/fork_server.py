@@ -1,11 +1,12 @@
 """Imported by the fork server alone, before it forks: load torch once, and outlive the signals of a preempted job.
 
-Workers inherit both (`vcrast.data.processes`).
+Workers inherit both (`vcrast.data.processes`). Blocked rather than ignored: multiprocessing and DataLoader install
+handlers of their own in a new worker, and a signal that came just then would end it.
 """
 
 import signal
 
 import vcrast.data.loader  # noqa: F401
+from vcrast.data.processes import OUTER_SIGNALS
 
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, OUTER_SIGNALS)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.dataset import CENTRE, ClipDataset, Example
-from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader
+from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_ended
 
 T = TypeVar("T")
 Key = tuple[int, int]  # (clip index, position)
@@ -94,11 +94,17 @@ def training_batches(
 
 
 def evaluation_batches(
-    dataset: ClipDataset, *, batch_size: int, num_workers: int | None = None, device: torch.device | str
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    num_workers: int | None = None,
+    device: torch.device | str,
+    part: range | None = None,
 ) -> Iterator[Batch]:
     """Every clip once, in order, centre crop; the last batch may be smaller.
 
-    An unreadable clip is left out of its batch: replacing it would count another test clip twice.
+    An unreadable clip is left out of its batch: replacing it would count another test clip twice. `part` limits it to
+    some of the clips, by their places in the dataset.
 
     Raises:
         ValueError: too many unreadable clips.
@@ -106,7 +112,7 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    every = [(index, CENTRE) for index in range(len(dataset))]
+    every = [(index, CENTRE) for index in (range(len(dataset)) if part is None else part)]
     keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
     return _hand_over(dataset, keys, num_workers, torch.device(device))
 
@@ -208,7 +214,11 @@ def _hand_over(
 
 def _checked(dataset: ClipDataset, loader: DataLoader[Loaded]) -> Iterator[Batch]:
     """The loader's batches; a dead worker is explained, faults are counted."""
-    loaded = iter(loader)
+    with workers_ended(partial(iter, loader)) as loaded:
+        yield from _explained(dataset, loaded)
+
+
+def _explained(dataset: ClipDataset, loaded: Iterator[Loaded]) -> Iterator[Batch]:
     while True:
         try:
             batch, faults = next(loaded)

@@ -7,18 +7,26 @@ that has imported torch and started nothing: its children are safe, and there in
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
 
 import numpy as np
 
 from vcrast.data.audio import READERS
 
+T = TypeVar("T")
 Readers = dict[str, Callable[[str, int], np.ndarray]]
+# What Slurm, a terminal and `kill` send to all processes of a job.
+OUTER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def fork_server() -> ForkServerContext:
@@ -52,16 +60,41 @@ def start_decoder(readers: Readers) -> None:
         readers: the parent's table; a fresh process has not imported the sources that fill it.
     """
     READERS.update(readers)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_DFL)
+    for number in OUTER_SIGNALS:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTER_SIGNALS)
 
 
 def start_loader(readers: Readers) -> None:
     """First call in a loader's worker: signals are the parent's matter.
 
     Slurm sends its warning to every process of a job; a worker that died of it would take the last checkpoint with it.
+    They were blocked in the fork server, so none got through before this call.
     """
     READERS.update(readers)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in OUTER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def workers_ended(start: Callable[[], T]) -> Iterator[T]:
+    """End the workers that `start` starts when the body is left, or the program is, whichever comes first.
+
+    A worker that ignores SIGTERM would never follow the polite request that multiprocessing makes at exit and then
+    waits on: after an error, the program would hang for ever.
+    """
+    before = set(multiprocessing.active_children())
+    started = start()
+    end = partial(_kill, set(multiprocessing.active_children()) - before)
+    atexit.register(end)
+    try:
+        yield started
+    finally:
+        atexit.unregister(end)
+        end()
+
+
+def _kill(workers: set[BaseProcess]) -> None:
+    for worker in workers:
+        worker.kill()
+        worker.join()

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Partners are chosen within runs of this many neighbours, so that a rank or a micro-batch that holds a multiple of it
-# finds every partner among its own clips. The loader has shuffled the clips, so neighbours are a random sample.
-PARTNER_BLOCK = 8
+# Partners are chosen within runs of this many neighbours, so that a rank that holds a multiple of it finds all partners
+# among its own clips. The loader has shuffled the clips, so a neighbour is as random a choice as any.
+PARTNER_BLOCK = 2
 
 
 class Draws:

@@ -1,5 +1,7 @@
 """ENGINES: autocast, backward, optimiser step, save and load on plain PyTorch; bad gradients never reach the weights.
 
+Several processes hold the same weights and average their gradients once a step, so that each makes the same update.
+
 How a bad step is skipped without waiting for the device. One tensor, `bad`, is true if the loss or the norm of the
 gradients is not finite. It is handed to the optimiser as `found_inf`, which PyTorch's fused AdamW and our LARS read on
 the device: then they change neither weights nor momenta, to the bit. Running statistics of BatchNorm, which the forward
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vcrast.registry import ENGINES
+from vcrast.training.dist import average, running
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import parameters_of
+from vcrast.training.reduce import GradientAverage
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PATIENCE = {"fp32": 3, "bf16": 3, "fp16": 8}  # bad steps in a row; fp16 overflows now and then by design
@@ -53,7 +57,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
 
 @ENGINES.register("torch")
 class TorchEngine:
-    """One process, one device.
+    """One device a process, any number of processes.
 
     Args:
         module: the objective, on its device.
@@ -88,6 +92,7 @@ class TorchEngine:
         self.module, self.optimizer, self.precision = module, optimizer, precision
         self.device, self.clip_grad_norm = torch.device(device), clip_grad_norm
         self.parameters = parameters_of(optimizer)
+        self.gradients = GradientAverage(self.parameters)
         self.names = {id(weight): name for name, weight in module.named_parameters()}
         self.loss_scale = LossScale(self.device) if precision == "fp16" else None
         self.steps = 0
@@ -117,11 +122,19 @@ class TorchEngine:
             for buffer, before in self.buffers:
                 buffer.copy_(before)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
+    def backward(self, loss: Tensor, *, last: bool = False) -> None:
+        """Add the gradients of a loss; `last`: of the step, so that the processes' gradients can be averaged."""
+        if last:
+            self.gradients.arm()
         # Noted apart from the gradients: max(0, NaN) has gradient 0.
         self.bad_loss = self.bad_loss | ~loss.detach().isfinite()
         (loss if self.loss_scale is None else loss * self.loss_scale.scale).backward()
+
+    def finish_backward(self) -> None:
+        """Wait until gradients are those of all processes; on all of them, also after running out of memory."""
+        self.gradients.finish()
+        if running():
+            self.bad_loss = average(self.bad_loss.float()) > 0
 
     @torch.no_grad()
     def step(self, lr: float) -> StepResult:

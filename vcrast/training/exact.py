@@ -3,8 +3,10 @@
 Variance, covariance and BatchNorm are statistics of the batch, so the mean of micro-batch gradients is not the batch's
 gradient; after some training it does not even point the same way. Here the encoder, which needs the memory, runs in
 micro-batches that keep only their result; projector and loss see the whole batch; one backward runs each micro-batch
-again, with the same random numbers, when its turn comes. The price is a second forward of the encoder, a third more
-compute, and only for those micro-batches whose graph the memory cannot keep (`vcrast.training.plan` counts them).
+again, with the same random numbers, when its turn comes. Several processes encode a part of the batch each and gather
+the vectors; the loss is computed on all of them (`vcrast.training.dist`). The price is a second forward of the encoder,
+a third more compute, and only for those micro-batches whose graph the memory cannot keep (`vcrast.training.plan` counts
+them).
 
 Source: the idea of Gao et al. 2021, arXiv:2101.06983, in one backward instead of two.
 """
@@ -12,14 +14,18 @@ Source: the idea of Gao et al. 2021, arXiv:2101.06983, in one backward instead o
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vcrast.training.dist import average, everywhere, gather_clips, world_size
+
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Parts = dict[str, Tensor]
 
 
@@ -59,14 +65,14 @@ def exact_backward(
 ) -> Outcome:
     """Compute the whole batch's loss and leave its gradients in the parameters.
 
-    Out of memory on CUDA, everything is put back and the step repeated with fewer graphs kept, then with smaller
-    micro-batches: its random numbers are a function of (seed, step), so it is the same step.
+    Out of memory on any process, everything is put back and the step repeated on all of them with fewer graphs kept,
+    then with smaller micro-batches: its random numbers are a function of (seed, step), so it is the same step.
 
     Args:
         engine: gives autocast and backward.
         objective: on the engine's device.
-        wavs: (B, S).
-        labels: (B, C), or None without labels.
+        wavs: (B, S); of this process's clips, equally many on each.
+        labels: (B, C) likewise, or None without labels.
         draws: of this step and these clips.
         micro_batch_size: clips that the encoder sees at once; None starts with all.
         kept: how many micro-batches, the last ones, keep their graph and so run once; changes speed and memory only.
@@ -115,45 +121,73 @@ def retreat(size: int, kept: int, *, can_keep: bool) -> tuple[int, int]:
 def attempt(
     engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, size: int, kept: int
 ) -> Outcome | None:
-    """One try with micro-batches of `size`, the last `kept` run once; None if the memory did not suffice."""
-    try:
+    """One try with micro-batches of `size`, the last `kept` run once; None if memory was short on any process.
+
+    Between the two halves the processes exchange vectors, after them gradients; so they agree on how each half went
+    before anyone goes on.
+    """
+    couples = objective.couples_clips or (size >= len(wavs) and world_size() == 1)
+
+    def first_half() -> Any:
         # What little randomness is torch's own (dropout in an extension) becomes a function of (seed, step), too.
         torch.manual_seed(draws.torch_seed())
         inputs = objective.prepare(wavs, draws)
-        if objective.couples_clips or size >= len(wavs):
-            loss, parts = together(engine, objective, inputs, labels, len(wavs), size, kept)
-        else:
-            loss, parts = one_by_one(engine, objective, inputs, labels, len(wavs), size)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
+        return encode(engine, objective, inputs, len(wavs), size, kept) if couples else inputs
+
+    def second_half(found: Any) -> tuple[Tensor, Parts]:
+        if couples:
+            return score(engine, objective, found, labels)
+        return one_by_one(engine, objective, found, labels, len(wavs), size)
+
+    encoded = unless_out_of_memory(first_half)
+    if not everywhere(encoded is not None):
         return None
+    scored = unless_out_of_memory(lambda: second_half(encoded))
+    encoded = None  # its graph fills the memory in which a failed process still has to take part
+    engine.finish_backward()
+    if not everywhere(scored is not None):
+        return None
+    assert scored is not None
+    loss, parts = scored
+    if not couples:
+        loss, parts = average(loss), {name: average(part) for name, part in parts.items()}
     return Outcome(loss, parts, size, kept)
 
 
-def together(
-    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int, kept: int = 0
-) -> tuple[Tensor, Parts]:
-    """One loss of all vectors, one backward; micro-batches are recomputed in it, except the last `kept`."""
+def unless_out_of_memory(work: Callable[[], T]) -> T | None:
+    """What `work` returns, or None where memory did not suffice."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    return None
+
+
+def encode(engine: Any, objective: Objective, inputs: Any, num_clips: int, size: int, kept: int = 0) -> Tensor:
+    """This process's vectors, (V, b, D); micro-batches are recomputed in the backward, except the last `kept`."""
 
     def represent(inputs: Any, clips: slice) -> Tensor:
         # Autocast inside: casts of the weights cached over several micro-batches would add their gradients in fp16.
         with engine.autocast():
             return objective.represent(inputs, clips)
 
-    if size >= batch_size:
-        vectors = represent(inputs, slice(0, batch_size))
-    else:
-        parts = micro_batches(batch_size, size)
-        # The last ones: backward runs in the reverse order, so their memory is free again when others are recomputed.
-        again = parts[: max(0, len(parts) - kept)]
-        # `inputs` is an argument because checkpoint replays the generators of those devices that it sees tensors of.
-        pieces = [checkpoint(represent, inputs, clips, use_reentrant=False) for clips in again]
-        vectors = torch.cat([*pieces, *(represent(inputs, clips) for clips in parts[len(again) :])], dim=1)
-    # With several processes, the vectors of the others join here, with gradient; projector and loss are replicated.
-    loss, found = objective.loss(vectors, labels)
-    engine.backward(loss)
-    return loss.detach(), found
+    if size >= num_clips:
+        return represent(inputs, slice(0, num_clips))
+    parts = micro_batches(num_clips, size)
+    # The last ones: backward runs in the reverse order, so their memory is free again when others are recomputed.
+    again = parts[: max(0, len(parts) - kept)]
+    # `inputs` is an argument because checkpoint replays the generators of those devices that it sees tensors of.
+    pieces = [checkpoint(represent, inputs, clips, use_reentrant=False) for clips in again]
+    return torch.cat([*pieces, *(represent(inputs, clips) for clips in parts[len(again) :])], dim=1)
+
+
+def score(engine: Any, objective: Objective, vectors: Tensor, labels: Tensor | None) -> tuple[Tensor, Parts]:
+    """One loss of the vectors of all processes, the same on each; one backward."""
+    together = None if labels is None else gather_clips(labels.unsqueeze(0)).squeeze(0)
+    loss, parts = objective.loss(gather_clips(vectors), together)
+    engine.backward(loss, last=True)
+    return loss.detach(), parts
 
 
 def one_by_one(
@@ -166,7 +200,7 @@ def one_by_one(
             vectors = objective.represent(inputs, clips)
         loss, parts = objective.loss(vectors, None if labels is None else labels[clips])
         weight = (clips.stop - clips.start) / batch_size
-        engine.backward(loss * weight)
+        engine.backward(loss * weight, last=clips.stop == batch_size)
         for name, part in {"": loss.detach(), **parts}.items():
             total[name] = total.get(name, 0.0) + part * weight
     return total.pop(""), total

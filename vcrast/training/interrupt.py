@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+from vcrast.training.dist import highest
+
 
 class Interrupt:
     """Context manager that turns the first signal into a request and the second Ctrl-C into `KeyboardInterrupt`.
@@ -33,6 +35,20 @@ class Interrupt:
         self._old: dict[signal.Signals, Any] = {}
         self._interrupts = 0
         self._pid = os.getpid()
+
+    def agreed(self) -> str | None:
+        """The name of a signal that any process was sent; the same answer on all, which must all ask."""
+        return self.name(highest(self.number)[0])
+
+    @property
+    def number(self) -> int:
+        """Of the requested signal; 0 for none."""
+        return signal.Signals[self.requested].value if self.requested else 0
+
+    @staticmethod
+    def name(number: float) -> str | None:
+        """The reverse of `number`."""
+        return signal.Signals(int(number)).name if number else None
 
     def __enter__(self) -> Interrupt:
         self._pid = os.getpid()

@@ -11,8 +11,11 @@ from rich.logging import RichHandler
 from vcrast.training.progress import console
 
 
-def setup_logging(run_dir: Path) -> None:
-    """Send messages to stderr, short, and to <run>/train.log, with date and level. Calling again changes the folder."""
+def setup_logging(run_dir: Path, rank: int = 0) -> None:
+    """Send messages to stderr, short, and to <run>/train.log, with date and level. Calling again changes the folder.
+
+    Of several processes only the first speaks on stderr; the others write <run>/logs/rank_<number>.log.
+    """
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if getattr(handler, "is_ours", False)]:
         root.removeHandler(handler)
@@ -23,10 +26,11 @@ def setup_logging(run_dir: Path) -> None:
     else:
         shown = logging.StreamHandler()
         shown.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    kept = logging.FileHandler(Path(run_dir) / "train.log", encoding="utf-8")
+    path = Path(run_dir) / ("train.log" if rank == 0 else f"logs/rank_{rank}.log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = logging.FileHandler(path, encoding="utf-8")
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    for handler in (shown, kept):
+    for handler in (shown, kept) if rank == 0 else (kept,):
         handler.is_ours = True  # type: ignore[attr-defined]
         root.addHandler(handler)
     logging.captureWarnings(True)

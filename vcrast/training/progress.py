@@ -33,6 +33,7 @@ class Progress:
         total_steps: of the whole stage.
         start_step: steps done before, by the run that is being resumed; they do not count for the speed.
         every_s: without a terminal, least time between two lines; the last step always gets one.
+        shown: False for all processes of a run but one.
         device: whose peak memory is shown; default: the current GPU if there is one, else this process.
     """
 
@@ -44,10 +45,11 @@ class Progress:
         *,
         start_step: int = 0,
         every_s: float = 10.0,
+        shown: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
         self.title = f"{stage} fold {fold}" if fold else stage
-        self.total_steps, self.start_step, self.every_s = total_steps, start_step, every_s
+        self.total_steps, self.start_step, self.every_s, self.shown = total_steps, start_step, every_s, shown
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._live: Live | None = None
         self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)
@@ -57,7 +59,7 @@ class Progress:
     def __enter__(self) -> Progress:
         self._times.append((time.monotonic(), self.start_step))
         # Asked here and not of rich, which also believes FORCE_COLOR: a live line in a log file is garbage.
-        if sys.stderr.isatty() and not console.is_dumb_terminal:
+        if self.shown and sys.stderr.isatty() and not console.is_dumb_terminal:
             self._live = Live(Text(self.title), console=console, auto_refresh=False, transient=False)
             self._live.start()
         return self
@@ -81,6 +83,8 @@ class Progress:
         Tensors are copied from the device only when something is drawn. Of the remaining values, seconds (`..._s`) are
         left out: they belong into the metrics, not on the line.
         """
+        if not self.shown:
+            return
         now = time.monotonic()
         self._times.append((now, step))
         if samples_per_s is not None:

@@ -1,0 +1,170 @@
+"""Several processes on this machine, as torchrun would start them, except that a signal reaches each of them once.
+
+torchrun's agent answers Ctrl-C with a second signal to its workers, which the terminal has signalled already; a run
+takes the second one for "stop at once" and leaves without saving. Here the processes are out of the terminal's reach
+and get what the launcher gets. They end when it is gone, and all of them when one fails.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import FrameType
+from typing import IO
+
+from vcrast.data.processes import num_cores
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+PARENT = "VCRAST_PARENT"  # descriptor of a pipe that closes when the launcher is gone
+PEER_LOST = 75  # exit code of a process that only suffered from another one's end; EX_TEMPFAIL
+GRACE_S = 20.0  # for the others to notice by themselves that one is gone
+KILL_S = 10.0  # between asking them to end and ending them
+POLL_S = 0.05
+
+
+def is_child() -> bool:
+    """Whether a launcher has given this process its place."""
+    return "RANK" in os.environ
+
+
+def launch(num_processes: int, command: Sequence[str]) -> int:
+    """Run a command in several processes that find each other by torchrun's variables; returns the run's exit code.
+
+    The first one has this terminal. What others write is shown if one of them fails.
+    """
+    with ExitStack() as stack:
+        group = Group(stack, num_processes, command)
+        old = {number: signal.signal(number, group.forward) for number in FORWARDED}
+        try:
+            return group.wait()
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            group.kill()
+
+
+class Group:
+    """The processes of a run on this machine."""
+
+    def __init__(self, stack: ExitStack, num_processes: int, command: Sequence[str]) -> None:
+        reading, writing = os.pipe()
+        stack.callback(os.close, writing)
+        self.outputs: list[IO[bytes] | None] = [None]
+        self.outputs += [stack.enter_context(temporary()) for _ in range(1, num_processes)]
+        port = str(free_port())
+        self.processes = []
+        for rank, output in enumerate(self.outputs):
+            environment = {**os.environ, **variables(rank, num_processes, port), PARENT: str(reading)}
+            self.processes.append(
+                subprocess.Popen(
+                    command, env=environment, stdout=output, stderr=output, pass_fds=[reading], start_new_session=True,
+                    stdin=None if rank == 0 else subprocess.DEVNULL,
+                )
+            )  # fmt: skip
+        os.close(reading)
+        self.ended: list[int] = []  # ranks, in the order in which they ended
+
+    def forward(self, number: int, _frame: FrameType | None) -> None:
+        """Hand a signal on to every process."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self) -> int:
+        """Until all have ended; after a failure the others get some time to end by themselves."""
+        deadline = float("inf")
+        while len(self.ended) < len(self.processes):
+            for rank, process in enumerate(self.processes):
+                if rank not in self.ended and process.poll() is not None:
+                    self.ended.append(rank)
+                    if self.code(rank):
+                        deadline = min(deadline, time.monotonic() + GRACE_S)
+            if time.monotonic() > deadline:
+                self.kill()
+            time.sleep(POLL_S)
+        failed = [rank for rank in self.ended if self.code(rank)]
+        if not failed:
+            return 0
+        cause = self.cause(failed)
+        self.explain(cause)
+        return self.code(cause)
+
+    def cause(self, failed: Sequence[int]) -> int:
+        """The rank that failed by itself; the first process if it did, since it has told the user why."""
+        by_itself = [rank for rank in failed if self.code(rank) != PEER_LOST]
+        return 0 if 0 in by_itself and self.processes[0].returncode > 0 else (by_itself or list(failed))[0]
+
+    def code(self, rank: int) -> int:
+        """Exit code; 128 + n after signal n."""
+        code = self.processes[rank].returncode
+        return code if code >= 0 else 128 - code
+
+    def explain(self, rank: int) -> None:
+        """Say what the terminal has not shown."""
+        code, output = self.processes[rank].returncode, self.outputs[rank]
+        if code < 0:
+            name = signal.Signals(-code).name
+            why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
+            print(f"local.py: error: process {rank} of {len(self.processes)} was ended by {name}{why}", file=sys.stderr)
+        if output is not None:
+            output.seek(0)
+            text = output.read().decode(errors="replace").strip()
+            for line in text.splitlines()[-30:]:
+                print(f"[process {rank}] {line}", file=sys.stderr)
+
+    def kill(self) -> None:
+        """End what still runs: ask first, insist after a while."""
+        alive = [process for process in self.processes if process.poll() is None]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + KILL_S
+        while any(process.poll() is None for process in alive) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        for process in alive:
+            process.kill()
+            process.wait()
+
+
+def variables(rank: int, num_processes: int, port: str) -> dict[str, str]:
+    """What torchrun would set for a process of one machine, and its share of the cores."""
+    given = {
+        "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+    }  # fmt: skip
+    if "OMP_NUM_THREADS" not in os.environ:
+        given["OMP_NUM_THREADS"] = max(1, num_cores() // num_processes)
+    return {name: str(value) for name, value in given.items()}
+
+
+def temporary() -> IO[bytes]:
+    """A file without a name."""
+    return tempfile.TemporaryFile()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def follow_launcher() -> None:
+    """Let a thread end this process politely when its launcher is gone, however that ended."""
+    descriptor = os.environ.pop(PARENT, None)
+    if descriptor is None:
+        return
+
+    def watch(pipe: int) -> None:
+        while os.read(pipe, 1):  # nobody writes; it returns when the other end closes
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, args=[int(descriptor)], name="launcher", daemon=True).start()
