@@ -88,6 +88,8 @@ def submit(arguments: Arguments) -> int:
             f"launch.num_processes={asked}: is for launch/local.py; here slurm.nodes and slurm.gpus_per_node count, or "
             "slurm.tasks_per_node where there are no GPUs"
         )
+    for run in runs:
+        refuse_uneven(run.config)
     slurm_options.check_path("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":
@@ -95,6 +97,22 @@ def submit(arguments: Arguments) -> int:
     for line in doubts(runs, cluster):
         print(f"slurm.py: warning: {line}", file=sys.stderr)
     return show_script(base, runs) if arguments.dry_run else hand_over(base, runs, cluster)
+
+
+def refuse_uneven(config: Config) -> None:
+    """Refuse a batch that the processes of the job could not share, before it has waited in the queue.
+
+    Raises:
+        ValueError: names the stage.
+    """
+    from launch.slurm_options import tasks_per_node
+
+    count = config.slurm.nodes * tasks_per_node(config.slurm)
+    for stage, size in (("pretrain", config.pretrain.batch_size), ("finetune", config.finetune.batch_size)):
+        if stage in config.stages and size % count:
+            raise ValueError(
+                f"{stage}.batch_size={size}: {count} processes cannot share it evenly; use a multiple of that"
+            )
 
 
 def require_submitit() -> None:

@@ -62,14 +62,19 @@ def take(root: Path, folder: Path) -> Path:
 
 
 def _from_git(root: Path) -> Iterator[Path]:
-    """Nothing unless `root` is the top of a checkout."""
-    if git_state(root) is None:
+    """Nothing unless `root` is the top of a checkout; a folder inside another project's is none."""
+    try:
+        top = _git(root, "rev-parse", "--show-toplevel").strip()
+        listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard") if Path(top) == root else ""
+    except (OSError, subprocess.CalledProcessError):
         return
-    listing = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(listing, capture_output=True, text=True, check=True)
-    for path in map(Path, filter(None, done.stdout.split("\0"))):
+    for path in map(Path, filter(None, listed.split("\0"))):
         if path.parts[0] in TOPS or path.suffix in KINDS:
             yield path
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
 
 
 def _from_folders(root: Path) -> Iterator[Path]:

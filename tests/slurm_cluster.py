@@ -16,7 +16,7 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
 # Addresses as names: they resolve everywhere, and the first one becomes MASTER_ADDR of a job.
 NODES = ("127.0.0.1", "127.0.0.2")
-CPUS_PER_NODE = 4
+SIZE = "CPUs=4 RealMemory=8000"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
 CONFIG = """\
@@ -102,7 +102,7 @@ class Cluster:
         self._start_munge()
         ctld_port, *ports = free_ports(1 + len(NODES))
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr={name} Port={port} CPUs={CPUS_PER_NODE}"
+            f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr={name} Port={port} {SIZE}"
             for name, port in zip(NODES, ports, strict=True)
         )
         text = CONFIG.format(host=socket.gethostname(), ctld_port=ctld_port, root=self.root, nodes=nodes)
@@ -177,8 +177,8 @@ class Cluster:
         words = self.run("scontrol", "show", "job", str(job_id), "--oneliner").split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
-    def wait(self, job_id, *states, seconds=120):
-        """The job's record once it is in one of the states, and no processes of it are left."""
+    def wait(self, job_id, *states, seconds=400):
+        """The job's record once it is in one of the states, by default those of a job that has ended."""
         record = {}
 
         def reached():

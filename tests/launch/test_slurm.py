@@ -80,6 +80,8 @@ def test_a_dry_run_of_a_sweep_shows_the_array_and_its_runs(no_slurm, tmp_path, c
         (["slurm.cluster=cloud"], "slurm.cluster=cloud: choose from"),
         (["slurm.partion=gpu"], "did you mean partition?"),
         (["slurm.nodes=two"], "slurm.nodes=two"),
+        (["slurm.nodes=3"], "pretrain.batch_size=16: 3 processes cannot share it evenly"),
+        (["launch.num_processes=2"], "launch.num_processes=2: is for launch/local.py"),
         (["slurm.partition='gpu\n#SBATCH --uid=0'"], "slurm.partition='gpu\\n"),
         (["run.dir='/tmp/a%j'"], "run.dir=/tmp/a%j"),
         (["--dryrun"], "did you mean --dry-run?"),

@@ -37,7 +37,7 @@ def log(folder, job, rank=0):
     return (folder / "slurm" / f"{job}_{rank}_log.out").read_text(errors="replace")
 
 
-def wait_for_steps(folder, count, seconds=120):
+def wait_for_steps(folder, count, seconds=400):
     """Until so many steps were logged."""
     path, deadline = folder / "metrics.jsonl", time.monotonic() + seconds
     while not path.is_file() or path.read_text().count('"loss"') < count:
@@ -85,6 +85,37 @@ def test_a_job_that_is_warned_saves_requeues_itself_and_ends_with_the_same_weigh
     assert metric_steps(folder) == metric_steps(undisturbed)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_by_two(tmp_path_factory):
+    """Two processes without Slurm."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "two"
+    command = [sys.executable, "launch/local.py", *words(folder, "launch.num_processes=2")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+def test_two_nodes_that_are_warned_save_together_and_end_with_the_same_weights(
+    cluster, undisturbed, undisturbed_by_two, tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    job, _ = submit(capsys, *words(folder, "slurm.nodes=2"))
+    wait_for_steps(folder, 3)
+    cluster.run("scancel", "--signal=USR2", job)
+    cluster.wait(job, "PENDING")
+    assert cluster.wait(job)["JobState"] == "COMPLETED"
+    assert (cluster.job(job)["Restarts"], cluster.job(job)["NumNodes"]) == ("1", "2")
+    assert "going on after step" in log(folder, job)
+    assert weights_hash(folder) == weights_hash(undisturbed_by_two)
+    assert metric_steps(folder) == metric_steps(undisturbed)
+    losses = [[line["loss"] for line in metric_lines(where)] for where in (folder, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def metric_lines(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
+
+
 def test_the_script_is_the_one_that_a_dry_run_prints(cluster, tmp_path, capsys):
     overrides = words(tmp_path / "run", "+slurm.extra.begin=now+3600", "slurm.mem_gb=1", "slurm.cpus_per_task=1")
     assert main([*overrides, "--dry-run"]) == 0
@@ -121,18 +152,18 @@ def test_a_sweep_is_one_array_and_every_run_has_its_folder(cluster, tmp_path, ca
     assert settings == [("softmax", 0), ("softmax", 1), ("rfa", 0), ("rfa", 1)]
 
 
-def test_a_killed_process_fails_the_job_and_the_same_command_goes_on(cluster, undisturbed, tmp_path, capsys):
-    overrides = words(tmp_path / "run", "checkpoint.every_steps=2")
+def test_a_killed_process_fails_the_job_and_the_same_command_goes_on(cluster, undisturbed_by_two, tmp_path, capsys):
+    overrides = words(tmp_path / "run", "checkpoint.every_steps=2", "slurm.nodes=2")
     job, _ = submit(capsys, *overrides)
     wait_for_steps(tmp_path / "run", 5)
-    os.kill(task_pid(job, 0), signal.SIGKILL)
+    os.kill(task_pid(job, 1), signal.SIGKILL)
     record = cluster.wait(job)
     assert (record["JobState"], record["Reason"]) == ("FAILED", "NonZeroExitCode")
-    assert "Killed" in log(tmp_path / "run", job)
+    assert "task 1: Killed" in log(tmp_path / "run", job)
     again, _ = submit(capsys, *overrides)
     assert cluster.wait(again)["JobState"] == "COMPLETED"
     assert "going on after step" in log(tmp_path / "run", again)
-    assert weights_hash(tmp_path / "run") == weights_hash(undisturbed)
+    assert weights_hash(tmp_path / "run") == weights_hash(undisturbed_by_two)
 
 
 def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path, capsys):
@@ -187,7 +218,7 @@ def test_a_refusal_is_one_line_and_leaves_no_folder(cluster, tmp_path, capsys, w
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("word", ["slurm.timeout_min=10000", "slurm.nodes=3"])
+@pytest.mark.parametrize("word", ["slurm.timeout_min=10000", "slurm.nodes=4"])
 def test_a_job_that_would_wait_for_ever_is_pointed_out(cluster, tmp_path, capsys, word):
     assert main(words(tmp_path / "run", word)) == 0
     said = capsys.readouterr()

@@ -58,6 +58,13 @@ def test_without_git_the_packages_are_taken_by_folder(checkout):
     assert [str(path) for path in source_files(checkout)] == [path for path in EXPECTED if not path.startswith("mine")]
 
 
+def test_a_copy_can_be_copied_and_remembers_its_commit(checkout, tmp_path):
+    copy = take(checkout, tmp_path / "code")
+    again = take(copy, tmp_path / "again")
+    assert [str(path) for path in source_files(again)] == [path for path in EXPECTED if not path.startswith("mine")]
+    assert git_state(again) == git_state(copy) == git_state(checkout)
+
+
 def test_a_copy_holds_the_files_as_they_were(checkout, tmp_path):
     copy = take(checkout, tmp_path / "code")
     write(checkout, vcrast__a="a = 2")
