@@ -19,6 +19,10 @@ def explained(script: str, call: Callable[[], int]) -> int:
     """
     try:
         return call()
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConnectionError as error:
         print(f"{script}: error: {error}", file=sys.stderr)
         return PEER_LOST

@@ -84,7 +84,7 @@ class Cluster:
     def __init__(self):
         self.root = Path(tempfile.mkdtemp(prefix="vcrast-slurm-"))
         self.environment = {**os.environ, "SLURM_CONF": str(self.root / "slurm.conf"), "PATH": search_path()}
-        self.daemons = []
+        self.daemons, self.nodes = [], {}
 
     def __enter__(self):
         try:
@@ -111,7 +111,7 @@ class Cluster:
         self._daemon("slurmctld", "-D")
         for name in NODES:
             (self.root / f"spool.{name}").mkdir()
-            self._daemon("slurmd", "-D", "-N", name)
+            self.nodes[name] = self._daemon("slurmd", "-D", "-N", name)
         self._wait_until(self._is_up, 60, "the nodes are idle")
 
     def _start_munge(self):
@@ -129,9 +129,11 @@ class Cluster:
     def _daemon(self, *command):
         output = (self.root / f"{command[0]}.{len(self.daemons)}.out").open("wb")
         program = shutil.which(command[0], path=search_path())
-        self.daemons.append(
-            subprocess.Popen([program, *command[1:]], env=self.environment, stdout=output, stderr=subprocess.STDOUT)
+        daemon = subprocess.Popen(
+            [program, *command[1:]], env=self.environment, stdout=output, stderr=subprocess.STDOUT
         )
+        self.daemons.append(daemon)
+        return daemon
 
     def _is_up(self):
         return (
@@ -171,6 +173,48 @@ class Cluster:
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout.strip()
+
+    def processes(self, job_id):
+        """Of a job: process number -> environment; those of this cluster only, found by what Slurm put there."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                items = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            variables = dict(item.split("=", 1) for item in items if "=" in item)
+            if (
+                variables.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+                and variables.get("SLURM_JOB_ID") == job_id
+            ):
+                found[int(folder.name)] = variables
+        return found
+
+    def kill_node(self, name, job_id):
+        """End a node at once, with the only job that it has, as a power cut would; and let Slurm know."""
+        daemon = self.nodes.pop(name)
+        self.daemons.remove(daemon)
+        daemon.kill()
+        daemon.wait()
+        steps = f"slurmstepd: [{job_id}.".encode()
+        commands = {folder: (folder / "cmdline") for folder in Path("/proc").glob("[0-9]*")}
+        for folder, command in commands.items():
+            with contextlib.suppress(OSError):
+                if command.read_bytes().startswith(steps) and self._is_ours(folder):
+                    os.kill(int(folder.name), signal.SIGKILL)
+        for number in self.processes(job_id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=killed")
+
+    def _is_ours(self, folder):
+        return f"SLURM_CONF={self.environment['SLURM_CONF']}".encode() in (folder / "environ").read_bytes()
+
+    def start_node(self, name):
+        """Bring a killed node back."""
+        self.nodes[name] = self._daemon("slurmd", "-D", "-N", name)
+        self.run("scontrol", "update", f"NodeName={name}", "State=RESUME")
+        self._wait_until(self._is_up, 60, "the nodes are idle again")
 
     def job(self, job_id):
         """What `scontrol show job` says, as a dictionary."""

@@ -45,17 +45,13 @@ def wait_for_steps(folder, count, seconds=400):
         time.sleep(0.02)
 
 
-def task_pid(job, rank):
-    """The process of a rank, found by what srun put into its environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = dict(item.split("=", 1) for item in (folder / "environ").read_text().split("\0") if "=" in item)
-            command = (folder / "cmdline").read_text().split("\0")
-        except (OSError, UnicodeDecodeError):
-            continue
-        of_job = (variables.get("SLURM_JOB_ID"), variables.get("SLURM_PROCID")) == (job, str(rank))
-        if of_job and "submitit.core._submit" in command:
-            return int(folder.name)
+def task_pid(cluster, job, rank):
+    """The process of a rank."""
+    for number, variables in cluster.processes(job).items():
+        if variables.get("SLURM_PROCID") == str(rank):
+            command = Path(f"/proc/{number}/cmdline").read_text().split("\0")
+            if "submitit.core._submit" in command and command[0] not in ("sh", "env"):
+                return number
     raise AssertionError(f"no process of job {job}, rank {rank}")
 
 
@@ -64,25 +60,6 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     run(resolve(words(folder)))
     return folder
-
-
-def test_a_job_that_is_warned_saves_requeues_itself_and_ends_with_the_same_weights(
-    cluster, undisturbed, tmp_path, capsys
-):
-    folder = tmp_path / "with a blank"
-    overrides = [word for word in words(folder) if not word.startswith("run.dir=")]
-    job, said = submit(capsys, *overrides, f"run.dir='{folder}'")
-    for part in (str(folder), f"scancel {job}", f"squeue --jobs {job}", f"tail -F '{folder}/slurm/{job}_0_log.out'"):
-        assert part in said
-    wait_for_steps(folder, 3)
-    cluster.run("scancel", "--signal=USR2", job)
-    cluster.wait(job, "PENDING")
-    assert cluster.wait(job)["JobState"] == "COMPLETED"
-    assert cluster.job(job)["Restarts"] == "1"
-    assert "going on after step" in log(folder, job)
-    assert "Traceback" not in log(folder, job)
-    assert weights_hash(folder) == weights_hash(undisturbed)
-    assert metric_steps(folder) == metric_steps(undisturbed)
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +103,25 @@ def test_the_script_is_the_one_that_a_dry_run_prints(cluster, tmp_path, capsys):
     assert (tmp_path / "run" / "slurm" / f"{job}_submission.sh").read_text().strip() == printed.strip()
 
 
-def test_a_preempted_job_goes_back_into_the_queue(cluster, undisturbed, tmp_path, capsys):
-    job, _ = submit(capsys, *words(tmp_path / "run"))
-    wait_for_steps(tmp_path / "run", 3)
+def test_a_preempted_job_saves_goes_back_into_the_queue_and_ends_with_the_same_weights(
+    cluster, undisturbed, tmp_path, capsys
+):
+    folder = tmp_path / "with a blank"
+    overrides = [word for word in words(folder) if not word.startswith("run.dir=")]
+    job, said = submit(capsys, *overrides, f"run.dir='{folder}'")
+    for part in (str(folder), f"scancel {job}", f"squeue --jobs {job}", f"tail -F '{folder}/slurm/{job}_0_log.out'"):
+        assert part in said
+    wait_for_steps(folder, 3)
     # The urgent job needs both nodes to itself, so Slurm sends SIGTERM now and would kill in a minute.
     cluster.run("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     cluster.wait(job, "PENDING")
     assert cluster.wait(job)["JobState"] == "COMPLETED"
-    assert "SIGTERM: saving after this step" in log(tmp_path / "run", job)
-    assert weights_hash(tmp_path / "run") == weights_hash(undisturbed)
+    assert cluster.job(job)["Restarts"] == "1"
+    for part in ("SIGTERM: saving after this step", "going on after step"):
+        assert part in log(folder, job)
+    assert "Traceback" not in log(folder, job)
+    assert weights_hash(folder) == weights_hash(undisturbed)
+    assert metric_steps(folder) == metric_steps(undisturbed)
 
 
 def test_a_sweep_is_one_array_and_every_run_has_its_folder(cluster, tmp_path, capsys):
@@ -156,7 +143,7 @@ def test_a_killed_process_fails_the_job_and_the_same_command_goes_on(cluster, un
     overrides = words(tmp_path / "run", "checkpoint.every_steps=2", "slurm.nodes=2")
     job, _ = submit(capsys, *overrides)
     wait_for_steps(tmp_path / "run", 5)
-    os.kill(task_pid(job, 1), signal.SIGKILL)
+    os.kill(task_pid(cluster, job, 1), signal.SIGKILL)
     record = cluster.wait(job)
     assert (record["JobState"], record["Reason"]) == ("FAILED", "NonZeroExitCode")
     assert "task 1: Killed" in log(tmp_path / "run", job)
@@ -164,6 +151,22 @@ def test_a_killed_process_fails_the_job_and_the_same_command_goes_on(cluster, un
     assert cluster.wait(again)["JobState"] == "COMPLETED"
     assert "going on after step" in log(tmp_path / "run", again)
     assert weights_hash(tmp_path / "run") == weights_hash(undisturbed_by_two)
+
+
+def test_a_job_whose_node_dies_goes_on_elsewhere(cluster, undisturbed, tmp_path, capsys):
+    folder = tmp_path / "run"
+    job, _ = submit(capsys, *words(folder, "checkpoint.every_steps=2"))
+    wait_for_steps(folder, 5)
+    dead = cluster.job(job)["NodeList"]
+    cluster.kill_node(dead, job)
+    try:
+        record = cluster.wait(job)
+    finally:
+        cluster.start_node(dead)
+    assert (record["JobState"], record["Restarts"]) == ("COMPLETED", "1")
+    assert record["NodeList"] != dead
+    assert "taking over the lock of a run that is gone" in log(folder, job)
+    assert weights_hash(folder) == weights_hash(undisturbed)
 
 
 def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path, capsys):
