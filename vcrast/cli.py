@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vcrast import __version__
-from vcrast.commands import data, doctor, embed, export, predict, report
+from vcrast.commands import data, doctor, embed, export, predict, report, sync
 from vcrast.commands import list as list_
 from vcrast.registry import suggest
 
@@ -20,6 +20,7 @@ VERBS = {
     "predict": predict,
     "export": export,
     "report": report,
+    "sync": sync,
 }
 
 EPILOG = """\

@@ -1,15 +1,129 @@
+import time
+
+import pytest
+import torch
+from ranks import in_ranks
 from torch import distributed
 
-from vcrast.training.dist import rank, world_size
+from vcrast.training.dist import (
+    PeerLostError,
+    Place,
+    average,
+    everywhere,
+    from_first,
+    gather_clips,
+    gather_rows,
+    highest,
+    in_turn,
+    is_first,
+    place,
+    process_group,
+    rank,
+    share_of,
+    world_size,
+)
+from vcrast.training.interrupt import Interrupt
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_alone():
-    assert (rank(), world_size()) == (0, 1)
+    assert (rank(), world_size(), is_first(), place()) == (0, 1, True, Place(0, 1, 0, 1))
+    value = torch.randn(2, 3, 4)
+    assert gather_clips(value) is value
+    assert gather_rows(value) is value
+    assert average(value) is value
+    assert highest(1, 2) == [1, 2]
+    assert everywhere(True)
+    assert not everywhere(False)
+    assert from_first("x") == "x"
+    assert share_of(7) == range(7)
+    with in_turn(), process_group(torch.device("cpu"), timeout_s=1):
+        assert not distributed.is_initialized()
 
 
-def test_in_a_group_of_one(tmp_path):
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+def test_place_reads_torchruns_variables(monkeypatch):
+    for name, value in zip(NAMES, ("5", "8", "1", "4", "host", "1234"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert place() == Place(5, 8, 1, 4)
+    monkeypatch.setenv("RANK", "8")
+    with pytest.raises(ValueError, match="RANK=8, WORLD_SIZE=8"):
+        place()
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(ValueError, match="MASTER_PORT not set"):
+        place()
+
+
+def test_processes_that_do_not_come_are_reported(monkeypatch):
+    for name, value in zip(NAMES, ("0", "2", "0", "2", "127.0.0.1", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(PeerLostError, match="the 2 processes did not find each other"),
+        process_group(torch.device("cpu"), timeout_s=1),
+    ):
+        pass  # pragma: no cover
+
+
+def exchanges(folder):
+    """Every exchange once; what each rank saw."""
+    me = rank()
+    seen = {
+        "place": (me, world_size(), is_first()),
+        "highest": highest(me, -me, 7),
+        "everywhere": (everywhere(True), everywhere(me != 1)),
+        "from_first": from_first({"rank": me, "path": folder} if is_first() else None),
+        "rows": gather_rows(torch.full((me, 2), float(me))),  # rank 0 has none
+        "average": average(torch.tensor(float(me))),
+        "share": list(share_of(8)),
+    }
+    for turn in range(2):
+        with in_turn():
+            began = time.monotonic()
+            time.sleep(0.1)
+            seen[f"turn {turn}"] = (began, time.monotonic())
+    with Interrupt() as interrupt:
+        interrupt.requested = "SIGTERM" if me == 1 else None
+        seen["agreed"] = interrupt.agreed()
+        interrupt.requested = None
+        seen["not asked"] = interrupt.agreed()
+    return seen
+
+
+def test_exchanges(tmp_path):
+    found = in_ranks(3, exchanges, str(tmp_path), folder=tmp_path)
+    assert [seen["place"] for seen in found] == [(0, 3, True), (1, 3, False), (2, 3, False)]
+    assert [seen["share"] for seen in found] == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    for seen in found:
+        assert seen["highest"] == [2, 0, 7]
+        assert seen["everywhere"] == (True, False)
+        assert seen["from_first"] == {"rank": 0, "path": str(tmp_path)}
+        assert seen["rows"].tolist() == [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]
+        assert seen["average"] == 1.0
+        assert (seen["agreed"], seen["not asked"]) == ("SIGTERM", None)
+        for turn in ("turn 0", "turn 1"):
+            assert seen[turn][0] >= found[0][turn][1] or seen is found[0]
+    # Everyone has left the first turn before anyone begins the second.
+    assert max(seen["turn 0"][1] for seen in found) <= found[0]["turn 1"][0]
+
+
+def leave_early():
+    if rank() == 1:
+        return "left"
     try:
-        assert (rank(), world_size()) == (0, 1)
-    finally:
-        distributed.destroy_process_group()
+        for _ in range(3):
+            highest(1.0)
+    except PeerLostError as error:
+        return str(error)
+    return "nothing noticed"
+
+
+def test_a_process_that_is_gone_is_named_and_what_was_done(tmp_path):
+    found = in_ranks(2, leave_early, folder=tmp_path, timeout_s=5.0)
+    assert found[1] == "left"
+    assert found[0].startswith("rank 0: another process is gone, or hangs, in an agreement")

@@ -18,9 +18,11 @@ def add_parser(subparsers: Any) -> None:
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
-    download.add_argument("name", choices=["esc50"])
+    download.add_argument("name", choices=["esc50", "audioset"])
     download.add_argument("--root", type=Path, default=None, metavar="DIR", help="where to put it (default: data/NAME)")
-    download.add_argument("--url", default=None, help="fetch the archive from another address")
+    download.add_argument(
+        "--url", default=None, help="fetch from another address: the archive of esc50, the folder of audioset"
+    )
     download.set_defaults(run=run_download)
 
     for verb, run, text in (
@@ -34,11 +36,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_download(args: argparse.Namespace) -> int:
-    """`vcrast data download esc50 [--root DIR] [--url URL]`."""
-    from vcrast.data.download_esc50 import URL, download_esc50
+    """`vcrast data download NAME [--root DIR] [--url URL]`."""
+    from vcrast.data import download_audioset, download_esc50
 
     _show_log()
-    print(download_esc50(args.root, url=args.url or URL))
+    if args.name == "esc50":
+        print(download_esc50.download_esc50(args.root, url=args.url or download_esc50.URL))
+    else:
+        print(download_audioset.download_audioset(args.root, url=args.url or download_audioset.URL))
     return 0
 
 

@@ -113,9 +113,10 @@ class OpenData:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results should know: clips that were left out."""
+        """What a reader of the results should know: how much of the dataset is here, clips that were left out."""
         faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
-        return [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
+        left_out = [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
+        return [*self.corpus.notes, *left_out]
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
         """The training and the test clips of one fold; `seed` is that of the random crops."""

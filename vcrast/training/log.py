@@ -174,7 +174,7 @@ class TensorboardLogger:
 class WandbLogger:
     """Weights & Biases, from a thread of its own: start, sending and finishing never hold up training.
 
-    Offline, to be sent later with `wandb sync`, when `WANDB_MODE` says so, when no key is set up, or when the server
+    Offline, to be sent later with `vcrast sync`, when `WANDB_MODE` says so, when no key is set up, or when the server
     does not answer. A resumed run goes on under the id in <run>/wandb_id.
     """
 
@@ -207,9 +207,7 @@ class WandbLogger:
             self._queue.put_nowait(None)
         self._thread.join(timeout=CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            self._warn(
-                f"not all was sent in {CLOSE_TIMEOUT_S:.0f} s; send it with: wandb sync {self.run_dir}/wandb/*run-*"
-            )
+            self._warn(f"not all was sent in {CLOSE_TIMEOUT_S:.0f} s; send it with: vcrast sync {self.run_dir} --all")
 
     def _work(self) -> None:
         try:
@@ -228,7 +226,7 @@ class WandbLogger:
     def _start(self) -> Any:
         mode, reason = choose_mode(self.wandb.setup().settings)
         if reason:
-            log.warning("wandb: offline, because %s; send the run later with: wandb sync", reason)
+            log.warning("wandb: offline, because %s; send the run later with: vcrast sync %s", reason, self.run_dir)
         try:
             return self._init(mode)
         except Exception as error:
@@ -271,17 +269,36 @@ def choose_mode(settings: Any) -> tuple[str, str | None]:
     """The mode to start wandb in, and why offline if nobody asked for that."""
     if settings.mode not in (None, "online", "shared"):
         return settings.mode, None
+    reason = obstacle(settings)
+    return ("offline", reason) if reason else ("online", None)
+
+
+def obstacle(settings: Any) -> str | None:
+    """Why nothing can be sent to the server now; None if it can."""
     server = urlsplit(settings.base_url)
     if not (settings.api_key or _has_key(server.netloc)):
-        return "offline", "no key is set up (wandb login)"
+        return "no key is set up (wandb login)"
     try:
         # A whole request, through the proxy if there is one: a firewall may accept the connection and then swallow all.
         urllib.request.urlopen(settings.base_url, timeout=CONNECT_TIMEOUT_S).close()
     except urllib.error.HTTPError:
         pass
     except (OSError, http.client.HTTPException) as error:
-        return "offline", f"{server.netloc} does not answer ({error})"
-    return "online", None
+        return f"{server.netloc} does not answer ({error})"
+    return None
+
+
+def wandb_obstacle() -> str | None:
+    """`obstacle` for the settings that wandb finds in this environment, `WANDB_MODE` aside.
+
+    Raises:
+        ModuleNotFoundError: wandb is not installed; the message says how to install it.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise _not_installed("wandb") from error
+    return obstacle(wandb.setup().settings)
 
 
 def _has_key(server: str) -> bool:
