@@ -16,6 +16,7 @@ from vcrast.training.dist import from_first, highest, is_first, world_size
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule
+from vcrast.training.watchdog import note_step
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ class Stage:
         Raises:
             Interrupted: after saving.
         """
+        note_step(f"{self.name} of fold {self.job.fold}, step {step}")
         # The clock of the first process decides: those of others may be a moment ahead.
         number, due = highest(self.job.interrupt.number, float(is_first() and self.due(step)))
         asked = self.job.interrupt.name(number)

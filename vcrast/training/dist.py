@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from vcrast.training.watchdog import Watchdog, watched
+
 T = TypeVar("T")
 POLL_S = 0.1
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -112,7 +114,8 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
         ) from error
     _common.store = distributed.PrefixStore("vcrast", store)
     try:
-        yield
+        with Watchdog(timeout_s, rank=here.rank, world_size=here.world_size, store=_common.store):
+            yield
     finally:
         _common.store = None
         distributed.destroy_process_group()
@@ -120,9 +123,10 @@ def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Name an exchange: whoever waits in it in vain says for what."""
+    """Name an exchange: whoever waits in it in vain says for what, and who is missing."""
     try:
-        yield
+        with watched(what):
+            yield
     except RuntimeError as error:
         if not _is_connection(error):
             raise

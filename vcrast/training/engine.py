@@ -24,6 +24,7 @@ from vcrast.training.dist import average, running
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import parameters_of
 from vcrast.training.reduce import GradientAverage
+from vcrast.training.watchdog import watched
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PATIENCE = {"fp32": 3, "bf16": 3, "fp16": 8}  # bad steps in a row; fp16 overflows now and then by design
@@ -280,7 +281,9 @@ class Report:
         if self.inbox is None:
             return None
         if self.event is not None:
-            self.event.synchronize()
+            # Here the CPU waits for the GPU, and so for exchanges over NCCL that never end.
+            with watched("the work of the step before"):
+                self.event.synchronize()
         return self.inbox.tolist(), self.names, self.step
 
 
