@@ -8,18 +8,8 @@ from pathlib import Path
 from vcrast.config import config_dir
 
 GROUPS = (
-    "data",
-    "features",
-    "views",
-    "model",
-    "attention",
-    "linear",
-    "objective",
-    "optim",
-    "schedule",
-    "engine",
-    "slurm",
-)
+    "data", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine", "slurm",
+)  # fmt: skip
 
 COMMON_KEYS = (
     ("data.root=DIR", "where the dataset lies"),
