@@ -9,6 +9,7 @@ from vcrast.help import options
 from vcrast.registry import suggest
 
 FLAGS = ("--help", "-h", "--dry-run", "--cfg")
+SWEEP_FLAGS = ("-m", "--multirun")
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,15 @@ class Arguments:
     help: bool = False
     dry_run: bool = False
     show_config: bool = False
+    sweep: bool = False
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], *, sweeps: bool = False) -> Arguments:
     """Read the words after the script's name.
+
+    Args:
+        argv: the words.
+        sweeps: whether the launcher takes `-m`, several values per key.
 
     Raises:
         ValueError: an unknown flag, an unknown recipe, a word that is no `key=value`, or no recipe at all.
@@ -33,14 +39,20 @@ def parse(argv: Sequence[str]) -> Arguments:
     dry_run, show_config = "--dry-run" in words, "--cfg" in words
     if show_config:
         _drop_cfg(words)
-    words = [word for word in words if word != "--dry-run"]
+    sweep = [word for word in words if word in SWEEP_FLAGS]
+    if sweep and not sweeps:
+        raise ValueError(
+            f"{sweep[0]}: this launcher starts one run; `launch/slurm.py -m` submits several, or use a shell loop: "
+            "for seed in 0 1 2; do python launch/local.py RECIPE run.seed=$seed; done"
+        )
+    words = [word for word in words if word not in ("--dry-run", *SWEEP_FLAGS)]
     for word in words:
         if word.startswith("-"):
-            raise ValueError(f"{word}: no such flag; {suggest(word, FLAGS)}")
+            raise ValueError(f"{word}: no such flag; {suggest(word, (*FLAGS, *SWEEP_FLAGS) if sweeps else FLAGS)}")
     if words and "=" not in words[0]:
         words[0] = f"recipe={words[0]}"
     _check_words(words)
-    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config)
+    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=bool(sweep))
 
 
 def _drop_cfg(words: list[str]) -> None:

@@ -5,7 +5,6 @@ python launch/local.py RECIPE [group=option] [key=value ...]
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from launch.arguments import parse
-from launch.processes import PEER_LOST, follow_launcher, is_child, launch
+from launch.mistakes import explained
+from launch.processes import follow_launcher, is_child, launch
 from vcrast.help import launch_help
-from vcrast.training.lock import RunLockedError
 
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
 
@@ -24,34 +23,29 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake in the command, 128 + n stopped by signal n."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parse(words)
-        if arguments.help:
-            print(launch_help("launch/local.py"))
-            return 0
-        # Imported late: `--help` must not wait for Hydra and torch.
-        if not (is_child() or arguments.dry_run or arguments.show_config):
-            from vcrast.settings import resolve
-
-            config = resolve(arguments.overrides)
-            if config.launch.num_processes > 1:
-                folder = f"run.dir={config.run.dir}"  # the same for all, whatever time each of them starts
-                return launch(config.launch.num_processes, [sys.executable, __file__, *arguments.overrides, folder])
-        follow_launcher()
-        from vcrast.run import start
-
-        return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
+        return explained("local.py", lambda: _main(words))
     except KeyboardInterrupt:
         print("local.py: stopped at once; the last checkpoint is what a resumed run starts from", file=sys.stderr)
         return 130
-    except ConnectionError as error:
-        print(f"local.py: error: {error}", file=sys.stderr)
-        return PEER_LOST
-    except (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError) as error:
-        if os.environ.get("VCRAST_DEBUG"):
-            raise
-        text = error.args[0] if isinstance(error, KeyError) else str(error)
-        print(f"local.py: error: {text}", file=sys.stderr)
-        return 2
+
+
+def _main(words: list[str]) -> int:
+    arguments = parse(words)
+    if arguments.help:
+        print(launch_help("launch/local.py"))
+        return 0
+    # Imported late: `--help` must not wait for Hydra and torch.
+    if not (is_child() or arguments.dry_run or arguments.show_config):
+        from vcrast.settings import resolve
+
+        config = resolve(arguments.overrides)
+        if config.launch.num_processes > 1:
+            folder = f"run.dir={config.run.dir}"  # the same for all, whatever time each of them starts
+            return launch(config.launch.num_processes, [sys.executable, __file__, *arguments.overrides, folder])
+    follow_launcher()
+    from vcrast.run import start
+
+    return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
 
 
 def hydra_main() -> None:

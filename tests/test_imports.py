@@ -28,6 +28,7 @@ ONLY_IN = {
     # The doctor asks soundfile what it can read; it opens no file.
     "soundfile": {"vcrast/data/audio.py", "vcrast/commands/doctor.py"},
     "soxr": {"vcrast/data/audio.py"},
+    "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py"},
 }
 
 

@@ -8,6 +8,8 @@ import pytest
 from readme_tree import tree
 
 from launch.arguments import parse
+from launch.slurm_options import check
+from launch.sweep import expand
 from vcrast.cli import parser
 from vcrast.compose import compose
 
@@ -24,6 +26,7 @@ def commands(prefix):
 
 
 LAUNCHES = list(commands("python launch/local.py"))
+SUBMISSIONS = list(commands("python launch/slurm.py"))
 VERBS = list(commands("vcrast "))
 
 
@@ -37,6 +40,14 @@ def test_launch_commands_compose(page, command):
     if arguments.help or any(word.startswith("run.resume=") for word in arguments.overrides):
         return
     assert compose(arguments.overrides).recipe
+
+
+@pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
+def test_submissions_compose(page, command):
+    arguments = parse(shlex.split(command)[2:], sweeps=True)
+    if not any(word.startswith("run.resume=") for word in arguments.overrides):
+        for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
+            check(compose(point.overrides).slurm)
 
 
 @pytest.mark.parametrize(("page", "command"), VERBS, ids=[text for _, text in VERBS])

@@ -156,6 +156,33 @@ class EvaluateConfig:
 
 
 @dataclass
+class SlurmConfig:
+    """What a batch job asks of the cluster; `launch/slurm.py` checks it and hands it to submitit."""
+
+    cluster: str
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    reservation: str | None
+    exclude: str | None
+    nodes: int
+    gpus_per_node: int | None
+    tasks_per_node: int | None
+    cpus_per_task: int | None
+    mem_gb: float | None
+    timeout_min: int
+    signal_delay_s: int
+    max_num_timeout: int
+    array_parallelism: int | None
+    mail_user: str | None
+    mail_type: list[str]
+    modules: list[str]
+    python: str | None
+    extra: dict[str, Any]
+
+
+@dataclass
 class Config:
     """Everything a run needs to know; saved with it as `config.yaml`."""
 
@@ -179,6 +206,7 @@ class Config:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     evaluate: EvaluateConfig
+    slurm: SlurmConfig
 
 
 def config_dir() -> Path:

@@ -82,7 +82,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     with ExitStack() as stack:
         if is_first():
             stack.enter_context(RunLock(folder))
-        interrupt = stack.enter_context(Interrupt())
+        interrupt = stack.enter_context(Interrupt(also=["SIGUSR1", "SIGUSR2"]))
         setup_logging(folder, rank())
         if is_first():
             keep_settings(config, overrides, folder)

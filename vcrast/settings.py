@@ -12,7 +12,7 @@ from vcrast.config import Config
 FREE_ON_RESUME = (
     "run.", "launch.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path", "data.cache",
     "data.num_workers", "pretrain.micro_batch_size", "finetune.micro_batch_size", "pretrain.log_every_steps",
-    "finetune.log_every_steps", "evaluate.batch_size",
+    "finetune.log_every_steps", "evaluate.batch_size", "slurm.",
 )  # fmt: skip
 """Settings that may differ when a run goes on: none of them changes what a step computes."""
 

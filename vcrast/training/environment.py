@@ -24,6 +24,8 @@ PACKAGES = (
 VARIABLES = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 HIDDEN = "***"
+SNAPSHOT_FILE = "snapshot.json"
+"""At the top of a copy of the code: what git said where it was copied."""
 
 
 def write_environment(run_dir: Path) -> Path:
@@ -108,8 +110,13 @@ def cpu_model() -> str:
 def git_state(root: Path) -> dict[str, Any] | None:
     """Commit of the program and whether files differ from it; None if `root` is not the top of a git checkout.
 
-    An installed package may lie inside another project's repository, whose commit says nothing.
+    An installed package may lie inside another project's repository, whose commit says nothing. A copy of the code made
+    for a batch job says what it was copied from.
     """
+    copied = root / SNAPSHOT_FILE
+    if copied.is_file():
+        state: dict[str, Any] | None = json.loads(copied.read_text(encoding="utf-8"))["git"]
+        return state
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top) != root:
         return None

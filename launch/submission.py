@@ -1,0 +1,181 @@
+"""From checked settings to jobs in the queue: executor, batch script, environment, sbatch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch.slurm_job import BatchJob
+from launch.slurm_options import constructor_options, parameters
+from vcrast.config import SlurmConfig
+
+if TYPE_CHECKING:
+    from submitit import AutoExecutor, Job
+
+# sbatch takes these from the environment in place of what the script says.
+ENVIRONMENT_NAMES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", "requeue": "NO_REQUEUE"}
+OF_A_RUN = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+NEVER = {
+    "PartitionTimeLimit": "slurm.timeout_min is above the partition's limit; `sinfo --format='%P %l'` shows it",
+    "PartitionNodeLimit": "slurm.nodes is above what the partition has or allows; `sinfo --format='%P %D'` shows it",
+    "BadConstraints": "no node is like that; check slurm.constraint, nodes, gpus_per_node, cpus_per_task, mem_gb",
+    "AccountNotAllowed": "the partition does not take slurm.account",
+    "QOSNotAllowed": "the partition or account does not take slurm.qos",
+    "InvalidAccount": "there is no such slurm.account",
+    "InvalidQOS": "there is no such slurm.qos",
+}
+"""Slurm takes such jobs and lets them wait for ever."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is about to be submitted.
+
+    Attributes:
+        options: `slurm.*`, checked.
+        name: of the job in the queue.
+        folder: where submitit keeps scripts, pickles and logs; seen by all nodes.
+        code: copy of the code that the jobs import.
+    """
+
+    options: SlurmConfig
+    name: str
+    folder: Path
+    code: Path
+
+    def executor(self, cluster: str) -> AutoExecutor:
+        """Submitit's executor with all settings."""
+        from submitit import AutoExecutor
+
+        executor = AutoExecutor(
+            self.folder, cluster=cluster, **constructor_options(self.options, python=self.python_command())
+        )
+        executor.update_parameters(**parameters(self.options, name=self.name))
+        return executor
+
+    def python_command(self) -> str:
+        """Shell command of the interpreter that finds the copied code before anything else.
+
+        `python -m` would put the folder it is started in first, which is as a rule the very checkout that was copied.
+        Until Python handles the warning signals they must not end the process, as they would by default.
+        """
+        path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
+        deaf = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
+        return shlex.join(
+            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *deaf, self.options.python or sys.executable]
+        )
+
+    def script(self, count: int) -> str:
+        """The batch script of `count` jobs, as sbatch would be given it; needs no Slurm."""
+        from submitit.slurm.slurm import SlurmExecutor
+
+        with _pretend_slurm(SlurmExecutor):
+            executor = self.executor("slurm")
+        inner = executor._executor
+        assert isinstance(inner, SlurmExecutor)
+        if count > 1:
+            inner.parameters["map_count"] = count
+        return inner._make_submission_file_text(inner._submitit_command_str, "")
+
+    def submit(self, cluster: str, jobs: Sequence[BatchJob]) -> list[Job[int]]:
+        """Hand the jobs over, several as one array.
+
+        Raises:
+            ValueError: the cluster refused; with its words.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        executor = self.executor(cluster)
+        # Submitit prints sbatch's error and raises it as well; said once is enough.
+        with _clean_environment(executor.parameters), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                return executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
+            except (FailedJobError, FailedSubmissionError) as error:
+                said = [line for line in str(error).splitlines() if line.strip()]
+                text = "; ".join(line.removeprefix("sbatch: error: ") for line in said) or "no reason given"
+                raise ValueError(f"sbatch refused the job: {text}") from None
+
+
+def choose_cluster(asked: str) -> str:
+    """`slurm` or `local`.
+
+    Raises:
+        ValueError: `slurm` where there is none.
+    """
+    found = shutil.which("sbatch") is not None and shutil.which("srun") is not None
+    if asked == "slurm" and not found:
+        raise ValueError(
+            "slurm.cluster=slurm: no sbatch and srun on PATH; log in to a machine of the cluster or load its module. "
+            "Here, slurm.cluster=local runs in the background, launch/local.py in the foreground; --dry-run prints the "
+            "batch script"
+        )
+    return ("slurm" if found else "local") if asked == "auto" else asked
+
+
+def why_never(job_id: str, *, patience_s: float = 1.5) -> str | None:
+    """Why a job that was just submitted will not start however long it waits, or None.
+
+    Args:
+        job_id: of the job, or of one of an array.
+        patience_s: how long to ask again; the first answers may be those of a job that Slurm has not looked at.
+    """
+    command = ["squeue", "--noheader", f"--jobs={job_id.partition('_')[0]}", "--format=%t %r"]
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            return None
+        state, _, reason = said.partition("\n")[0].strip().partition(" ")
+        if reason in NEVER:
+            return f"the job will wait for ever ({reason}): {NEVER[reason]}"
+        if state != "PD" or time.monotonic() > until:
+            return None
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _pretend_slurm(executor: type) -> Iterator[None]:
+    """Let submitit build its Slurm executor, which it refuses to where there is no srun."""
+    affinity = executor.__dict__["affinity"]
+    executor.affinity = staticmethod(lambda: 2)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        executor.affinity = affinity  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _clean_environment(options: dict[str, object]) -> Iterator[None]:
+    """Hide variables that would change the job behind its script's back: sbatch passes the environment on.
+
+    Those of another job or run in which we are, and `SBATCH_*` defaults of options that the script sets itself.
+    """
+    names = [str(option).upper().replace("-", "_") for option in _sbatch_options(options)]
+    hidden = {f"SBATCH_{ENVIRONMENT_NAMES.get(name.lower(), name)}" for name in names}
+    hidden |= {name for name in os.environ if name.startswith(("SLURM", "SRUN_", "SUBMITIT_")) and name not in KEPT}
+    saved = {name: os.environ.pop(name) for name in {*hidden, *OF_A_RUN} if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+def _sbatch_options(options: dict[str, object]) -> Iterator[str]:
+    yield from ("signal", "output", "error", "open_mode", "array")
+    for name, value in options.items():
+        if name == "additional_parameters" and isinstance(value, dict):
+            yield from value
+        elif value is not None:
+            yield name

@@ -1,0 +1,213 @@
+"""What reaches a batch script: every value checked, nothing that could be read as a second option or command."""
+
+import copy
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.slurm_options import (
+    EXTRA,
+    EXTRA_VALUE,
+    LOWEST,
+    SHAPES,
+    check,
+    check_path,
+    extra,
+    parameters,
+    refuse_for_local,
+    tasks_per_node,
+)
+from launch.submission import Submission
+from vcrast.compose import compose
+
+DEFAULT = compose(["recipe=demo"]).slurm
+HOSTILE = (
+    "a\nb", "a\n#SBATCH --uid=0", "a\r", "a\x00", "a\u2028b", "a\x1b[2J", "$(touch x)", "`id`", "a;id", "a'b", 'a"b',
+    "a\\b", "--uid=0", "", " ", "a b --uid=0", "a$HOME", "a>b", "é",
+)  # fmt: skip
+STRINGS = [key for key, value in vars(DEFAULT).items() if key in SHAPES or isinstance(value, str)]
+
+
+def with_(**changes):
+    options = copy.deepcopy(DEFAULT)
+    for key, value in changes.items():
+        assert hasattr(options, key)
+        setattr(options, key, value)
+    return options
+
+
+def script(options, count=1, folder="/runs/a"):
+    check(options)
+    return Submission(options, "vcrast-demo", Path(folder) / "slurm", Path(folder) / "code").script(count)
+
+
+def test_every_text_of_the_schema_has_a_shape():
+    texts = {key for key, kind in type(DEFAULT).__annotations__.items() if "str" in kind and "list" not in kind}
+    assert texts - {"extra"} == {*SHAPES, "cluster"}
+
+
+@pytest.mark.parametrize("key", STRINGS)
+@pytest.mark.parametrize("value", HOSTILE, ids=ascii)
+def test_hostile_text_is_refused_in_one_line_that_names_the_key(key, value):
+    with pytest.raises(ValueError, match=rf"slurm\.{key}=") as caught:
+        check(with_(**{key: value}))
+    assert str(caught.value).isprintable() or "é" in value
+
+
+def test_a_path_with_blanks_stays_one_word():
+    assert "'/opt/a b/python'" in script(with_(python="/opt/a b/python"))
+
+
+@pytest.mark.parametrize("value", [text for text in HOSTILE if text not in ("", " ", "a b --uid=0", "--uid=0", "a;id")])
+@pytest.mark.parametrize("key", ["modules", "mail_type", "extra"])
+def test_hostile_text_in_lists_and_extra_is_refused(key, value):
+    given_ = {"comment": value} if key == "extra" else [value]
+    with pytest.raises(ValueError, match=rf"slurm\.{key}"):
+        check(with_(**{key: given_}))
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=ascii)
+def test_a_hostile_module_name_is_refused(value):
+    with pytest.raises(ValueError, match=r"slurm\.modules="):
+        check(with_(modules=["cuda/12.4", value]))
+
+
+@pytest.mark.parametrize("option", ["uid", "wrap", "output", "error", "signal", "array", "export", "chdir", "requeue"])
+def test_extra_takes_no_option_that_is_the_launchers_own(option):
+    with pytest.raises(ValueError, match=rf"slurm\.extra: {option} is not allowed"):
+        extra({option: "x"})
+
+
+def test_extra_names_the_likely_option_and_takes_flags_numbers_and_underscores():
+    with pytest.raises(ValueError, match="did you mean licenses"):
+        extra({"license": "a"})
+    assert extra({"mem_per_gpu": "8G", "nice": 100, "exclusive": True}) == {
+        "mem-per-gpu": "8G",
+        "nice": 100,
+        "exclusive": True,
+    }
+    for wrong in ({"nice": None}, {"nice": [1]}, {"exclusive": False}, {"comment": {"a": 1}}):
+        with pytest.raises(ValueError, match=r"slurm\.extra\."):
+            extra(wrong)
+
+
+@pytest.mark.parametrize(
+    "path", ["/a\nb", "/a'b", '/a"b', "/a\\b", "/a%jb", "/a:b", "/a$b", "/a`b`", "/a\x7fb", "/a\u2028b"]
+)
+def test_a_run_folder_that_cannot_stand_in_a_script_is_refused(path):
+    with pytest.raises(ValueError, match=r"run\.dir="):
+        check_path("run.dir", Path(path))
+
+
+def test_folders_with_blanks_and_accents_are_fine():
+    check_path("run.dir", Path("/data/été 1/a=b,c"))
+
+
+@given(st.data())
+def test_whatever_is_accepted_adds_one_line_that_reads_back_as_itself(data):
+    key = data.draw(st.sampled_from(sorted(SHAPES)))
+    value = data.draw(st.from_regex(SHAPES[key][0], fullmatch=True) | st.text(max_size=12))
+    try:
+        text = script(with_(**{key: value}))
+    except ValueError:
+        return
+    added = set(text.splitlines()) - set(script(DEFAULT).splitlines())
+    if key == "python":
+        assert value in shlex.split(added.pop())
+        return
+    (line,) = added
+    option, _, _ = line.partition("=")
+    assert option == f"#SBATCH --{key.replace('_', '-')}"
+    assert shlex.split(line.partition("=")[2]) == [value]
+
+
+@given(st.sampled_from(EXTRA), st.from_regex(EXTRA_VALUE, fullmatch=True) | st.text(max_size=12))
+def test_whatever_extra_accepts_reads_back_as_itself(option, value):
+    try:
+        text = script(with_(extra={option: value}))
+    except ValueError:
+        return
+    (line,) = [line for line in text.splitlines() if line.startswith(f"#SBATCH --{option}=")]
+    assert shlex.split(line.partition("=")[2]) == [value]
+
+
+@pytest.mark.parametrize(("key", "lowest"), LOWEST.items())
+def test_numbers_have_a_lowest_value(key, lowest):
+    if key != "timeout_min":  # has a higher bound as well, in the next test
+        check(with_(**{key: lowest}))
+    with pytest.raises(ValueError, match=rf"slurm\.{key}={lowest - 1}: must be at least {lowest}"):
+        check(with_(**{key: lowest - 1}))
+
+
+def test_the_warning_must_come_after_the_start():
+    check(with_(timeout_min=4))
+    with pytest.raises(ValueError, match=r"slurm\.timeout_min=3: leaves no time.*signal_delay_s=120 s"):
+        check(with_(timeout_min=3))
+
+
+def test_one_process_per_gpu_and_none_without():
+    assert [tasks_per_node(with_(gpus_per_node=count)) for count in (None, 0, 1, 8)] == [1, 1, 1, 8]
+    assert tasks_per_node(with_(tasks_per_node=3)) == 3
+    with pytest.raises(ValueError, match="one process is started per GPU"):
+        check(with_(gpus_per_node=8, tasks_per_node=4))
+
+
+def test_the_script_says_what_was_asked_and_nothing_that_was_not():
+    options = with_(
+        partition="gpu", account="lab", qos="long", constraint="a100|h100", reservation="course", exclude="n[3-5],n9",
+        nodes=4, gpus_per_node=8, cpus_per_task=12, mem_gb=64, timeout_min=90, signal_delay_s=60,
+        mail_user="me@lab.org", mail_type=["END", "FAIL"], modules=["cuda/12.4", "gcc"], extra={"nice": 100},
+    )  # fmt: skip
+    lines = [line for line in script(options).splitlines() if line.startswith("#SBATCH")]
+    assert lines == [
+        "#SBATCH --account=lab",
+        "#SBATCH --constraint='a100|h100'",
+        "#SBATCH --cpus-per-task=12",
+        "#SBATCH --exclude='n[3-5],n9'",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --job-name=vcrast-demo",
+        "#SBATCH --mail-type=END,FAIL",
+        "#SBATCH --mail-user=me@lab.org",
+        "#SBATCH --mem=64GB",
+        "#SBATCH --nice=100",
+        "#SBATCH --nodes=4",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --open-mode=append",
+        "#SBATCH --output=/runs/a/slurm/%j_0_log.out",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --qos=long",
+        "#SBATCH --requeue",
+        "#SBATCH --reservation=course",
+        "#SBATCH --signal=USR2@60",
+        "#SBATCH --time=90",
+        "#SBATCH --wckey=submitit",
+    ]
+    assert "module load cuda/12.4 gcc || exit 1" in script(options)
+    command = shlex.split(script(options).strip().splitlines()[-1])
+    assert command[0] == "srun"
+    assert {"--kill-on-bad-exit=1", "--cpus-per-task=12", "PYTHONSAFEPATH=1"} <= set(command)
+    bare = script(DEFAULT)
+    for option in ("partition", "account", "qos", "gpus", "cpus", "mem", "mail", "constraint", "array"):
+        assert f"--{option}" not in bare, option
+
+
+def test_a_sweep_is_one_array_with_at_most_so_many_jobs_at_once():
+    assert "#SBATCH --array=0-5%6" in script(DEFAULT, count=6)
+    assert "#SBATCH --array=0-5%2" in script(with_(array_parallelism=2), count=6)
+    assert "%A_%a_0_log.out" in script(DEFAULT, count=6)
+
+
+@pytest.mark.parametrize(
+    "change", [{"partition": "gpu"}, {"nodes": 2}, {"mem_gb": 8}, {"extra": {"nice": 1}}, {"mail_type": ["END"]}]
+)
+def test_processes_on_this_machine_refuse_what_they_would_ignore(change):
+    with pytest.raises(ValueError, match=rf"slurm\.{next(iter(change))}=.*local"):
+        refuse_for_local(with_(**change))
+    refuse_for_local(DEFAULT)
+
+
+def test_a_recipe_name_becomes_a_job_name_of_plain_letters():
+    assert parameters(DEFAULT, name="vcrast-a b\n;c")["name"] == "vcrast-a_b__c"
