@@ -34,7 +34,7 @@ from vcrast.stage import Interrupted
 from vcrast.summary import Summary
 from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
 from vcrast.training.engine import resolve_precision
-from vcrast.training.environment import redact_arguments, write_environment
+from vcrast.training.environment import cpu_computes, redact_arguments, write_environment
 from vcrast.training.interrupt import Interrupt
 from vcrast.training.lock import RunLock
 from vcrast.training.log import MetricLog
@@ -125,6 +125,8 @@ def jobs(
     """One `Job` per fold; a fold pretrains on its own training clips only, so no test clip is seen before the test."""
     device = resolve_device(config.run.device)
     precision = resolve_precision(config.precision, device)
+    if device.type == "cpu" and not cpu_computes(precision):
+        log.warning("precision=%s: this processor only emulates it, many times slower than fp32", precision)
     with in_turn():
         data = open_data(config.data, corpus)
     for text in data.warnings:
