@@ -16,6 +16,7 @@ from vcrast.features.views import Views
 from vcrast.models.encoder import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
+from vcrast.synth.pairs import Doppelgangers
 from vcrast.training.engine import Report, TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw, lars
@@ -130,6 +131,13 @@ MORE = [
     {"precision": "fp16", "micro": 4, "kind": "supervised"},
     {"precision": "fp32", "micro": None, "schedule": Plateau},
 ]
+
+
+def test_generated_pairs_read_nothing(monkeypatch):
+    sounds = Doppelgangers(num_samples=8000, sample_rate=16000, seed=0, distance=0.15)
+    sounds.batch(0, BATCH)
+    with strictly(monkeypatch):
+        sounds.batch(1, BATCH)
 
 
 @pytest.mark.parametrize("case", [*CASES[::5], *MORE], ids=str)
