@@ -7,7 +7,9 @@ from pathlib import Path
 
 from vcrast.config import config_dir
 
-GROUPS = ("data", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine")
+GROUPS = (
+    "data", "source", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine",
+)  # fmt: skip
 
 COMMON_KEYS = (
     ("data.root=DIR", "where the dataset lies"),
