@@ -8,12 +8,12 @@ import yaml
 
 from vcrast.config import ModelConfig
 from vcrast.models.build import build_encoder
-from vcrast.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPTIMS, SCHEDULES, check_options
+from vcrast.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPTIMS, SCHEDULES, STREAMS, check_options
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {
     "attention": ATTENTIONS, "linear": LINEARS, "objective": OBJECTIVES, "optim": OPTIMS, "schedule": SCHEDULES,
-    "engine": ENGINES,
+    "engine": ENGINES, "source": STREAMS,
 }  # fmt: skip
 FILES = [path for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 

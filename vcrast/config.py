@@ -1,8 +1,8 @@
 """The schemas of `configs/`: names and types of every setting (`vcrast.compose` reads and checks the files).
 
 Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
-part (`attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's own
-constructor checks them (`vcrast.registry`).
+part (`source`, `attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's
+own constructor checks them (`vcrast.registry`).
 """
 
 from __future__ import annotations
@@ -194,6 +194,7 @@ class Config:
     launch: LaunchConfig
     checkpoint: CheckpointConfig
     data: DataConfig
+    source: dict[str, Any]
     features: FeaturesConfig
     views: ViewsConfig
     model: ModelConfig

@@ -11,6 +11,7 @@ from vcrast.config import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
 from vcrast.stage import total_steps
+from vcrast.stream import clips_per_epoch
 from vcrast.summary import Summary
 from vcrast.training.interrupt import Interrupt
 from vcrast.training.log import MetricLog
@@ -62,6 +63,7 @@ def shortened(config: Config) -> Config:
 def cost_line(config: Config, stage: str, result: dict[str, Any], *, num_clips: int, num_folds: int) -> str:
     """One line: steps, time and memory of a stage."""
     options = config.pretrain if stage == "pretrain" else config.finetune
+    num_clips = clips_per_epoch(config.source, num_clips) if stage == "pretrain" else num_clips
     steps = total_steps(options.steps, options.epochs, num_clips // options.batch_size)
     hours = steps * options.batch_size / result["samples_per_s"] / 3600
     memory = result["peak_memory_bytes"] / 2**30

@@ -8,7 +8,8 @@ from pathlib import Path
 from vcrast.config import config_dir
 
 GROUPS = (
-    "data", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine", "slurm",
+    "data", "source", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine",
+    "slurm",
 )  # fmt: skip
 
 COMMON_KEYS = (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from vcrast.data.loader import training_batches
 from vcrast.embedding import embed_clips
 from vcrast.features.draws import Draws
 from vcrast.inference import export
@@ -18,6 +19,7 @@ from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.stage import Stage, num_parameters, total_steps
+from vcrast.stream import Stream, open_stream
 from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.training.dist import from_first, is_first, rank, world_size
 from vcrast.training.exact import exact_backward
@@ -27,10 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(job: Job) -> dict[str, Any]:
-    """Train the encoder without labels on the training clips of the fold; returns the stage's numbers."""
+    """Train the encoder without labels, on the fold's training clips or another source; returns the stage's numbers."""
     config, options = job.config, job.config.pretrain
+    stream = open_stream(job)
+    if stream.same_for_all_folds and (done := pretrained_before(job)):
+        return done
     objective = build_objective(job)
-    per_epoch = len(job.train) // options.batch_size
+    per_epoch = stream.clips_per_epoch // options.batch_size
     num_steps = total_steps(options.steps, options.epochs, per_epoch)
     lr = peak_lr(config.optim, options.batch_size)
     optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective, lr=lr)
@@ -41,29 +46,29 @@ def pretrain(job: Job) -> dict[str, Any]:
     schedule = SCHEDULES.build(config.schedule, lr=lr, total_steps=num_steps, steps_per_epoch=per_epoch)
     stage = Stage(job, "pretrain", engine, schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
     first = stage.begin()
-    stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
+    stage.plan(
+        objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size,
+        clip_shape=stream.clip_shape,
+    )  # fmt: skip
     log.info(
-        "fold %s pretrain: %d clips, %d steps of batch %d, %.1f M weights, %s",
-        job.fold, len(job.train), num_steps, options.batch_size, num_parameters(objective) / 1e6,
-        job.precision,
+        "fold %s pretrain on %s: %d clips an epoch, %d steps of batch %d, %.1f M weights, %s",
+        job.fold, config.source["name"], stream.clips_per_epoch, num_steps, options.batch_size,
+        num_parameters(objective) / 1e6, job.precision,
     )  # fmt: skip
     watch = FeatureWatch(job, objective.encoder, num_clips=options.watch_clips)
     watch_every = max(1, round(options.watch_every_epochs * per_epoch))
     if is_first():
-        save_example_views(job, objective)
-    batches = training_batches(
-        job.train, batch_size=options.batch_size, seed=job.seed("pretrain"), start_step=first, num_steps=num_steps,
-        num_workers=config.data.num_workers, device=job.device, rank=rank(), world_size=world_size(),
-    )  # fmt: skip
+        save_example_views(job, objective, stream)
+    batches = stream.batches(first, num_steps, rank=rank(), world_size=world_size())
     clock = Clock()
     with Progress("pretrain", job.fold, num_steps, start_step=first, shown=is_first()) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
-            batch = next(batches)
+            wavs = next(batches)
             clock.data_ready()
             draws = job.draws("pretrain", step, options.batch_size)
             outcome = exact_backward(
-                engine, objective, batch.wav, None, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
+                engine, objective, wavs, None, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
             )
             stepped = engine.step(lr=schedule.lr(step))
             schedule.observe(outcome.loss)
@@ -83,6 +88,18 @@ def pretrain(job: Job) -> dict[str, Any]:
                 watch.measure(step + 1)
             stage.end_of_step(step + 1)
     return finish(job, objective, stage, watch)
+
+
+def pretrained_before(job: Job) -> dict[str, Any] | None:
+    """The numbers of a fold that has pretrained in this run already, its weights taken over; None if there is none."""
+    for fold in job.summary.content["folds"]:
+        if fold != job.fold and job.summary.done(fold, "pretrain"):
+            log.info("fold %s pretrain: nothing of it depends on the fold; taken from fold %s", job.fold, fold)
+            if is_first():
+                earlier = replace(job, fold=fold).exported("pretrained")
+                shutil.copytree(earlier, job.exported("pretrained"), dirs_exist_ok=True)
+            return {**job.summary.result(fold, "pretrain"), "wall_s": 0.0}
+    return None
 
 
 def build_objective(job: Job) -> Any:
@@ -132,13 +149,17 @@ class FeatureWatch:
 
 
 @torch.no_grad()
-def save_example_views(job: Job, objective: Any, num_clips: int = 4) -> None:
-    """Keep a few spectrograms and their two views for the report."""
-    wavs = next(job.batches(job.train.first(num_clips))).wav
+def save_example_views(job: Job, objective: Any, stream: Stream, num_clips: int = 4) -> None:
+    """Keep a few spectrograms, of pairs the first sound's, and their two views for the report."""
+    wavs = stream.example(num_clips)
     views = objective.views.two(wavs, Draws(job.seed("pretrain"), 0, len(wavs), device=job.device))
     folder = job.run_dir / "views"
     folder.mkdir(exist_ok=True)
-    tensors = {"original": job.fbank()(wavs), "view_a": views[0].contiguous(), "view_b": views[1].contiguous()}
+    tensors = {
+        "original": job.fbank()(wavs if wavs.ndim == 2 else wavs[:, 0]),
+        "view_a": views[0].contiguous(),
+        "view_b": views[1].contiguous(),
+    }
     save_file({name: value.float().cpu() for name, value in tensors.items()}, folder / f"fold_{job.fold}.safetensors")
 
 

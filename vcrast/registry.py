@@ -96,6 +96,7 @@ def _is_a(value: Any, declared: type) -> bool:
 SOURCES = Registry("data")
 ATTENTIONS = Registry("attention")
 LINEARS = Registry("linear")
+STREAMS = Registry("source")
 OBJECTIVES = Registry("objective")
 OPTIMS = Registry("optim")
 SCHEDULES = Registry("schedule")

@@ -31,6 +31,7 @@ from vcrast.report.page import write_report
 from vcrast.report.summary_table import print_summary
 from vcrast.settings import resolve
 from vcrast.stage import Interrupted
+from vcrast.stream import recordings_per_batch
 from vcrast.summary import Summary
 from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
 from vcrast.training.engine import resolve_precision
@@ -161,7 +162,8 @@ def raw_fbank(config: Config) -> Fbank:
 
 def check_sizes(config: Config, part: FoldData, fold: str) -> None:
     """Refuse a batch that the training clips cannot fill, before hours are spent on the stage before it."""
-    for stage, size in (("pretrain", config.pretrain.batch_size), ("finetune", config.finetune.batch_size)):
+    heard = recordings_per_batch(config.source, config.pretrain.batch_size)
+    for stage, size in (("pretrain", heard), ("finetune", config.finetune.batch_size)):
         if stage in config.stages and size > len(part.train):
             raise ValueError(
                 f"{stage}.batch_size={size}: fold {fold} has only {len(part.train)} training clips; "

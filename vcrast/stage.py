@@ -74,7 +74,9 @@ class Stage:
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
         return int(content["step"])
 
-    def plan(self, objective: Any, *, batch_size: int, micro_batch_size: Any) -> None:
+    def plan(
+        self, objective: Any, *, batch_size: int, micro_batch_size: Any, clip_shape: tuple[int, ...] | None = None
+    ) -> None:
         """Decide how this process's part of the batch is cut, and say it.
 
         A resumed stage keeps its cut, since other micro-batches round differently, unless another one is asked for or
@@ -84,6 +86,7 @@ class Stage:
             objective: what is trained.
             batch_size: of the loss, over all processes.
             micro_batch_size: `auto`, or a number.
+            clip_shape: of what the objective is given for a clip; None is (S,).
         """
         asked = None if micro_batch_size == "auto" else int(micro_batch_size)
         if self.micro_batch_size is not None and asked is None:
@@ -92,7 +95,7 @@ class Stage:
         plan = plan_step(
             self.engine,
             objective,
-            torch.zeros(draws.size, job.num_samples, device=device),
+            torch.zeros(draws.size, *(clip_shape or (job.num_samples,)), device=device),
             torch.zeros(draws.size, len(job.classes), device=device),
             draws,
             micro_batch_size=asked,

@@ -16,6 +16,7 @@ from vcrast.features.views import Views
 from vcrast.models.encoder import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
+from vcrast.synth.pairs import Doppelgangers
 from vcrast.training.engine import Report, TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw, lars
@@ -135,6 +136,13 @@ MORE = [
 def label(case):
     """The same in every process: a function's default text holds its address."""
     return ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in case.items())
+
+
+def test_generated_pairs_read_nothing(monkeypatch):
+    sounds = Doppelgangers(num_samples=8000, sample_rate=16000, seed=0, distance=0.15)
+    sounds.batch(0, BATCH)
+    with strictly(monkeypatch):
+        sounds.batch(1, BATCH)
 
 
 @pytest.mark.parametrize("case", [*CASES[::5], *MORE], ids=label)

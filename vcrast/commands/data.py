@@ -1,9 +1,10 @@
-"""`vcrast data`: fetch a dataset, decode it ahead of a run, compute its normalisation."""
+"""`vcrast data`: fetch a dataset, decode it ahead of a run, compute its normalisation, listen to generated sounds."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `data` with its three verbs to the command line."""
-    data = subparsers.add_parser("data", help="download, prepare or measure a dataset")
+    """Add `data` with its verbs to the command line."""
+    data = subparsers.add_parser("data", help="download, prepare, measure or preview a dataset")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
@@ -33,6 +34,13 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument("name", metavar="NAME", help="a dataset: esc50, esc10, folder, manifest, ...")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.root=DIR")
         parser.set_defaults(run=run)
+
+    preview = verbs.add_parser("preview", help="write a page of generated pairs to listen to")
+    preview.add_argument("name", choices=["synth"])
+    preview.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as source.distance=0.3")
+    preview.add_argument("--out", type=Path, default=Path("synth.html"), metavar="FILE", help="the page (%(default)s)")
+    preview.add_argument("--pairs", type=int, default=12, metavar="N", help="how many pairs (%(default)s)")
+    preview.set_defaults(run=run_preview)
 
 
 def run_download(args: argparse.Namespace) -> int:
@@ -88,6 +96,33 @@ def run_stats(args: argparse.Namespace) -> int:
     fbank = Fbank(sample_rate=data.sample_rate, **settings)
     mean, std = resolve_stats(data, clips, fbank=fbank, features=settings, store=store)
     print(f"mean: {mean:.7f}\nstd: {std:.6f}")
+    return 0
+
+
+def run_preview(args: argparse.Namespace) -> int:
+    """`vcrast data preview synth [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
+
+    Raises:
+        ValueError: no pair is asked for, or a setting is wrong.
+    """
+    from vcrast.compose import compose
+    from vcrast.features.fbank import Fbank
+    from vcrast.report.listening import write_listening_page
+    from vcrast.stream import OF_THE_BATCH, doppelgangers
+
+    if args.pairs < 1:
+        raise ValueError(f"--pairs {args.pairs}: give at least 1")
+    config = compose([f"source={args.name}", *args.overrides])
+    features = {key: value for key, value in asdict(config.features).items() if key != "name"}
+    options = {key: value for key, value in config.source.items() if key not in OF_THE_BATCH}
+    page = write_listening_page(
+        args.out,
+        doppelgangers(config.data, seed=config.run.seed, **options),
+        Fbank(sample_rate=config.data.sample_rate, **features),
+        num_pairs=args.pairs,
+        command=shlex.join(["vcrast", "data", "preview", args.name, *args.overrides, "--pairs", str(args.pairs)]),
+    )
+    print(page)
     return 0
 
 

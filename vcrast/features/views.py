@@ -86,8 +86,14 @@ class Views(nn.Module):
             raise ValueError(f"views.patch_drop_mode={self.patch_drop_mode}: choose from drop, mask")
 
     def two(self, wavs: Tensor, draws: Draws) -> Tensor:
-        """(B, S) waveforms -> (2, B, [C,] T, F): two views, `a` and `b`, with independent draws."""
-        return torch.stack([self.make(wavs, draws, "a"), self.make(wavs, draws, "b")])
+        """Waveforms -> (2, B, [C,] T, F): two views, `a` and `b`, with independent draws.
+
+        Args:
+            wavs: (B, S), of which both views are made, or (B, 2, S), a pair of sounds for each clip, one view of each.
+            draws: of these B clips.
+        """
+        first, second = (wavs, wavs) if wavs.ndim == 2 else wavs.unbind(1)
+        return torch.stack([self.make(first, draws, "a"), self.make(second, draws, "b")])
 
     def make(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
         """One random view of every clip.

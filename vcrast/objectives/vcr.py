@@ -95,7 +95,7 @@ class VCR(nn.Module):
 
     @torch.no_grad()
     def prepare(self, wavs: Tensor, draws: Any) -> Inputs:
-        """(B, S) waveforms -> two views and their random numbers, for the whole batch at once."""
+        """(B, S) waveforms, or (B, 2, S) pairs -> two views and their random numbers, for the whole batch at once."""
         return draw_inputs(self.encoder, self.views, self.views.two(wavs, draws), draws, "ab")
 
     def represent(self, inputs: Inputs, clips: slice) -> Tensor:

@@ -82,6 +82,12 @@ class Dice:
         radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
         return radius * (_TWO_PI * _unit(bits, 16)).cos()
 
+    def complex_normal(self, name: str, num_values: int) -> Tensor:
+        """(n, num_values) complex64, real and imaginary part standard normal and independent."""
+        bits = self.bits(name, num_values)
+        radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
+        return torch.polar(radius, _TWO_PI * _unit(bits, 16))
+
     def choice(self, name: str, options: Sequence[float]) -> Tensor:
         """(n, 1) float32, one of `options`, equally likely."""
         table = torch.tensor(options, dtype=torch.float32, device=self.keys.device)

@@ -71,7 +71,7 @@ def exact_backward(
     Args:
         engine: gives autocast and backward.
         objective: on the engine's device.
-        wavs: (B, S); of this process's clips, equally many on each.
+        wavs: (B, S), or (B, 2, S) pairs; of this process's clips, equally many on each.
         labels: (B, C) likewise, or None without labels.
         draws: of this step and these clips.
         micro_batch_size: clips that the encoder sees at once; None starts with all.

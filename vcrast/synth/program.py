@@ -1,0 +1,195 @@
+"""The sound program behind generated pairs: layers of tone and noise under envelopes, a body and a room around them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vcrast.synth import control, oscillators, spectra
+from vcrast.synth.control import Grid
+from vcrast.synth.counter import Dice
+from vcrast.synth.space import Parameter, Space, decibels
+from vcrast.synth.spectra import Bins
+
+GRAINS_HZ = 250.0
+KINDS = ("bursts", "onsets", "slow modulation")
+
+LAYER = Space(
+    [
+        Parameter("kind", "structure", "choice", 0, len(KINDS)),
+        Parameter("count", "structure", "choice", 1, control.NUM_ONSETS + 1),
+        Parameter("f0_hz", "pitch", "log", 40, 4000),
+        Parameter("glide_octaves", "pitch", "centred", -1.5, 1.5),
+        Parameter("vibrato_hz", "pitch", "log", 2, 12),
+        Parameter("vibrato_semitones", "pitch", "rare", 0, 3),
+        Parameter("slope", "timbre", "linear", 0, 2.5),
+        Parameter("even_db", "timbre", "linear", -30, 0),
+        Parameter("partials_db", "timbre", "linear", -24, 0, size=oscillators.NUM_PARTIALS),
+        Parameter("equaliser_db", "timbre", "linear", -40, 0, size=spectra.EQUALISER_POINTS),
+        Parameter("formant_1_hz", "timbre", "log", 250, 900),
+        Parameter("formant_2_hz", "timbre", "log", 800, 2500),
+        Parameter("formant_3_hz", "timbre", "log", 2000, 3800),
+        Parameter("formant_width_hz", "timbre", "log", 60, 400),
+        Parameter("formant_share", "timbre", "ends", 0, 1),
+        Parameter("grain_hz", "texture", "log", 5, GRAINS_HZ),
+        Parameter("sparsity", "texture", "rare", 0, 20),
+        Parameter("burst_hz", "envelope", "log", 0.5, 20),
+        Parameter("burst_duty", "envelope", "linear", 0.1, 0.95),
+        Parameter("burst_attack", "envelope", "rare", 0.01, 0.9),
+        Parameter("burst_decay", "envelope", "linear", 0, 6),
+        Parameter("onset_attack_s", "envelope", "log", 0.002, 0.2),
+        Parameter("onset_decay_s", "envelope", "log", 0.01, 1),
+        Parameter("onset_levels_db", "envelope", "linear", -24, 0, size=control.NUM_ONSETS),
+        Parameter("slow_hz", "envelope", "log", 0.2, 8),
+        Parameter("slow_depth", "envelope", "linear", 0, 1),
+        Parameter("floor_db", "envelope", "linear", -80, -20),
+        Parameter("start", "time", "linear", 0, 1, wraps=True),
+        # Not later than 95 % of the clip: something sounds in every clip.
+        Parameter("onset_times", "time", "linear", 0, 0.95, size=control.NUM_ONSETS),
+        Parameter("noise_share", "mix", "ends", 0, 1),
+        Parameter("layer_db", "mix", "linear", -18, 0),
+    ]
+)
+"""Of one layer. A clip has several, whose parameters are independent."""
+
+SCENE = Space(
+    [
+        Parameter("modes_hz", "space", "log", 80, 6000, size=4),
+        Parameter("mode_decay_s", "space", "log", 0.002, 0.15),
+        Parameter("body_share", "space", "ends", 0, 1),
+        Parameter("reverb_s", "space", "log", 0.1, 1),
+        Parameter("reverb_share", "space", "rare", 0, 0.8),
+        Parameter("level_db", "mix", "linear", -20, -1),
+    ]
+)
+"""Of the whole clip."""
+
+
+def program(num_layers: int) -> Space:
+    """All parameters of a clip: those of each layer under `1/`, `2/`, ..., then those of the whole.
+
+    Raises:
+        ValueError: no layer.
+    """
+    if num_layers < 1:
+        raise ValueError(f"source.num_layers={num_layers}: a sound needs at least 1 layer")
+    return Space([*LAYER.repeated(str(number + 1) for number in range(num_layers)), *SCENE.parameters])
+
+
+class Material(NamedTuple):
+    """What chance gives a clip besides its parameters; L layers.
+
+    Attributes:
+        noise: (n, L, bins) complex white spectra.
+        grains: (n, L, J) uniform loudness of the grains.
+        room: (n, R) standard normal, the echoes of a room.
+    """
+
+    noise: Tensor
+    grains: Tensor
+    room: Tensor
+
+
+def draw_material(dice: Dice, num_layers: int, grid: Grid) -> Material:
+    """The material of the clips of `dice`."""
+    layers = range(1, num_layers + 1)
+    num_grains = control.max_grains(GRAINS_HZ, grid)
+    return Material(
+        draw_noise(dice, num_layers, grid),
+        torch.stack([dice.uniform(f"{n}/grains", num_grains) for n in layers], dim=1),
+        dice.normal("room", int(spectra.TAIL_S * grid.sample_rate)),
+    )
+
+
+def draw_noise(dice: Dice, num_layers: int, grid: Grid) -> Tensor:
+    """(n, L, bins) complex spectra of the layers' noise."""
+    size = Bins(grid.num_samples, grid.sample_rate, grid.device).size
+    return torch.stack([dice.complex_normal(f"{n + 1}/noise", size) for n in range(num_layers)], dim=1)
+
+
+def render(units: Tensor, material: Material, grid: Grid) -> Tensor:
+    """Parameters and material -> sound.
+
+    Args:
+        units: (n, P) in [0, 1], columns of `program(L)`.
+        material: of these clips.
+        grid: length and rate.
+
+    Returns:
+        (n, S) float32 with its highest peak at `level_db`, so within [-1, 1].
+    """
+    num_clips, num_layers = material.noise.shape[:2]
+    of_layers, of_scene = units.split([num_layers * LAYER.size, SCENE.size], dim=1)
+    layers = LAYER.physical(of_layers.reshape(num_clips * num_layers, LAYER.size))
+    wave = layer(layers, material.noise.flatten(0, 1), material.grains.flatten(0, 1), grid)
+    scene = SCENE.physical(of_scene)
+    wave = surround(wave.unflatten(0, (num_clips, num_layers)).sum(dim=1), scene, material.room, grid)
+    peak = wave.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+    return wave * (decibels(scene["level_db"]) / peak)
+
+
+def layer(p: dict[str, Tensor], noise: Tensor, grain_values: Tensor, grid: Grid) -> Tensor:
+    """(n, S) one layer: envelope (cos(a) tone + sin(a) texture noise) at `layer_db`, a = pi / 2 noise_share.
+
+    Tone and noise have mean square 1 before the envelope, whose highest point is 1.
+
+    Args:
+        p: values of `LAYER`.
+        noise: (n, bins) white spectra.
+        grain_values: (n, J).
+        grid: length and rate.
+    """
+    level = envelope(p, grid) * decibels(p["layer_db"])
+    angle = torch.pi / 2 * p["noise_share"]
+    texture = control.grains(p["grain_hz"], p["sparsity"], grain_values, grid)
+    tone = tonal(p, grid) * grid.upsample(level * angle.cos())
+    return torch.addcmul(tone, hiss(p, noise, grid), grid.upsample(level * texture * angle.sin()))
+
+
+def envelope(p: dict[str, Tensor], grid: Grid) -> Tensor:
+    """(n, K) the envelope of the layer's kind, peak 1, above its floor."""
+    periodic = control.bursts(p["burst_hz"], p["burst_duty"], p["burst_attack"], p["burst_decay"], p["start"], grid)
+    single = control.onsets(
+        p["onset_times"], decibels(p["onset_levels_db"]), p["count"], p["onset_attack_s"], p["onset_decay_s"], grid
+    )
+    swelling = control.slow_modulation(p["slow_hz"], p["slow_depth"], p["start"], grid)
+    chosen = torch.where(p["kind"] == 0, periodic, torch.where(p["kind"] == 1, single, swelling))
+    return control.with_floor(control.peak_one(chosen), decibels(p["floor_db"]))
+
+
+def throat(p: dict[str, Tensor], hertz: Tensor) -> Tensor:
+    """(n, bins) the layer's formants at (bins,) or (n, bins) frequencies."""
+    centres = torch.cat([p["formant_1_hz"], p["formant_2_hz"], p["formant_3_hz"]], dim=1)
+    return spectra.formants(hertz, centres, p["formant_width_hz"], p["formant_share"])
+
+
+def tonal(p: dict[str, Tensor], grid: Grid) -> Tensor:
+    """(n, S) the layer's harmonics, mean square 1; formants act at the harmonics' mean frequencies."""
+    frequency = control.pitch_contour(p["f0_hz"], p["glide_octaves"], p["vibrato_hz"], p["vibrato_semitones"], grid)
+    levels = oscillators.harmonic_levels(
+        p["slope"], decibels(p["even_db"]), decibels(p["partials_db"]), frequency, grid.sample_rate
+    )
+    order = torch.arange(1, levels.shape[1] + 1, device=levels.device)
+    levels = levels * throat(p, order * frequency.mean(dim=1, keepdim=True))
+    return oscillators.read_table(oscillators.period(levels), oscillators.cycles(frequency, grid))
+
+
+def hiss(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
+    """(n, S) the layer's noise through equaliser and formants, mean square 1."""
+    bins = Bins(grid.num_samples, grid.sample_rate, grid.device)
+    gain = spectra.equaliser(p["equaliser_db"], bins) * throat(p, bins.hertz)
+    return spectra.coloured(noise, gain, bins, grid.num_samples)
+
+
+def surround(wave: Tensor, p: dict[str, Tensor], room: Tensor, grid: Grid) -> Tensor:
+    """(n, S) -> (n, S): the sound itself, what a body rings with and a room's echoes of it, as one convolution.
+
+    The response is (1 - body) (1 - reverb) delta(t) + body ringing(t) + reverb echoes(t), with the two shares.
+    """
+    body, reverb = p["body_share"], p["reverb_share"]
+    response = body * spectra.body_ringing(p["modes_hz"], p["mode_decay_s"], room.shape[1], grid.sample_rate)
+    response = response + reverb * spectra.room_echoes(room, p["reverb_s"], grid.sample_rate)
+    direct = torch.nn.functional.pad((1 - body) * (1 - reverb), (0, room.shape[1] - 1))
+    return spectra.convolved(wave, response + direct)
