@@ -40,8 +40,10 @@ def _main(words: list[str]) -> int:
 
         config = resolve(arguments.overrides)
         if config.launch.num_processes > 1:
-            folder = f"run.dir={config.run.dir}"  # the same for all, whatever time each of them starts
-            return launch(config.launch.num_processes, [sys.executable, __file__, *arguments.overrides, folder])
+            overrides = list(arguments.overrides)
+            if not any(word.startswith(("run.dir=", "run.resume=")) for word in overrides):
+                overrides.append(f"run.dir={config.run.dir}")  # the same for all, whenever each of them starts
+            return launch(config.launch.num_processes, [sys.executable, __file__, *overrides])
     follow_launcher()
     from vcrast.run import start
 

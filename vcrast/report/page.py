@@ -87,6 +87,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         "Command": record.commands[0] if record.commands else rebuilt,
         "Continued by": "; ".join(record.commands[1:]),
         "Commit": find(env, "commit", "git_commit", "sha"),
+        "Processes": find(env, "variables.WORLD_SIZE"),
         "Processor": find(env, "cpu", "cpu.name", "cpu.model", "cpu_name", "processor"),
         "GPU": find(env, "gpu", "gpu.name", "gpus", "gpu.0", "gpus.0", "gpu.0.name", "gpus.0.name", "gpu_name"),
         "Python": find(env, "python", "python.version"),

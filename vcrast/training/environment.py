@@ -21,7 +21,7 @@ PACKAGES = (
     "rich", "matplotlib", "jinja2", "deepspeed", "xformers", "wandb", "tensorboard", "submitit",
 )  # fmt: skip
 # Everything else in the environment may be a secret, and none of it explains a result.
-VARIABLES = ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+VARIABLES = ("SLURM_JOB_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 HIDDEN = "***"
 SNAPSHOT_FILE = "snapshot.json"
