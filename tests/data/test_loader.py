@@ -1,11 +1,7 @@
-import contextlib
 import logging
 import os
 import signal
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -304,105 +300,6 @@ def test_killed_worker_is_explained(monkeypatch):
     data = dataset([Clip(f"lethal://{i}", (0,)) for i in range(4)])
     with pytest.raises(RuntimeError, match=r"a data worker was killed.*data.num_workers"):
         train(data, num_workers=1)
-
-
-def generated(path, rate):
-    time.sleep(0.02)
-    return np.full(160, 0.5, np.float32)
-
-
-def test_workers_outlive_the_signals_of_a_preempted_job(monkeypatch):
-    # Slurm signals every process of a job: the workers, and the server that they were forked from.
-    monkeypatch.setitem(audio.READERS, "generated", generated)
-    data = dataset([Clip(f"generated://{i}", (0,)) for i in range(40)])
-    batches = training_batches(
-        data, batch_size=2, seed=0, start_step=0, num_steps=60, num_workers=2, device="cpu"
-    )  # fmt: skip
-    next(batches)
-    descendants = children(os.getpid())
-    assert len(descendants) >= 3
-    for pid in descendants:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-            os.kill(pid, number)
-    assert sum(1 for _ in batches) == 59
-
-
-def test_signals_end_no_worker_while_it_starts(monkeypatch):
-    # Before its first own line runs, libraries have set handlers: the signals must already be blocked by then.
-    monkeypatch.setitem(audio.READERS, "generated", generated)
-    data = dataset([Clip(f"generated://{i}", (0,)) for i in range(40)])
-    options = {"batch_size": 2, "seed": 0, "start_step": 0, "num_steps": 60, "num_workers": 2, "device": "cpu"}
-    list(training_batches(data, **options))  # the fork server is up
-    ended, done, known = [], threading.Event(), set(children(os.getpid()))
-
-    def signal_newcomers():
-        while not done.is_set():
-            for pid in set(children(os.getpid())) - known:
-                for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
-                ended.append(pid)
-
-    sender = threading.Thread(target=signal_newcomers)
-    sender.start()
-    try:
-        assert len(list(training_batches(data, **options))) == 60
-    finally:
-        done.set()
-        sender.join()
-    assert len(set(ended)) == 2
-
-
-HANGING = """
-import os, signal
-from test_loader import Clip, audio, dataset, generated, training_batches
-import multiprocessing
-
-if __name__ == "__main__":
-    audio.READERS["generated"] = generated
-    data = dataset([Clip(f"generated://{i}", (0,)) for i in range(40)])
-    batches = training_batches(
-        data, batch_size=2, seed=0, start_step=0, num_steps=60, num_workers=2, device="cpu"
-    )
-    next(batches)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    if AFTER == "killed":
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        for _ in batches:
-            pass
-    raise SystemExit(7)  # `batches` is still there, and its workers wait for work
-"""
-
-
-@pytest.mark.parametrize("after", ["killed", "left"])
-def test_a_program_ends_though_its_workers_ignore_signals(tmp_path, after):
-    script = tmp_path / "program.py"
-    script.write_text(f"AFTER = {after!r}\n{HANGING}")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    ran = subprocess.run(
-        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
-    assert ran.returncode == (1 if after == "killed" else 7), ran.stderr
-    assert ("a data worker was killed" in ran.stderr) == (after == "killed")
-    workers = [int(word) for word in ran.stdout.split()]
-    assert len(workers) == 2
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-
-
-def children(pid):
-    """All descendants but multiprocessing's resource tracker, which ignores SIGTERM and SIGINT by itself."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                stat = (folder / "stat").read_text().rsplit(")", 1)[1].split()
-                command = (folder / "cmdline").read_text()
-            except OSError:
-                continue
-            if int(stat[1]) == pid and "resource_tracker" not in command:
-                found += [int(folder.name), *children(int(folder.name))]
-    return found
 
 
 @pytest.mark.gpu
