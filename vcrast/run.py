@@ -60,7 +60,8 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
 
         return rehearse(config)
     try:
-        with process_group(resolve_device(config.run.device), timeout_s=config.launch.timeout_s):
+        device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
+        with process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone):
             config.run.dir = from_first(config.run.dir)
             run(config, overrides)
     except Interrupted as stopped:
