@@ -22,6 +22,7 @@ LAYERS = {
 SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models", "vcrast.synth")
 ALLOWED_ACROSS = {("vcrast.data.sources.synthetic", "vcrast.synth")}
 ONLY_IN = {
+    "deepspeed": {"vcrast/training/engine_deepspeed.py"},
     "timm": {"vcrast/models/pretrained.py"},
     "wandb": {"vcrast/training/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},

@@ -80,7 +80,8 @@ def finetune(job: Job) -> dict[str, Any]:
                 job.log.log("finetune", job.fold, step + 1, {**values, **speed})
                 progress.update(step + 1, loss=outcome.loss, samples_per_s=speed["samples_per_s"])
             if (step + 1) % test_every == 0 or step + 1 == num_steps:
-                found = test(job, objective)
+                with engine.whole_weights():
+                    found = test(job, objective)
                 job.log.log("finetune", job.fold, step + 1, {"epoch": (step + 1) / per_epoch, **found})
             stage.end_of_step(step + 1)
     return finish(job, objective, stage)
@@ -143,8 +144,9 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
 
 def finish(job: Job, objective: Supervised, stage: Stage) -> dict[str, Any]:
     """Export the classifier and collect the stage's numbers."""
-    if is_first():
-        export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
+    with stage.engine.whole_weights():
+        if is_first():
+            export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
     return from_first(results(job, stage) if is_first() else {})
 
 

@@ -55,7 +55,7 @@ def pretrain(job: Job) -> dict[str, Any]:
         job.fold, config.source["name"], stream.clips_per_epoch, num_steps, options.batch_size,
         num_parameters(objective) / 1e6, job.precision,
     )  # fmt: skip
-    watch = FeatureWatch(job, objective.encoder, num_clips=options.watch_clips)
+    watch = FeatureWatch(job, objective.encoder, engine, num_clips=options.watch_clips)
     watch_every = max(1, round(options.watch_every_epochs * per_epoch))
     if is_first():
         save_example_views(job, objective, stream)
@@ -126,14 +126,15 @@ def drop(options: dict[str, Any], *names: str) -> dict[str, Any]:
 class FeatureWatch:
     """Embedding std and effective rank on fixed training clips: a collapsing encoder shows here first."""
 
-    def __init__(self, job: Job, encoder: Encoder, *, num_clips: int) -> None:
-        self.job, self.encoder = job, encoder
+    def __init__(self, job: Job, encoder: Encoder, engine: Any, *, num_clips: int) -> None:
+        self.job, self.encoder, self.engine = job, encoder, engine
         self.num_clips = num_clips
         self.last: dict[str, float] = {}
 
     def measure(self, step: int) -> None:
         """Measure, log, and warn when the embeddings have collapsed."""
-        embeddings = embed_clips(self.job, self.encoder, self.job.train.first(self.num_clips)).embedding
+        with self.engine.whole_weights():
+            embeddings = embed_clips(self.job, self.encoder, self.job.train.first(self.num_clips)).embedding
         rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
         self.last = {"embedding_std": std, "effective_rank": rank}
         self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
@@ -167,8 +168,9 @@ def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch) -> dict[
     """Export the encoder and collect the stage's numbers."""
     if not watch.last:
         watch.measure(stage.num_steps)
-    if is_first():
-        export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
+    with stage.engine.whole_weights():
+        if is_first():
+            export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
     return from_first(results(job, stage, watch) if is_first() else {})
 
 

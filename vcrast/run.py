@@ -56,12 +56,13 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
     if show_config:
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
         return 0
-    if dry_run:
-        from vcrast.dry_run import rehearse
-
-        return rehearse(config)
+    device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
     try:
-        with process_group(resolve_device(config.run.device), timeout_s=config.launch.timeout_s):
+        with process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone):
+            if dry_run:
+                from vcrast.dry_run import rehearse
+
+                return rehearse(config)
             config.run.dir = from_first(config.run.dir)
             run(config, overrides)
     except Interrupted as stopped:

@@ -10,11 +10,11 @@ from vcrast.compose import compose, flatten, load_config, to_dict
 from vcrast.config import Config
 
 FREE_ON_RESUME = (
-    "run.", "launch.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path", "data.cache",
-    "data.num_workers", "pretrain.micro_batch_size", "finetune.micro_batch_size", "pretrain.log_every_steps",
-    "finetune.log_every_steps", "evaluate.batch_size", "slurm.",
+    "run.", "launch.", "engine.", "slurm.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path",
+    "data.cache", "data.num_workers", "pretrain.micro_batch_size", "finetune.micro_batch_size",
+    "pretrain.log_every_steps", "finetune.log_every_steps", "evaluate.batch_size",
 )  # fmt: skip
-"""Settings that may differ when a run goes on: none of them changes what a step computes."""
+"""Settings that may differ when a run goes on: none of them changes what a step computes, but for rounding."""
 
 
 def resolve(overrides: Sequence[str]) -> Config:

@@ -84,25 +84,29 @@ def is_first() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device, *, timeout_s: float) -> Iterator[None]:
+def process_group(device: torch.device, *, timeout_s: float, even_alone: bool = False) -> Iterator[None]:
     """Join the processes that the environment names for as long as the body runs; nothing to do for a single one.
 
     Args:
         device: of this process; NCCL serves its tensors if it is a GPU, gloo those on the CPU in any case.
         timeout_s: longest wait for the others, in any exchange.
+        even_alone: make a group of a single process, too, for an engine that wants one.
 
     Raises:
         PeerLostError: the others did not come.
     """
     here = place()
-    if here.world_size == 1 or running():
+    alone = here.world_size == 1
+    if (alone and not even_alone) or running():
         yield
         return
     patience = datetime.timedelta(seconds=timeout_s)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, *_ = next(iter(distributed.rendezvous("env://", here.rank, here.world_size, timeout=patience)))
+        store: distributed.Store = distributed.HashStore()
+        if not alone:
+            store, *_ = next(iter(distributed.rendezvous("env://", here.rank, here.world_size, timeout=patience)))
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store, rank=here.rank, world_size=here.world_size, timeout=patience,

@@ -12,7 +12,7 @@ run stops one step late, with the same weights. On a CPU the counters are read a
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -75,6 +75,8 @@ class TorchEngine:
         ValueError: an option that cannot work here.
     """
 
+    repeatable = True  # a step can be undone and tried again
+
     def __init__(
         self,
         module: nn.Module,
@@ -110,6 +112,10 @@ class TorchEngine:
         """The context in which the encoder runs."""
         dtype = AUTOCAST[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def whole_weights(self) -> AbstractContextManager[Any]:
+        """All weights on every process, to use the module outside of steps: they always are."""
+        return nullcontext()
 
     def remember_buffers(self) -> None:
         """Keep the module's buffers, such as BatchNorm's running means, so that the step can be undone."""

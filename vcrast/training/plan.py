@@ -165,11 +165,21 @@ def plan_step(
         draws: of any step of B clips.
         micro_batch_size: a size that the user chose; None chooses it here.
         memory: the device's; None (a CPU) takes the whole batch at once unless the user chose.
+
+    Raises:
+        ValueError: nothing was chosen, and the engine cannot undo what a trial would do.
     """
     batch_size, couples = len(wavs), objective.couples_clips
     asked = None if micro_batch_size is None else min(micro_batch_size, batch_size)
     if memory is None:
         return Plan(batch_size, asked or batch_size, couples_clips=couples)
+    if not engine.repeatable:
+        if asked is None:
+            raise ValueError(
+                "micro_batch_size=auto: a step cannot be tried out with this engine, which could not undo it; set "
+                "pretrain.micro_batch_size and finetune.micro_batch_size to numbers of clips (engine=torch finds some)"
+            )
+        return Plan(batch_size, asked, couples_clips=couples)
     try:
         footprint = measure(engine, objective, wavs, labels, draws, memory)
     finally:

@@ -1,0 +1,211 @@
+"""What each process of a DeepSpeed test does: the same steps under both engines, from the same weights.
+
+Imported by `test_engine_deepspeed.py` and by the processes that it starts.
+"""
+
+import copy
+import io
+import os
+import socket
+import traceback
+from typing import NamedTuple
+
+import torch
+from torch import multiprocessing
+
+from vcrast.features.draws import Draws
+from vcrast.features.fbank import Fbank
+from vcrast.features.views import Views
+from vcrast.models.encoder import Encoder
+from vcrast.objectives.supervised import Supervised
+from vcrast.objectives.vcr import VCR
+from vcrast.training.dist import process_group, rank, share_of
+from vcrast.training.engine import TorchEngine
+from vcrast.training.engine_deepspeed import DeepSpeedEngine
+from vcrast.training.exact import exact_backward
+from vcrast.training.optim import adamw
+
+
+class Failed(NamedTuple):
+    """An exception on its way to the test, as text: not every exception can be pickled."""
+
+    kind: str
+    message: str
+    trace: str
+
+
+BATCH = 12
+LR = 3e-3
+CPU = torch.device("cpu")
+
+
+def in_processes(number, work, *arguments):
+    """What `work(*arguments)` returns on each of several processes, joined as the launcher would join them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_process, args=(each, number, port, results, work, arguments)) for each in range(number)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        # Read before joining: a process does not end while its result waits in the pipe.
+        found = dict(results.get(timeout=240) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(timeout=30)
+            process.kill()
+    return [torch.load(io.BytesIO(found[each]), weights_only=False) for each in range(number)]
+
+
+def _process(number, world_size, port, results, work, arguments):
+    os.environ |= {
+        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    with process_group(CPU, timeout_s=120, even_alone=True):
+        try:
+            result = work(*arguments)
+        except Exception as error:
+            result = Failed(type(error).__name__, str(error), traceback.format_exc())
+        # As bytes: tensors in shared memory would be gone with this process.
+        buffer = io.BytesIO()
+        torch.save(result, buffer)
+        results.put((number, buffer.getvalue()))
+
+
+def make_objective(kind="vcr", mode="drop"):
+    """A small objective, the same on every process: 2 blocks, learned positions, odd sizes."""
+    torch.manual_seed(0)
+    views = Views(
+        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
+        noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
+    )  # fmt: skip
+    encoder = Encoder(
+        embed_dim=18, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
+        positions="learned", drop_path=0.3, attention={"name": "softmax"}, linear={"name": "real"},
+    )  # fmt: skip
+    if kind == "vcr":
+        return VCR(encoder=encoder, views=views, projector_dims=[13, 13, 21])
+    return Supervised(encoder=encoder, views=views, num_classes=3, multilabel=False)
+
+
+def make_engine(name, objective, *, precision="fp32", clip=1.0, **options):
+    # Gradients that are 0 but for rounding, as of a bias before BatchNorm, would decide on steps of full length if eps
+    # were as small as usual.
+    optimizer = adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7)
+    kind = {"torch": TorchEngine, "deepspeed": DeepSpeedEngine}[name]
+    engine = kind(objective, optimizer, precision=precision, device="cpu", clip_grad_norm=clip, **options)
+    if engine.loss_scale is not None:
+        engine.loss_scale.scale.fill_(2.0**6)  # at the usual 2 ** 16 these weights overflow in every step
+    return engine
+
+
+def train(engine, objective, steps, *, micro_batch_size=None, poison=None):
+    """(loss, norm of the gradients, skipped) of each step; `poison`: the step whose input is not finite on rank 1."""
+    log = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        wavs = torch.randn(BATCH, 3000, generator=generator) * 0.1
+        labels = torch.eye(3)[torch.randint(3, (BATCH,), generator=generator)]
+        mine = share_of(BATCH)
+        wavs, labels = wavs[mine.start : mine.stop], labels[mine.start : mine.stop]
+        if step == poison and rank() == 1:
+            wavs = wavs * torch.inf
+        draws = Draws(5, step, BATCH, start=mine.start, stop=mine.stop)
+        couples = objective.couples_clips
+        outcome = exact_backward(
+            engine, objective, wavs, None if couples else labels, draws, micro_batch_size=micro_batch_size
+        )
+        stepped = engine.step(LR * (1 + step))
+        log.append((float(outcome.loss), float(stepped.grad_norm), bool(stepped.skipped)))
+    return log
+
+
+def compare(cases):
+    """For each (name, kind, precision, options): log, state, and sum of the weights that `whole_weights` shows.
+
+    Of the four steps the second has an input that is not finite on rank 1.
+    """
+    found = []
+    for name, kind, precision, options in cases:
+        objective = make_objective(kind)
+        engine = make_engine(name, objective, precision=precision, **options)
+        log = train(engine, objective, range(4), micro_batch_size=4, poison=1)
+        with engine.whole_weights():
+            total = sum(weight.double().sum().item() for weight in objective.parameters())
+            # As many forwards as this process likes: nobody waits for another.
+            for _ in range(1 + rank()):
+                objective.encoder(torch.zeros(1, 18, 16))
+        found.append((log, engine.state_dict(), total))
+    return found
+
+
+def go_on(name, options, state, steps):
+    """State before and after some steps that start from another engine's state, or from the beginning."""
+    objective = make_objective()
+    engine = make_engine(name, objective, **options)
+    if state is not None:
+        engine.load_state_dict(copy.deepcopy(state))
+    before = copy.deepcopy(engine.state_dict())  # which hands out the living tensors where it can
+    log = train(engine, objective, steps)
+    return before, copy.deepcopy(engine.state_dict()), log
+
+
+def several(arguments):
+    """`go_on` with each of some arguments; the state `previous` is what the one before ended with."""
+    found = []
+    for name, options, state, steps in arguments:
+        found.append(go_on(name, options, found[-1][1] if state == "previous" else state, steps))
+    return found
+
+
+class OutOfMemory(torch.autograd.Function):
+    """Nothing; its backward is short of memory."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+
+
+class Tight(torch.nn.Module):
+    """An objective for which rank 1 lacks memory `where`: in the forward of more than 2 clips, or in the backward."""
+
+    couples_clips = True
+
+    def __init__(self, inner, where):
+        super().__init__()
+        self.inner, self.encoder, self.where = inner, inner.encoder, where
+
+    def prepare(self, wavs, draws):
+        return self.inner.prepare(wavs, draws)
+
+    def represent(self, inputs, clips):
+        if self.where == "forward" and rank() == 1 and clips.stop - clips.start > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        vectors = self.inner.represent(inputs, clips)
+        return OutOfMemory.apply(vectors) if self.where == "backward" and rank() == 1 else vectors
+
+    def loss(self, vectors, labels=None):
+        if self.where == "loss" and rank() == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return self.inner.loss(vectors, labels)
+
+
+def short_of_memory(where, stage):
+    """Log of a step that is short of memory before anything was exchanged; then one that fails at a worse moment."""
+    log = []
+    for place in ("forward", where):
+        objective = Tight(make_objective(), place)
+        log += train(make_engine("deepspeed", objective, zero_stage=stage), objective, range(1))
+        assert not log[0][2], "the repeated step was skipped"
+    return log
