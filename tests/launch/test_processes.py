@@ -16,7 +16,7 @@ from small_run import metric_steps, small, weights_hash
 from launch.processes import free_port, variables
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # one run is compared with all others
 # Long enough to be hit in the middle, and saved every other step.
 LONG = ("pretrain.steps=400", "finetune.steps=4", "checkpoint.every_steps=2", "checkpoint.min_interval_s=0")
 

@@ -17,7 +17,7 @@ from launch.snapshot import take
 from vcrast.run import run
 from vcrast.settings import resolve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster on a machine
 PRETRAIN = ("stages=[pretrain]", "pretrain.steps=40", "run.device=cpu", "slurm.timeout_min=10")
 
 

@@ -17,6 +17,7 @@ from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw
 from vcrast.training.reduce import BUCKET_BYTES, GradientAverage, in_buckets
 
+pytestmark = pytest.mark.xdist_group("exact ranks")  # what its processes found is shared
 BATCH = 12
 LABELS = torch.eye(3)[torch.arange(BATCH) % 3]
 
