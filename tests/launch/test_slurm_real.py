@@ -88,6 +88,27 @@ def test_two_nodes_that_are_warned_save_together_and_end_with_the_same_weights(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_real_audio_on_two_nodes_is_warned_and_ends_with_the_same_weights(cluster, esc10_root, tmp_path, capsys):
+    def esc10(folder, *more):
+        ours = ("recipe=demo", "data.options.", "data.clip_duration_s=", "model.")
+        shared = [word for word in words(folder, *more) if not word.startswith(ours)]
+        return ["recipe=esc10", f"data.root={esc10_root}", "model=tiny", "model.depth=2", *shared, "pretrain.steps=24"]
+
+    alone = tmp_path / "alone"
+    command = [sys.executable, "launch/local.py", *esc10(alone, "launch.num_processes=2")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    folder = tmp_path / "run"
+    job, _ = submit(capsys, *esc10(folder, "slurm.nodes=2"))
+    wait_for_steps(folder, 3)
+    cluster.run("scancel", "--signal=USR2", job)
+    cluster.wait(job, "PENDING")
+    assert cluster.wait(job)["JobState"] == "COMPLETED"
+    assert cluster.job(job)["Restarts"] == "1"
+    assert metric_steps(folder) == metric_steps(alone)
+    assert len(metric_steps(folder)) == 24
+    assert weights_hash(folder) == weights_hash(alone)
+
+
 def metric_lines(folder):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if "loss" in line]
