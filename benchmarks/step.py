@@ -1,6 +1,6 @@
 """One training step, four ways, in one process: thesis-style, naive accumulation, exact accumulation, full batch.
 
-python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small]
+python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small] [--profile FOLDER]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.device import T4_NOTE, header, imitate_t4, matmul_peak, seconds_each
 from benchmarks.flops import step_flops
+from benchmarks.trace import trace_step
 from benchmarks.variants import NaiveVCR, ThesisVCR
 from vcrast.compose import compose
 from vcrast.config import Config
@@ -35,6 +36,7 @@ from vcrast.training.plan import CudaMemory, plan_step
 
 PATCHES = {"patch": [16, 16], "frame": [2, 128]}
 COLUMNS = ("step", "tokens", "frames", "batch", "cut", "loss", "samples/s", "ms", "peak GiB", "TFLOP/s", "of matmul")
+TRACE_ROWS = 12
 SMALL = ["model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]"]
 
 
@@ -139,6 +141,9 @@ def measure(arguments: argparse.Namespace, case: Case, device: torch.device, pea
         for number in range(1, arguments.warmup):
             step(number)
         seconds = seconds_each(step, times=arguments.steps, device=device, first=arguments.warmup)
+        if arguments.profile is not None:
+            file = arguments.profile / f"{'_'.join(row[:3]).replace(', ', '_').replace(' ', '_')}.json"
+            print_trace(file, trace_step(step, arguments.warmup + arguments.steps, device=device, file=file))
     except torch.OutOfMemoryError:
         return [*row, "does not fit", *["-"] * 6]
     size = outcome.micro_batch_size
@@ -149,6 +154,12 @@ def measure(arguments: argparse.Namespace, case: Case, device: torch.device, pea
     memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}" if device.type == "cuda" else "-"
     speed = [f"{case.batch / seconds:.1f}", f"{1000 * seconds:.1f}"]
     return [*row, shown, f"{outcome.loss:.6f}", *speed, memory, f"{rate / 1e12:.3g}", f"{rate / peak:.1%}"]
+
+
+def print_trace(file: Path, rows: list[list[str]]) -> None:
+    """The largest operations, to standard error: the table of steps on standard output stays whole."""
+    lines = [f"{file}:", *(f"  {ms:>10} ms {share:>6} {calls:>6} x {name[:80]}" for name, calls, ms, share in rows)]
+    print("\n".join(lines[: TRACE_ROWS + 1]), file=sys.stderr)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -171,6 +182,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, help="steps before (3)")
     parser.add_argument(
         "--small", action="store_true", help="a toy model whatever --model and --projector say, batch 8, one step"
+    )
+    parser.add_argument(
+        "--profile", type=Path, metavar="FOLDER", help="also run each step once under the profiler; traces go here"
     )
     parser.add_argument("--t4", action="store_true", help="a T4's memory and kernels on a larger card")
     arguments = parser.parse_args(argv)

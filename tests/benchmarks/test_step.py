@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch.nn.attention import SDPBackend
 
 from benchmarks.device import imitate_t4
 from benchmarks.step import COLUMNS, main, parse
+from benchmarks.trace import trace_step
 from benchmarks.variants import square_covariance
 from vcrast.models import attention_memory_efficient
 from vcrast.objectives.terms import covariance_term
@@ -17,9 +19,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def output():
-    words = [sys.executable, "benchmarks/step.py", "--small", "--device", "cpu", "--frames", "64"]
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+def traces(tmp_path_factory):
+    return tmp_path_factory.mktemp("traces")
+
+
+@pytest.fixture(scope="module")
+def done(traces):
+    words = ["benchmarks/step.py", "--small", "--device", "cpu", "--frames", "64", "--profile"]
+    return subprocess.run(
+        [sys.executable, *words, str(traces)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def output(done):
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +66,30 @@ def test_the_header_says_where_it_ran(output):
     for word in ("# hardware: ", "precision fp32", f"torch {torch.__version__}", "# commit: ", "# matmul peak: "):
         assert word in output
     assert "imitates a T4" not in output
+
+
+def test_every_case_leaves_a_trace_of_one_step(done, traces):
+    files = sorted(file.name for file in traces.iterdir())
+    assert len(files) == 8
+    assert files[0] == "exact_accumulation_frame_64.json"
+    for file in files:
+        assert f"{file}:" in done.stderr
+        events = json.loads((traces / file).read_text())["traceEvents"]
+        products = [event for event in events if event.get("name") == "aten::addmm"]
+        # Four attention layers and two of the MLP in each of two blocks, at the least, once for each view or both.
+        assert len(products) >= 12
+
+
+def test_a_trace_names_the_largest_operation_first_and_adds_up(tmp_path):
+    big, little = torch.randn(600, 600), torch.randn(4)
+    rows = trace_step(
+        lambda number: big @ big + little.sum(), 3, device=torch.device("cpu"), file=tmp_path / "new" / "step.json"
+    )
+    shares = [float(row[3].rstrip("%")) for row in rows]
+    assert rows[0][0] == "aten::mm"
+    assert {row[0] for row in rows} >= {"aten::mm", "aten::sum", "aten::add"}
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.1 * len(shares))
 
 
 def test_thesis_covariance_is_the_same_number():
