@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import subprocess
@@ -221,6 +222,14 @@ def test_doctor_describes_this_machine(capsys):
     shown = capsys.readouterr().out
     for text in (torch.__version__, "precision=auto is", "softmax", "memory_efficient", "wav, flac, ogg", "\nready\n"):
         assert text in shown
+
+
+def test_doctor_asks_a_backend_with_several_kernels_which_one_it_takes(monkeypatch):
+    backend = importlib.import_module("extensions.rfa.attention").RandomFeatureAttention
+    assert doctor.try_attention("rfa", "cpu") == ("PyTorch operations", "")
+    assert doctor.try_attention("memory_efficient", "cpu") == ("PyTorch scaled_dot_product", "")
+    monkeypatch.setattr(backend, "kernel_name", lambda self, q: f"{q.shape[-1]} wide, {self.gate}")
+    assert doctor.try_attention("rfa", "cpu") == ("64 wide, none", "")
 
 
 def test_doctor_fails_when_a_required_package_is_missing(monkeypatch, capsys):

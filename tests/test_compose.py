@@ -2,8 +2,9 @@
 
 import pytest
 
-from vcrast.compose import compose, flatten, load_config, save_config, to_dict
+from vcrast.compose import compose, flatten
 from vcrast.help import GROUPS, options
+from vcrast.saved import save_config
 from vcrast.settings import resolve
 
 
@@ -51,12 +52,6 @@ def test_a_mistake_is_named_with_the_valid_choices(override, said):
     assert "\n" not in message
     for part in said:
         assert part in message, message
-
-
-def test_saved_settings_load_back_equal(tmp_path):
-    config = compose(["recipe=demo", "run.seed=7"])
-    save_config(config, tmp_path / "config.yaml")
-    assert to_dict(load_config(tmp_path / "config.yaml")) == to_dict(config)
 
 
 def test_flatten_lists_every_leaf():

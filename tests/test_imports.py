@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lower number = lower layer; a module may import its own layer and below, unless a rule below says otherwise.
 LAYERS = {
-    "vcrast.config": 0, "vcrast.registry": 0, "vcrast.compose": 0, "vcrast.help": 0, "vcrast": 0,
+    "vcrast.config": 0, "vcrast.registry": 0, "vcrast.compose": 0, "vcrast.saved": 0, "vcrast.help": 0,
+    "vcrast": 0,
     "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
     "vcrast.metrics": 1, "vcrast.probes": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,

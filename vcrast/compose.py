@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -67,31 +66,6 @@ def to_dict(config: Config) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def save_config(config: Config, path: Path) -> None:
-    """Write the resolved settings as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Settings saved with a run, with `key=value` changes on top.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a change that names no key, or a file that was edited into something else.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a run folder holds config.yaml")
-    saved = OmegaConf.load(path)
-    OmegaConf.set_struct(saved, True)
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals or OmegaConf.select(saved, key, default=_MISSING) is _MISSING:
-            raise ValueError(
-                f"{override}: a resumed run has its groups fixed and takes key=value; {_choices(saved, key)}"
-            )
-    return to_config(OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides))))
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf of a nested dictionary."""
     for key, value in tree.items():
@@ -99,9 +73,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-_MISSING = object()
 
 
 def _check_values(config: Config) -> None:
@@ -150,7 +121,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = found.group(1)
         groups = [item for item in overrides if "." not in item.partition("=")[0] and not item.startswith(f"{key}=")]
         written = next((item for item in overrides if item.lstrip("+~").startswith(f"{key}=")), key)
-        return f"{written}: no such setting; {_choices(_compose_quietly(groups), key)}"
+        return f"{written}: no such setting; {choices(_compose_quietly(groups), key)}"
     return text.splitlines()[0]
 
 
@@ -163,7 +134,7 @@ def _compose_quietly(overrides: Sequence[str]) -> Any:
         return OmegaConf.create({})
 
 
-def _choices(config: Any, key: str) -> str:
+def choices(config: Any, key: str) -> str:
     """Names valid where `key` was written, the closest first."""
     parts = key.split(".")
     while len(parts) > 1:

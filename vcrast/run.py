@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from vcrast.compose import save_config, to_dict
+from vcrast.compose import to_dict
 from vcrast.config import Config
 from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
@@ -29,6 +29,7 @@ from vcrast.job import Job
 from vcrast.pretrain import pretrain
 from vcrast.report.page import write_report
 from vcrast.report.summary_table import print_summary
+from vcrast.saved import save_config
 from vcrast.settings import resolve
 from vcrast.stage import Interrupted
 from vcrast.stream import recordings_per_batch

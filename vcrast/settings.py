@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcrast.compose import compose, flatten, load_config, to_dict
+from vcrast.compose import compose, flatten, to_config, to_dict
 from vcrast.config import Config
+from vcrast.saved import changed, load_config, read_saved
 
 FREE_ON_RESUME = (
     "run.", "launch.", "engine.", "slurm.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path",
@@ -46,9 +47,9 @@ def holds_work(folder: Path) -> bool:
 def _resumed(folder: Path, overrides: Sequence[str]) -> Config:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"run.resume={folder}: no config.yaml there; name the folder that a run printed")
-    saved = load_config(folder / "config.yaml")
-    config = load_config(folder / "config.yaml", [word for word in overrides if not word.startswith("recipe=")])
-    _refuse_changes(saved, config)
+    saved = read_saved(folder / "config.yaml")
+    config = to_config(changed(saved, [word for word in overrides if not word.startswith("recipe=")]))
+    _refuse_changes(to_config(saved), config)
     config.run.dir = str(folder)
     return config
 

@@ -147,6 +147,10 @@ class RandomFeatureAttention(nn.Module):
         if self.training:
             self.num_clamped += small.sum()
 
+    def kernel_name(self, q: Tensor) -> str:
+        """What `vcrast doctor` shows for tensors like these; errors as in `use_triton`."""
+        return "Triton (fused)" if self.use_triton(q) else "PyTorch operations"
+
     def use_triton(self, q: Tensor) -> bool:
         """Whether this call goes to the fused kernel; said once in the log.
 

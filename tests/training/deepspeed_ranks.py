@@ -146,6 +146,19 @@ def compare(cases):
     return found
 
 
+def hopeless(stage):
+    """Steps whose input on rank 1 is never finite; returns what ends them, and the weights before and after."""
+    objective = make_objective()
+    engine = make_engine("deepspeed", objective, zero_stage=stage)
+    before = engine.state_dict()
+    try:
+        for step in range(10):
+            train(engine, objective, [step], poison=step)
+    except FloatingPointError as error:
+        return str(error), engine.num_skipped, before, engine.state_dict()
+    return "it never stopped", engine.num_skipped, before, engine.state_dict()
+
+
 def go_on(name, options, state, steps):
     """State before and after some steps that start from another engine's state, or from the beginning."""
     objective = make_objective()

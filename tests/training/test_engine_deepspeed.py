@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from deepspeed_ranks import Failed, compare, in_processes, make_objective, several, short_of_memory
+from deepspeed_ranks import Failed, compare, hopeless, in_processes, make_objective, several, short_of_memory
 from torch import nn
 
 from vcrast.training.engine_deepspeed import LOST, check, derive, few_numbers, import_deepspeed, place_of
@@ -115,6 +115,20 @@ def test_short_of_memory(where, stage):
     other, failed = in_processes(2, short_of_memory, where, stage)
     assert (failed.kind, failed.message) == ("ValueError", LOST), failed.trace
     assert other.kind == "PeerLostError", other.trace
+
+
+@needs_deepspeed
+@ONE_WORKER
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_whose_steps_stay_bad_stops_on_all_processes(stage):
+    results = succeeded(in_processes(2, hopeless, stage))
+    for message, skipped, _, _ in results:
+        assert "step 3: the loss is not finite (3 steps in a row; all were skipped" in message
+        assert skipped == 3
+    _, _, before, after = results[0]
+    for name, weight in before["module"].items():
+        torch.testing.assert_close(after["module"][name], weight, rtol=0, atol=0, msg=name)
 
 
 def refusal(**changed):

@@ -213,9 +213,8 @@ def try_attention(name: str, device: str) -> tuple[str, str]:
     # A probe of optional code: whatever goes wrong is the answer.
     except Exception as error:
         return "-", str(error).splitlines()[0] if str(error) else type(error).__name__
-    if name != "memory_efficient":
-        return "PyTorch operations", ""
-    return ("xformers" if backend.use_xformers(q) else "PyTorch scaled_dot_product"), ""
+    # A backend with several says which one these tensors get.
+    return (backend.kernel_name(q) if hasattr(backend, "kernel_name") else "PyTorch operations"), ""
 
 
 def kernels(device: str) -> Iterator[tuple[str, str]]:

@@ -63,6 +63,10 @@ class MemoryEfficientAttention(nn.Module):
             say_once("cuda", q.dtype, "PyTorch's fused attention (flash, cuDNN or memory-efficient)")
         return mixed
 
+    def kernel_name(self, q: Tensor) -> str:
+        """What `vcrast doctor` shows for tensors like these; errors as in `use_xformers`."""
+        return "xformers" if self.use_xformers(q) else "PyTorch scaled_dot_product"
+
     def use_xformers(self, q: Tensor) -> bool:
         """Whether this call goes to xformers.
 

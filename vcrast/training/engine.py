@@ -224,11 +224,7 @@ class TorchEngine:
         what = "the loss" if finite and bad_loss else f"the gradient of {names[int(culprit)]}"
         if not finite and bad_loss:
             what = f"the loss, and {what},"
-        why = f"{int(in_a_row)} steps in a row" if scale >= 1 else f"the fp16 loss scale fell to {scale:g}"
-        raise FloatingPointError(
-            f"step {step}: {what} is not finite ({why}; all were skipped, the weights are as before them); lower the "
-            "learning rate, set clip_grad_norm, or set precision=fp32"
-        )
+        raise hopeless(step, what, int(in_a_row), scale)
 
     @property
     def num_skipped(self) -> int:
@@ -260,6 +256,22 @@ class TorchEngine:
         if self.loss_scale is not None:
             self.loss_scale.load_state_dict(state["loss_scale"])
         self.skips, self.steps = state["skips"].to(self.device), int(state["steps"])
+
+
+def hopeless(step: int, what: str, in_a_row: int, scale: float) -> FloatingPointError:
+    """The error that ends a run whose steps stay bad.
+
+    Args:
+        step: the last bad one.
+        what: is not finite.
+        in_a_row: bad steps up to this one.
+        scale: of the loss, 1 without fp16; below 1 it is the reason.
+    """
+    why = f"{in_a_row} steps in a row" if scale >= 1 else f"the fp16 loss scale fell to {scale:g}"
+    return FloatingPointError(
+        f"step {step}: {what} is not finite ({why}; all were skipped, the weights are as before them); lower the "
+        "learning rate, set clip_grad_norm, or set precision=fp32"
+    )
 
 
 class Report:

@@ -24,7 +24,7 @@ from torch.optim import AdamW, Optimizer
 
 from vcrast.registry import ENGINES
 from vcrast.training.dist import average, is_first, running, waiting_for
-from vcrast.training.engine import AUTOCAST, PATIENCE, StepResult, checkpoint_encoder, compile_encoder
+from vcrast.training.engine import AUTOCAST, PATIENCE, StepResult, checkpoint_encoder, compile_encoder, hopeless
 from vcrast.training.exact import out_of_memory
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.reduce import BUCKET_BYTES
@@ -186,12 +186,8 @@ class DeepSpeedEngine:
         self.bad_loss = torch.zeros_like(self.bad_loss)
         if in_a_row < PATIENCE[self.precision] and scale >= 1:
             return
-        what = "the loss" if lost_loss else "a gradient"
-        why = f"{in_a_row} steps in a row" if scale >= 1 else f"the fp16 loss scale fell to {scale:g}"
-        raise FloatingPointError(
-            f"step {self.steps}: {what} is not finite ({why}; all were skipped, the weights are as before them); lower "
-            "the learning rate, set clip_grad_norm, or set precision=fp32; engine=torch names the tensor"
-        )
+        what = "the loss" if lost_loss else "a gradient (engine=torch names it)"
+        raise hopeless(self.steps, what, in_a_row, scale)
 
     @property
     def num_skipped(self) -> int:
