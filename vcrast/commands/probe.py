@@ -203,4 +203,6 @@ def table(found: Probed, asked: dict[str, Any]) -> Iterator[str]:
 
 
 def _line(name: str, scores: dict[str, float], sounds: int | str = "") -> str:
-    return f"{name:<24}{scores[RIVALS[0]]:>10.2f}{scores[RIVALS[1]]:>11.2f}{scores[RIVALS[2]]:>9.2f}{sounds:>8}"
+    # Adding 0 turns the -0.0 that rounding leaves into 0.0.
+    encoder, fresh, log_mel = (round(scores[rival], 2) + 0.0 for rival in RIVALS)
+    return f"{name:<24}{encoder:>10.2f}{fresh:>11.2f}{log_mel:>9.2f}{sounds:>8}".rstrip()
