@@ -12,7 +12,7 @@ LAYERS = {
     "vcrast.config": 0, "vcrast.registry": 0, "vcrast.compose": 0, "vcrast.saved": 0, "vcrast.help": 0,
     "vcrast": 0,
     "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
-    "vcrast.metrics": 1, "vcrast.probes": 1,
+    "vcrast.metrics": 1, "vcrast.probes": 1, "vcrast.ridge": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,
     "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.natural": 3, "vcrast.summary": 3, "vcrast.settings": 3,
     "vcrast.job": 3, "vcrast.stage": 3, "vcrast.stream": 3, "vcrast.embedding": 3,

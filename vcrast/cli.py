@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vcrast import __version__
-from vcrast.commands import data, doctor, embed, export, predict, report, sync
+from vcrast.commands import data, doctor, embed, export, predict, probe, report, sync
 from vcrast.commands import list as list_
 from vcrast.registry import suggest
 
@@ -19,6 +19,7 @@ VERBS = {
     "embed": embed,
     "predict": predict,
     "export": export,
+    "probe": probe,
     "report": report,
     "sync": sync,
 }

@@ -24,6 +24,11 @@ from vcrast.training.interrupt import Interrupt
 from vcrast.training.log import MetricLog
 
 
+def seed_for(run_seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose, the same in every run with this `run.seed`."""
+    return int.from_bytes(hashlib.blake2b(f"{run_seed}/{purpose}".encode(), digest_size=7).digest())
+
+
 @dataclass
 class Job:
     """One fold of a run."""
@@ -44,9 +49,8 @@ class Job:
     interrupt: Interrupt
 
     def seed(self, purpose: str) -> int:
-        """A seed of its own for each purpose, the same in every run with this `run.seed`."""
-        digest = hashlib.blake2b(f"{self.config.run.seed}/{purpose}".encode(), digest_size=7).digest()
-        return int.from_bytes(digest)
+        """See `seed_for`."""
+        return seed_for(self.config.run.seed, purpose)
 
     @property
     def num_samples(self) -> int:
