@@ -84,3 +84,33 @@ def positive(vectors: Tensor, directions: Tensor, *, over: tuple[int, ...]) -> T
     # Detached: the factor cancels, and so does its gradient.
     largest = exponents.detach().amax(dim=over, keepdim=True)
     return (exponents - largest).exp() * directions.shape[-2] ** -0.5
+
+
+def centre_of(keys: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a clip's keys lie, and how much the centred ones weigh; both without gradient, since both cancel.
+
+    Args:
+        keys: (B, H, N, K), not yet scaled.
+        widths: (H, 1, K) or (1, 1, 1), the factor on queries and keys.
+
+    Returns:
+        (B, H, 1, K) their mean over the tokens, and (B, H, 1, 1) the logarithm of the mean of exp(|x|^2 / 2), x the
+        centred and scaled keys.
+    """
+    with torch.no_grad():
+        centre = keys.mean(dim=2, keepdim=True)
+        halves = ((keys - centre) * widths).square().sum(dim=-1, keepdim=True) / 2
+        return centre, halves.logsumexp(dim=2, keepdim=True) - math.log(keys.shape[2])
+
+
+def key_weights(scaled: Tensor, level: Tensor) -> Tensor:
+    """exp(|x|^2 / 2), which makes the Gaussian of x - y one of exp(x y) again, with mean 1 over the tokens.
+
+    Args:
+        scaled: (B, H, N, K) centred and scaled keys.
+        level: (B, H, 1, 1) from `centre_of`.
+
+    Returns:
+        (B, H, N, 1).
+    """
+    return (scaled.square().sum(dim=-1, keepdim=True) / 2 - level).exp()

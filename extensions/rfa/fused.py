@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from extensions.rfa.features import SHORTEST
+from extensions.rfa.features import SHORTEST, centre_of, unit
 
 BLOCK = 32  # tokens; with 64 the backward's matrices leave the registers
 SMALLEST = 1e-3  # of a denominator, before it is clamped
@@ -52,20 +52,35 @@ def triton_missing() -> str:
     return ""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, directions: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, directions: Tensor, widths: Tensor, normalize: bool, centre_keys: bool
+) -> tuple[Tensor, Tensor]:
     """Ungated attention with Fourier features in two kernels, and three more backward.
 
     Args:
         q: (B, H, N, K).
         k: (B, H, N, K).
         v: (B, H, N, K).
-        directions: (H, R, K) float32, the learned scale multiplied in; gets a gradient.
+        directions: (H, R, K) float32.
+        widths: (H, 1, K) or (1, 1, 1) float32, the factor on q and k; directions and widths get gradients.
         normalize: bring q and k to unit norm.
+        centre_keys: subtract the mean key; it is computed here, in PyTorch operations without gradient.
 
     Returns:
         (B, H, N, K) of v's dtype, and the denominators (B, H, N) before they were clamped, without gradient.
     """
-    return Fused.apply(q, k, v, directions, normalize)
+    heads, _, head_dim = directions.shape
+    centre, level = k.new_zeros(1, dtype=torch.float32), k.new_zeros(1, dtype=torch.float32)
+    if centre_keys:
+        with torch.no_grad():
+            keys = unit(k.float()) if normalize else k.float()
+        centre, level = centre_of(keys, widths)
+    centre, level = (
+        part.expand(k.shape[0], heads, 1, width).flatten(2).contiguous()
+        for part, width in ((centre, head_dim), (level, 1))
+    )
+    flat = widths.expand(heads, 1, head_dim).squeeze(1)
+    return Fused.apply(q, k, v, directions * widths, flat, centre, level, normalize, centre_keys)
 
 
 class Fused(torch.autograd.Function):
@@ -73,17 +88,18 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, directions: Tensor, normalize: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See `attend`."""
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, directions: Tensor, widths: Tensor, centre: Tensor, level: Tensor,
+        normalize: bool, centre_keys: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """See `attend`; here directions have the widths (H, K) multiplied in."""
         kernel: Any = importlib.import_module("extensions.rfa.kernel")
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        directions = directions.contiguous()
+        directions, widths = directions.contiguous(), widths.contiguous()
         grid, blocks, options = plan(v, directions, normalize)
         sums, totals = partial(grid, directions, 2, like=v)
         kernel.sum_keys[grid](
-            k, v, directions, sums, totals, *strides(k), *strides(v), v.shape[1], v.shape[2], blocks,
-            factor(v, directions), **options,
+            k, v, directions, widths, centre, level, sums, totals, *strides(k), *strides(v), v.shape[1], v.shape[2],
+            blocks, factor(v, directions), CENTRE=centre_keys, **options,
         )  # fmt: skip
         sums, totals = sums.sum(dim=1), totals.sum(dim=1)
         # (B, N, H, K) in memory: the heads are merged next.
@@ -94,22 +110,23 @@ class Fused(torch.autograd.Function):
             q, directions, sums, totals, out, denominator, *strides(q), *strides(out), v.shape[1], v.shape[2],
             SMALLEST=SMALLEST, **options,
         )  # fmt: skip
-        ctx.save_for_backward(q, k, v, directions, sums, totals, denominator)
-        ctx.normalize = normalize
+        ctx.save_for_backward(q, k, v, directions, widths, centre, level, sums, totals, denominator)
+        ctx.normalize, ctx.centre_keys = normalize, centre_keys
         ctx.mark_non_differentiable(denominator)
         return out, denominator
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and the directions."""
+        """Gradients of q, k, v, the directions and the widths."""
         kernel: Any = importlib.import_module("extensions.rfa.kernel")
-        q, k, v, directions, sums, totals, denominator = ctx.saved_tensors
+        q, k, v, directions, widths, centre, level, sums, totals, denominator = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grid, blocks, options = plan(v, directions, ctx.normalize)
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
         grad_sums, grad_totals = partial(grid, directions, 2, like=v)
         of_queries, of_keys = (partial(grid, directions, 1, like=v)[0] for _ in range(2))
+        of_widths = torch.empty(*grid, directions.shape[2], dtype=torch.float32, device=v.device)
         sizes = (v.shape[1], v.shape[2], blocks)
         kernel.back_queries[grid](
             q, directions, sums, totals, denominator, grad, grad_q, grad_sums, grad_totals, of_queries,
@@ -117,11 +134,14 @@ class Fused(torch.autograd.Function):
         )  # fmt: skip
         grad_sums, grad_totals = grad_sums.sum(dim=1), grad_totals.sum(dim=1)
         kernel.back_keys[grid](
-            k, v, directions, grad_sums, grad_totals, grad_k, grad_v, of_keys,
-            *strides(k), *strides(v), *strides(grad_k), *strides(grad_v), *sizes, factor(v, directions), **options,
+            k, v, directions, widths, centre, level, grad_sums, grad_totals, grad_k, grad_v, of_keys, of_widths,
+            *strides(k), *strides(v), *strides(grad_k), *strides(grad_v), *sizes, factor(v, directions),
+            CENTRE=ctx.centre_keys, **options,
         )  # fmt: skip
-        both = (of_queries + of_keys).view(v.shape[0], v.shape[1], grid[1], *directions.shape[1:])
-        return grad_q, grad_k, grad_v, both.sum(dim=(0, 2)), None
+        of_directions, of_widths = (
+            part.unflatten(0, v.shape[:2]).sum(dim=(0, 2)) for part in ((of_queries + of_keys).squeeze(2), of_widths)
+        )
+        return grad_q, grad_k, grad_v, of_directions, of_widths, None, None, None, None
 
 
 def plan(v: Tensor, directions: Tensor, normalize: bool) -> tuple[tuple[int, int], int, dict[str, Any]]:

@@ -5,9 +5,9 @@ gradients of q and of the sums). A program takes one head of one clip, and a run
 to a place of its own, and the few places are added afterwards: no atomics, hence the same result every time.
 
 Letters: B clips, H heads, N tokens, K head width, R directions. In memory, q, k, v and their gradients are (B, H, N, K)
-with any strides but 1 along K; directions (H, R, K) times the learned scale, contiguous; sums (B, H, 2, R, K) and
-(B, H, 2, R), sin before cos, as means over tokens and directions. All arithmetic is fp32, or products of TF32 operands
-summed in fp32 where the inputs are half precision.
+with any strides but 1 along K; directions (H, R, K) times the widths, widths (H, K), centres (B, H, K) and levels
+(B, H) contiguous; sums (B, H, 2, R, K) and (B, H, 2, R), sin before cos, as means over tokens and directions. All
+arithmetic is fp32, or products of TF32 operands summed in fp32 where the inputs are half precision.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -68,20 +68,32 @@ def through_unit(grad, x, inverse, shortest: tl.constexpr, normalize: tl.constex
 
 
 @triton.jit
+def weight_of(x, width, level, rows, num_tokens, centre: tl.constexpr):
+    """(BLOCK,) what keys weigh: exp(|width x|^2 / 2 - level) of centred ones, else 1; 0 past the end."""
+    weight = rows * 0.0 + 1.0
+    if centre:
+        scaled = x * width[None, :]
+        weight = tl.exp(tl.sum(scaled * scaled, axis=1) * 0.5 - level)
+    return tl.where(rows < num_tokens, weight, 0.0)
+
+
+@triton.jit
 def sum_keys(
-    k_ptr, v_ptr, w_ptr, s_ptr, z_ptr,
+    k_ptr, v_ptr, w_ptr, width_ptr, centre_ptr, level_ptr, s_ptr, z_ptr,
     k_b, k_h, k_n, v_b, v_h, v_n,
     num_heads, num_tokens, blocks, factor,
     R: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, SHORTEST: tl.constexpr, NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CENTRE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Part of S = factor sum phi(k) v and z = factor sum phi(k): one program's token blocks."""
+    """Part of S = factor sum g phi(k) v and z = factor sum g phi(k), g the key's weight: one program's token blocks."""
     head, part = tl.program_id(0), tl.program_id(1)
     b, h = (head // num_heads).to(tl.int64), head % num_heads
     k_ptr += b * k_b + h * k_h
     v_ptr += b * v_b + h * v_h
     matrix = tl.arange(0, R)[:, None] * K + tl.arange(0, K)[None, :]
     w = tl.load(w_ptr + h * R * K + matrix)
+    width = tl.load(width_ptr + h * K + tl.arange(0, K))
+    centre, level = tl.load(centre_ptr + head * K + tl.arange(0, K)), tl.load(level_ptr + head)
     s_sin, s_cos = tl.zeros((R, K), tl.float32), tl.zeros((R, K), tl.float32)
     z_sin, z_cos = tl.zeros((R,), tl.float32), tl.zeros((R,), tl.float32)
     for block in range(part * blocks, (part + 1) * blocks):
@@ -89,10 +101,13 @@ def sum_keys(
         x = load_rows(k_ptr, rows, k_n, num_tokens, K)
         v = load_rows(v_ptr, rows, v_n, num_tokens, K)
         x = x * inverse_length(x, SHORTEST, NORMALIZE)[:, None]
+        if CENTRE:
+            x -= centre[None, :]
         angles = tl.dot(x, tl.trans(w), input_precision=PRECISION)
         sin, cos = sin_and_cos(angles)
-        # Of the rows past the end, whose sine is 0 already.
-        cos = tl.where(rows[:, None] < num_tokens, cos, 0.0)
+        weight = weight_of(x, width, level, rows, num_tokens, CENTRE)
+        sin *= weight[:, None]
+        cos *= weight[:, None]
         s_sin += tl.dot(tl.trans(sin), v, input_precision=PRECISION)
         s_cos += tl.dot(tl.trans(cos), v, input_precision=PRECISION)
         z_sin += tl.sum(sin, axis=0)
@@ -198,14 +213,14 @@ def back_queries(
 
 @triton.jit
 def back_keys(
-    k_ptr, v_ptr, w_ptr, ds_ptr, dz_ptr, dk_ptr, dv_ptr, dw_ptr,
+    k_ptr, v_ptr, w_ptr, width_ptr, centre_ptr, level_ptr, ds_ptr, dz_ptr, dk_ptr, dv_ptr, dw_ptr, dwidth_ptr,
     k_b, k_h, k_n, v_b, v_h, v_n,
     dk_b, dk_h, dk_n, dv_b, dv_h, dv_n,
     num_heads, num_tokens, blocks, factor,
     R: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr, SHORTEST: tl.constexpr, NORMALIZE: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CENTRE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of k and v, and this program's part of that of the directions."""
+    """Gradients of k and v, and this program's part of those of the directions and of the widths."""
     head, part = tl.program_id(0), tl.program_id(1)
     b, h = (head // num_heads).to(tl.int64), head % num_heads
     k_ptr += b * k_b + h * k_h
@@ -216,25 +231,39 @@ def back_keys(
     dz_ptr += head * 2 * R
     matrix = tl.arange(0, R)[:, None] * K + tl.arange(0, K)[None, :]
     w = tl.load(w_ptr + h * R * K + matrix)
+    width = tl.load(width_ptr + h * K + tl.arange(0, K))
+    centre, level = tl.load(centre_ptr + head * K + tl.arange(0, K)), tl.load(level_ptr + head)
     ds_sin, ds_cos = tl.load(ds_ptr + matrix) * factor, tl.load(ds_ptr + R * K + matrix) * factor
     dz_sin, dz_cos = tl.load(dz_ptr + tl.arange(0, R)) * factor, tl.load(dz_ptr + R + tl.arange(0, R)) * factor
-    dw = tl.zeros((R, K), tl.float32)
+    dw, dwidth = tl.zeros((R, K), tl.float32), tl.zeros((K,), tl.float32)
     for block in range(part * blocks, (part + 1) * blocks):
         rows = block * BLOCK + tl.arange(0, BLOCK)
         x = load_rows(k_ptr, rows, k_n, num_tokens, K)
         v = load_rows(v_ptr, rows, v_n, num_tokens, K)
         inverse = inverse_length(x, SHORTEST, NORMALIZE)
         x = x * inverse[:, None]
-        angles = tl.dot(x, tl.trans(w), input_precision=PRECISION)
+        shifted = x
+        if CENTRE:
+            shifted = x - centre[None, :]
+        angles = tl.dot(shifted, tl.trans(w), input_precision=PRECISION)
         sin, cos = sin_and_cos(angles)
+        # 0 for rows past the end, and so is all that is added up below.
+        weight = weight_of(shifted, width, level, rows, num_tokens, CENTRE)
+        sin *= weight[:, None]
+        cos *= weight[:, None]
         dv = tl.dot(sin, ds_sin, input_precision=PRECISION) + tl.dot(cos, ds_cos, input_precision=PRECISION)
         store_rows(dv_ptr, rows, dv_n, num_tokens, K, dv)
         grad_sin = tl.dot(v, tl.trans(ds_sin), input_precision=PRECISION) + dz_sin[None, :]
         grad_cos = tl.dot(v, tl.trans(ds_cos), input_precision=PRECISION) + dz_cos[None, :]
-        # Rows past the end have x = 0, so the directions get nothing from them.
         grad_angles = grad_sin * cos - grad_cos * sin
-        dw += tl.dot(tl.trans(grad_angles), x, input_precision=PRECISION)
+        dw += tl.dot(tl.trans(grad_angles), shifted, input_precision=PRECISION)
         dx = tl.dot(grad_angles, w, input_precision=PRECISION)
+        if CENTRE:
+            # Of the exponent |width x|^2 / 2: the weight multiplies both features.
+            grad_half = tl.sum(grad_sin * sin + grad_cos * cos, axis=1)[:, None]
+            dx += grad_half * shifted * (width * width)[None, :]
+            dwidth += tl.sum(grad_half * shifted * shifted * width[None, :], axis=0)
         store_rows(dk_ptr, rows, dk_n, num_tokens, K, through_unit(dx, x, inverse, SHORTEST, NORMALIZE))
     place = head.to(tl.int64) * tl.num_programs(1) + part
     tl.store(dw_ptr + place * R * K + matrix, dw)
+    tl.store(dwidth_ptr + place * K + tl.arange(0, K), dwidth)

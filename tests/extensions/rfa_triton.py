@@ -3,6 +3,7 @@
 Prints one JSON line per case: sizes and, of each tensor, the largest difference over the largest value.
 """
 
+import itertools
 import json
 import sys
 
@@ -13,10 +14,10 @@ from extensions.rfa.attention import RandomFeatureAttention
 CASES = [(1, 16, 16), (7, 16, 64), (33, 32, 16), (257, 16, 16), (130, 64, 64)]
 
 
-def compare(num_tokens, head_dim, num_features, *, normalize, device, dtype, sharp=False):
+def compare(num_tokens, head_dim, num_features, *, normalize, centre_keys, device, dtype, sharp=False):
     torch.manual_seed(num_tokens)
     attention = RandomFeatureAttention(
-        num_heads=3, head_dim=head_dim, num_features=num_features, normalize=normalize,
+        num_heads=3, head_dim=head_dim, num_features=num_features, normalize=normalize, centre_keys=centre_keys,
         sigma=0.3 if sharp else 1.0 if normalize else 2 * head_dim**0.5,
     ).to(device)  # fmt: skip
     torch.nn.init.uniform_(attention.scale, 0.5, 1.5)
@@ -49,9 +50,9 @@ def compare(num_tokens, head_dim, num_features, *, normalize, device, dtype, sha
 if __name__ == "__main__":
     device, dtype = sys.argv[1], getattr(torch, sys.argv[2])
     for sizes in CASES:
-        for normalize in (True, False):
-            found = compare(*sizes, normalize=normalize, device=device, dtype=dtype)
-            print(json.dumps({"sizes": sizes, "sharp": False, **found}))
+        for normalize, centre_keys in itertools.product((True, False), repeat=2):
+            found = compare(*sizes, normalize=normalize, centre_keys=centre_keys, device=device, dtype=dtype)
+            print(json.dumps({"sizes": sizes, "sharp": False, "options": [normalize, centre_keys], **found}))
     if dtype == torch.float32:
-        found = compare(257, 16, 16, normalize=True, device=device, dtype=dtype, sharp=True)
+        found = compare(257, 16, 16, normalize=True, centre_keys=False, device=device, dtype=dtype, sharp=True)
         print(json.dumps({"sizes": (257, 16, 16), "sharp": True, **found}))

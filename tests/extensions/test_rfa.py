@@ -10,7 +10,7 @@ from torch import nn
 from extensions.rfa.attention import RandomFeatureAttention
 from extensions.rfa.features import draw_directions
 from extensions.rfa.gate import CHUNK
-from extensions.rfa.naive import attend, fourier_kernel, gate_weights, positive_kernel
+from extensions.rfa.naive import attend, exact_attention, fourier_kernel, gate_weights, positive_kernel
 from vcrast.models.encoder import Encoder
 from vcrast.registry import ATTENTIONS
 
@@ -36,8 +36,12 @@ def quadratic(attention, q, k, v):
     x, y = q, k
     if attention.normalize:
         x, y = (z / z.norm(dim=-1, keepdim=True) for z in (q, k))
+    if attention.centre_keys:
+        y = y - y.detach().mean(dim=2, keepdim=True)
     x, y = (z * attention.scale.view(3, 1, 8) / attention.sigma for z in (x, y))
     kernel = KERNELS[attention.features](x, y, attention.directions.values)
+    if attention.centre_keys:  # from the Gaussian of x - y to exp(x y), but for factors that cancel
+        kernel = kernel * ((y * y).sum(dim=-1) / 2).exp().unsqueeze(2)
     if attention.gate != "none":
         raw = (k * attention.gate_weight.view(3, 1, 8)).sum(dim=-1) + attention.gate_bias[:, None]
         kernel = kernel * gate_weights(1 / (1 + (-raw).exp()), two_sided=attention.gate == "two_sided")
@@ -57,8 +61,15 @@ def assert_same_with_gradients(attention, qkv, **tolerance):
 @pytest.mark.parametrize("num_tokens", [1, 7, 257])
 @pytest.mark.parametrize("features", ["fourier", "positive"])
 @pytest.mark.parametrize("normalize", [True, False])
-def test_linear_equals_quadratic(num_tokens, features, normalize):
-    attention = backend(features=features, normalize=normalize, sigma=1.2 if normalize else 3.0, num_features=40)
+@pytest.mark.parametrize("centre_keys", [True, False])
+def test_linear_equals_quadratic(num_tokens, features, normalize, centre_keys):
+    attention = backend(
+        features=features,
+        normalize=normalize,
+        sigma=1.2 if normalize else 3.0,
+        num_features=40,
+        centre_keys=centre_keys,
+    )
     assert_same_with_gradients(attention, heads(num_tokens), atol=1e-9, rtol=1e-7)
     assert attention.num_clamped == 0
 
@@ -128,6 +139,59 @@ def test_a_denominator_near_zero_is_clamped_with_its_sign_and_counted():
     assert attention.num_clamped == 3
     attention.eval().divide(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 1))
     assert attention.num_clamped == 3
+
+
+def apart(num_tokens=33, dtype=torch.float64):
+    """Queries on one side of the origin and keys on the other, as trained ones are."""
+    q, k, v = (x.detach() for x in heads(num_tokens, dtype))
+    return q - 1.5, k + 1.5, v
+
+
+def test_centred_keys_are_the_same_attention_estimated_better():
+    q, k, v = apart()
+    exact = exact_attention(q, k, v)
+
+    def error(**options):
+        attention = RandomFeatureAttention(num_heads=3, head_dim=8, **options).double()
+        return ((attention(q, k, v) - exact).norm(dim=-1) / exact.norm(dim=-1)).median().item(), attention.num_clamped
+
+    (centred, clamped), (plain, _) = error(), error(centre_keys=False)
+    assert clamped == 0
+    assert centred < plain / 4
+    assert error(num_features=30_000)[0] < 0.01
+    # Without unit norm as well, where the temperature is that of softmax attention.
+    many = RandomFeatureAttention(num_heads=3, head_dim=8, num_features=30_000, normalize=False, sigma=8**0.25).double()
+    q, k = q / 2, k / 2
+    softmax = (q @ k.transpose(-2, -1) / 8**0.5).softmax(dim=-1) @ v
+    torch.testing.assert_close(many(q, k, v), softmax, atol=0.05, rtol=0.05)
+
+
+def test_a_common_shift_of_the_keys_changes_nothing():
+    q, k, v = apart()
+    attention = backend(normalize=False, sigma=3.0)
+    torch.testing.assert_close(attention(q, k + torch.randn(8, dtype=torch.float64), v), attention(q, k, v))
+    plain = backend(normalize=False, sigma=3.0, centre_keys=False)
+    assert (plain(q, k + 1.0, v) - plain(q, k, v)).abs().max() > 0.01
+
+
+def test_denominators_of_centred_keys_stay_away_from_zero():
+    # Their mean of exp(x y) is at least 1 (Jensen), so the denominator is at least exp(-1/2) over the mean weight.
+    q, k, v = apart(257)
+    attention = RandomFeatureAttention(num_heads=3, head_dim=8, num_features=512).double()
+    seen = []
+    divide = attention.divide
+    attention.divide = lambda sums, total: seen.append(sums[..., -1]) or divide(sums, total)
+    attention(q, k, v)
+    y = k / k.norm(dim=-1, keepdim=True)
+    y = y - y.mean(dim=2, keepdim=True)
+    least = (-0.5 - (y.square().sum(dim=-1) / 2).exp().mean(dim=-1).log()).exp()
+    assert (seen[0] > 0.8 * least.unsqueeze(-1)).all()
+
+
+def test_positive_features_and_causal_gates_keep_their_keys():
+    assert not RandomFeatureAttention(num_heads=3, head_dim=8, features="positive").centre_keys
+    assert not RandomFeatureAttention(num_heads=3, head_dim=8, gate="causal").centre_keys
+    assert RandomFeatureAttention(num_heads=3, head_dim=8, gate="two_sided").centre_keys
 
 
 def test_zero_vectors_have_bounded_gradients():
