@@ -132,7 +132,7 @@ TABLE: dict[str, Spans] = {
     "rain": {**NOISE, "equaliser_db": band(1000, 7000), "grain_hz": (120, 250), "sparsity": (0.3, 3)},
     "crackling_fire": {**NOISE, "equaliser_db": band(1000, 7000), "grain_hz": (15, 60), "sparsity": (7, 20)},
     "wind": {
-        **NOISE, "equaliser_db": falling(2, 5), "formant_1_hz": (250, 700), "formant_2_hz": (800, 1400),
+        **NOISE, "equaliser_db": falling(1, 4), "formant_1_hz": (250, 700), "formant_2_hz": (800, 1400),
         "formant_width_hz": (60, 200), "formant_share": (0.97, 1), "slow_hz": (0.2, 1), "slow_depth": (0.4, 0.9),
     },
     "sea_waves": {**NOISE, "equaliser_db": falling(2, 4), "slow_hz": (0.5, 1), "slow_depth": (0.9, 1)},

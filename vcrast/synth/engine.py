@@ -1,4 +1,4 @@
-"""(class, number, seed) -> a clip: draws parameters from the class's region, runs the program, adds background."""
+"""(class, number, seed) -> a clip: draws from the region, runs the program, adds background, sets the level."""
 
 from __future__ import annotations
 
