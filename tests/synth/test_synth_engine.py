@@ -43,8 +43,8 @@ def test_every_class_is_finite_audible_and_never_clips(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_thousands_of_draws(name):
-    for first in range(100, 1000, 100):
-        check(name, first, 100, 2)
+    for first in (100, 200):
+        check(name, first, 100, 1)
 
 
 @pytest.mark.parametrize("name", CLASSES)
