@@ -1,4 +1,4 @@
-"""The sound program: layers of tone and noise under envelopes, a body and a room around them."""
+"""The sound program behind generated pairs: layers of tone and noise under envelopes, a body and a room around them."""
 
 from __future__ import annotations
 
