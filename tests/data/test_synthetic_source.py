@@ -13,7 +13,7 @@ from vcrast.features.fbank import Fbank
 from vcrast.synth.engine import CLASSES
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "configs" / "data" / "synthetic.yaml").read_text())
-PATH = "synth://siren/3?seed=0&duration=1.5&snr=5:40&engine=1"
+PATH = "synth://siren/3?seed=0&duration=1.5&snr=5:40&engine=2"
 
 
 def settings(root: str | None = None, **options) -> DataConfig:
@@ -96,7 +96,7 @@ def test_settings_without_effect_are_refused():
         (PATH.replace("siren", "siern"), "did you mean siren"),
         (PATH.replace("/3?", "/x?"), "invalid literal"),
         (PATH.replace("&snr=5:40", ""), "seed, duration, snr, engine"),
-        (PATH.replace("engine=1", "engine=0"), "version 0.*version 1"),
+        (PATH.replace("engine=2", "engine=1"), "version 1.*version 2"),
         (PATH.replace("1.5", "0.2"), r"0\.2 s"),
     ],
 )

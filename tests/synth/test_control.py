@@ -67,6 +67,11 @@ def test_onsets_equal_a_loop():
     torch.testing.assert_close(curve, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_attack_and_decay_by_hand():
+    level = control.attack_decay(torch.tensor([-0.1, 0.0, 0.5]), torch.tensor(0.1), torch.tensor(0.5))
+    torch.testing.assert_close(level, torch.tensor([0.0, 0.0, (1 - math.exp(-5)) * math.exp(-1)]))
+
+
 def test_slow_modulation_by_hand():
     curve = control.slow_modulation(column(1.0), column(0.8), column(0.0), GRID)[0]
     assert [curve[point].item() for point in (0, 125, 250, 500)] == pytest.approx([1.0, 0.6, 0.2, 1.0], abs=1e-5)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcrast.synth.counter import Dice
-from vcrast.synth.space import LAWS, Parameter, Space, decibels, reflected, wrapped
+from vcrast.synth.space import INVERSES, LAWS, Parameter, Space, decibels, reflected, wrapped
 
 SPACE = Space(
     [
@@ -37,6 +37,29 @@ def dice(num_clips=2000, seed=0):
 def test_laws_by_hand(law, low, high, expected):
     values = LAWS[law](torch.tensor([0, 0.25, 0.5, 1]), low, high)
     torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("law", sorted(set(LAWS) - {"choice"}))
+@given(place=st.floats(0, 1), low=st.floats(0.01, 100), width=st.floats(0.01, 1000))
+def test_inverses_undo_the_laws(law, place, low, width):
+    high = low + width
+    value = LAWS[law](torch.tensor(place, dtype=torch.float64), low, high).item()
+    # Rounding may step over an end of the range by one unit in the last place.
+    found = INVERSES[law](min(max(value, low), high), low, high)
+    again = LAWS[law](torch.tensor(found, dtype=torch.float64), low, high).item()
+    assert -1e-12 <= found <= 1 + 1e-12
+    assert again == pytest.approx(value, abs=1e-10 * high)
+    # The cubes are flat at their middle, as is `ends` at its ends: there a place is known to a cube or square root.
+    assert found == pytest.approx(place, abs=1e-3)
+
+
+@given(st.integers(-5, 5), st.integers(1, 20), st.data())
+def test_the_lowest_place_of_a_whole_number(low, count, data):
+    number = data.draw(st.integers(low, low + count - 1))
+    place = INVERSES["choice"](number, low, low + count)
+    places = torch.tensor([place - 1e-9, place + 1e-9, place + 1 / count - 1e-9], dtype=torch.float64)
+    before, first, last = LAWS["choice"](places, low, low + count).tolist()
+    assert (before, first, last) == (number - 1, number, number)
 
 
 def test_columns_and_values():

@@ -85,6 +85,15 @@ def test_noise_turns_from_the_same_to_another():
     assert sounds[1].square().mean().item() == pytest.approx(1, rel=0.03)
 
 
+def test_gains_by_hand():
+    slope = spectra.sloped(torch.tensor([0.0, 10, 50, 100, 800]), column(-6.0, 0.0))
+    # 6 dB is a factor of 0.501187, and four octaves 24 dB.
+    torch.testing.assert_close(slope[0], torch.tensor([1.0, 1.0, 1.0, 0.501187, 0.063096]))
+    assert slope[1].tolist() == [1.0] * 5
+    resonance = spectra.resonance_gain(torch.tensor([1000.0, 1050, 950, 1500]), column(1000.0), column(100.0))
+    torch.testing.assert_close(resonance[0], torch.tensor([1.0, 0.5**0.5, 0.5**0.5, 101**-0.5]))
+
+
 def test_formants_by_hand():
     hertz = torch.tensor([500.0, 550.0, 1500.0, 2500.0, 20000.0])
     gain = spectra.formants(hertz, torch.tensor([[500.0, 1500.0, 2500.0]]), column(100.0), column(1.0))[0]

@@ -1,1 +1,1 @@
-"""A small labelled sound engine: procedural sounds from formulas, one family a file."""
+"""The sound engine: one space of parameters, one program that plays them; pairs without end and labelled classes."""

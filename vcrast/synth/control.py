@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vcrast.synth.blocks import TWO_PI, attack_decay
-
 STEP_S = 0.002
 NUM_ONSETS = 12
 RELEASE = 0.1  # of a burst: its last part, a straight line to silence
@@ -68,7 +66,7 @@ def pitch_contour(
     """
     time_s = grid.time_s
     octaves = glide_octaves * (time_s / grid.duration_s - 0.5)
-    octaves = octaves + vibrato_semitones / 12 * torch.sin(TWO_PI * (vibrato_hz * time_s % 1.0))
+    octaves = octaves + vibrato_semitones / 12 * torch.sin(math.tau * (vibrato_hz * time_s % 1.0))
     return (f0_hz * torch.exp2(octaves)).clamp_max(HIGHEST * grid.sample_rate)
 
 
@@ -104,9 +102,15 @@ def onsets(times: Tensor, levels: Tensor, count: Tensor, attack_s: Tensor, decay
     return (heard.unsqueeze(2) * attack_decay(since, attack_s.unsqueeze(2), decay_s.unsqueeze(2))).sum(dim=1)
 
 
+def attack_decay(time_s: Tensor, attack_s: Tensor, decay_s: Tensor) -> Tensor:
+    """(1 - exp(-t / attack)) exp(-t / decay) from t = 0 on, 0 before."""
+    after = time_s.clamp_min(0.0)
+    return (1 - torch.exp(-after / attack_s)) * torch.exp(-after / decay_s) * (time_s >= 0)
+
+
 def slow_modulation(rate_hz: Tensor, depth: Tensor, start: Tensor, grid: Grid) -> Tensor:
     """1 - depth (1 - cos(2 pi (rate t + start))) / 2: swells `rate` times a second down to 1 - depth."""
-    return 1 - depth * (0.5 - 0.5 * torch.cos(TWO_PI * ((rate_hz * grid.time_s + start) % 1.0)))
+    return 1 - depth * (0.5 - 0.5 * torch.cos(math.tau * ((rate_hz * grid.time_s + start) % 1.0)))
 
 
 def grains(rate_hz: Tensor, sparsity: Tensor, values: Tensor, grid: Grid) -> Tensor:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-_TWO_PI = 2 * math.pi
 
 
 def _signed(value: int) -> int:
@@ -80,18 +77,13 @@ class Dice:
         """(n, num_values) float32, standard normal by the Box-Muller transform; white noise of unit power."""
         bits = self.bits(name, num_values)
         radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
-        return radius * (_TWO_PI * _unit(bits, 16)).cos()
+        return radius * (math.tau * _unit(bits, 16)).cos()
 
     def complex_normal(self, name: str, num_values: int) -> Tensor:
         """(n, num_values) complex64, real and imaginary part standard normal and independent."""
         bits = self.bits(name, num_values)
         radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
-        return torch.polar(radius, _TWO_PI * _unit(bits, 16))
-
-    def choice(self, name: str, options: Sequence[float]) -> Tensor:
-        """(n, 1) float32, one of `options`, equally likely."""
-        table = torch.tensor(options, dtype=torch.float32, device=self.keys.device)
-        return table[(self.one(name) * len(options)).long().clamp_max(len(options) - 1)]
+        return torch.polar(radius, math.tau * _unit(bits, 16))
 
 
 def _unit(bits: Tensor, lowest: int) -> Tensor:

@@ -1,22 +1,33 @@
-"""(class, number, seed) -> a clip: draws parameters, calls the formula, adds background, sets the level."""
+"""(class, number, seed) -> a clip: draws from the region, runs the program, adds background, sets the level."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Imported for the classes that they enter into SOUNDS.
-from vcrast.synth import alarms, animals, impacts, machines, voices, weather  # noqa: F401
-from vcrast.synth.blocks import shape_spectrum, slope_gain, unit_power
+from vcrast.registry import suggest
+from vcrast.synth import program, spectra
+from vcrast.synth.classes import REGIONS, SPACE
+from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.sound import SOUNDS, Scene, find_sound
+from vcrast.synth.space import decibels
+from vcrast.synth.spectra import Bins
 
 # Raised whenever a formula, a range or a hash changes: clips under the same number then sound different, and whatever
-# was cached or measured from them is void.
-ENGINE = 1
+# was cached or measured from them is void. 1 had a formula for each class.
+ENGINE = 2
 LOWEST_RATE = 16_000
 SHORTEST_S = 1.0
-CLASSES = tuple(sorted(SOUNDS))
+CLASSES = tuple(REGIONS)
+
+
+class Rendered(NamedTuple):
+    """wavs (n, S) float32 within [-1, 1]; units (n, P) parameters in [0, 1], columns of `classes.SPACE`."""
+
+    wavs: Tensor
+    units: Tensor
 
 
 def render(
@@ -27,7 +38,7 @@ def render(
     num_samples: int,
     sample_rate: int,
     snr_db: tuple[float, float] = (5.0, 40.0),
-) -> Tensor:
+) -> Rendered:
     """Clips of several classes.
 
     Args:
@@ -39,16 +50,16 @@ def render(
         snr_db: [lowest, highest] level of the sound over the background noise.
 
     Returns:
-        (n, S) float32 within [-1, 1] on the device of `numbers`. A clip depends on (seed, class, number) alone.
+        On the device of `numbers`. A clip depends on (seed, class, number) alone.
 
     Raises:
         ValueError: a sample rate or a length that the sounds do not fit into.
     """
-    _check(num_samples, sample_rate, snr_db)
-    out = torch.empty(len(numbers), num_samples, device=numbers.device)
+    wavs = torch.empty(len(numbers), num_samples, device=numbers.device)
+    units = torch.empty(len(numbers), SPACE.size, device=numbers.device)
     for index in class_index.unique().tolist():
         rows = (class_index == index).nonzero().squeeze(1)
-        out[rows] = render_class(
+        wavs[rows], units[rows] = render_class(
             CLASSES[index],
             numbers[rows],
             seed=seed,
@@ -56,7 +67,7 @@ def render(
             sample_rate=sample_rate,
             snr_db=snr_db,
         )
-    return out
+    return Rendered(wavs, units)
 
 
 def render_class(
@@ -67,7 +78,7 @@ def render_class(
     num_samples: int,
     sample_rate: int,
     snr_db: tuple[float, float] = (5.0, 40.0),
-) -> Tensor:
+) -> Rendered:
     """Clips of one class, see `render`.
 
     Raises:
@@ -75,24 +86,31 @@ def render_class(
         ValueError: a sample rate or a length that the sounds do not fit into.
     """
     _check(num_samples, sample_rate, snr_db)
-    chosen = find_sound(name)
+    if name not in REGIONS:
+        raise KeyError(f"sound {name!r} does not exist; {suggest(name, CLASSES)}")
     dice = Dice.of(seed, name, numbers)
-    dry = chosen.formula(chosen.draw(dice), Scene(dice, num_samples, sample_rate))
-    return finish(dry, dice, sample_rate, snr_db)
+    grid = Grid(num_samples, sample_rate, numbers.device)
+    units = REGIONS[name].draw(dice)
+    sound = program.render(units, program.draw_material(dice, 1, grid), grid)
+    wave = with_background(sound, dice, grid, snr_db)
+    peak = decibels(SPACE.physical(units)["level_db"])
+    return Rendered(wave * (peak / wave.abs().amax(dim=1, keepdim=True)), units)
 
 
-def finish(dry: Tensor, dice: Dice, sample_rate: int, snr_db: tuple[float, float]) -> Tensor:
-    """Add background noise at a random signal-to-noise ratio and set the peak to a random level of -20 to -1 dB.
+def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, float]) -> Tensor:
+    """(n, S) -> (n, S): the sound and, lower by a random level, noise that falls by 0 to 6 dB per octave.
 
-    The noise falls by 0 to 6 dB per octave. Both draws are per clip; powers are means over the whole clip.
+    The level is uniform in `snr_db`, of powers over the whole clip; the sound has power 1 in the result.
     """
-    slope_db = dice.one("finish/slope", -6.0, 0.0)
-    background = dice.normal("finish/background", dry.shape[1])
-    background = shape_spectrum(background, lambda hz: slope_gain(hz, slope_db), sample_rate)
-    scale = 10 ** (-dice.one("finish/snr", *snr_db) / 20)
-    wave = unit_power(dry) + scale * unit_power(background)
-    peak = 10 ** (dice.one("finish/level", -20.0, -1.0) / 20)
-    return wave * (peak / wave.abs().amax(dim=1, keepdim=True))
+    bins = Bins(grid.num_samples, grid.sample_rate, grid.device)
+    gain = spectra.sloped(bins.hertz, dice.one("background/slope", -6.0, 0.0))
+    noise = spectra.coloured(dice.complex_normal("background", bins.size), gain, bins, grid.num_samples)
+    return unit_power(sound) + decibels(-dice.one("background/snr", *snr_db)) * unit_power(noise)
+
+
+def unit_power(wave: Tensor) -> Tensor:
+    """(n, S) scaled to mean square 1; silence stays silence."""
+    return wave / wave.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def _check(num_samples: int, sample_rate: int, snr_db: tuple[float, float]) -> None:

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from vcrast.synth.blocks import rolloff
 from vcrast.synth.control import HIGHEST, Grid
 
 NUM_HARMONICS = 64
@@ -43,7 +42,7 @@ def harmonic_levels(slope: Tensor, even: Tensor, partials: Tensor, frequency_hz:
         sample_rate: Hz.
     """
     order = torch.arange(1, NUM_HARMONICS + 1, device=slope.device)
-    levels = rolloff(NUM_HARMONICS, slope) * torch.where(order % 2 == 0, even, 1.0)
+    levels = order ** (-slope) * torch.where(order % 2 == 0, even, 1.0)
     levels = torch.cat([levels[:, :NUM_PARTIALS] * partials, levels[:, NUM_PARTIALS:]], dim=1)
     return levels * (order * frequency_hz.amax(dim=1, keepdim=True) <= HIGHEST * sample_rate)
 

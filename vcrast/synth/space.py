@@ -26,6 +26,16 @@ LAWS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     # Whole numbers from `low` up to, not including, `high`.
     "choice": lambda u, low, high: (low + (high - low) * u).floor().clamp_max(high - 1),
 }
+# From a value to the place u of it; of a whole number, the lowest place.
+INVERSES: dict[str, Callable[[float, float, float], float]] = {
+    "linear": lambda value, low, high: (value - low) / (high - low),
+    "log": lambda value, low, high: math.log(value / low) / math.log(high / low),
+    "rare": lambda value, low, high: math.cbrt((value - low) / (high - low)),
+    "centred": lambda value, low, high: (1 + math.cbrt((2 * value - low - high) / (high - low))) / 2,
+    # The middle root of u^2 (3 - 2 u) = x, by Viete's trigonometric formula.
+    "ends": lambda value, low, high: 0.5 - math.sin(math.asin(1 - 2 * (value - low) / (high - low)) / 3),
+    "choice": lambda value, low, high: (value - low) / (high - low),
+}
 STRUCTURE = "structure"
 
 

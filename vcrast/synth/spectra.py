@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from vcrast.synth.blocks import TWO_PI, resonance_gain
 from vcrast.synth.space import decibels
 
 EQUALISER_POINTS = 16
@@ -99,6 +98,17 @@ def equaliser(points_db: Tensor, bins: Bins) -> Tensor:
     return decibels(points_db @ hats)
 
 
+def sloped(hertz: Tensor, db_per_octave: Tensor) -> Tensor:
+    """(n, bins) power law above 50 Hz, flat below: -3 dB per octave makes pink noise, -6 brown."""
+    octaves = (hertz / EQUALISER_LOW_HZ).clamp_min(1.0).log2()
+    return decibels(db_per_octave * octaves)
+
+
+def resonance_gain(hertz: Tensor, centre_hz: Tensor, bandwidth_hz: Tensor) -> Tensor:
+    """(n, bins) magnitude of a resonance of unit peak, bandwidth between its half-power points."""
+    return 1 / torch.sqrt(1 + (2 * (hertz - centre_hz) / bandwidth_hz).square())
+
+
 def formants(hertz: Tensor, centres_hz: Tensor, width_hz: Tensor, share: Tensor) -> Tensor:
     """Gain of a throat: 1 - share + share max(0.01, sum over i = 0, 1, 2 of 2 ** -i R((f - F_i) / width)).
 
@@ -130,7 +140,7 @@ def body_ringing(modes_hz: Tensor, decay_s: Tensor, num_samples: int, sample_rat
         sample_rate: Hz.
     """
     time_s = torch.arange(num_samples, device=modes_hz.device) / sample_rate
-    waves = torch.cos(TWO_PI * (modes_hz.unsqueeze(2) * time_s % 1.0)).mean(dim=1)
+    waves = torch.cos(math.tau * (modes_hz.unsqueeze(2) * time_s % 1.0)).mean(dim=1)
     return waves * torch.exp(-time_s / decay_s) * (2 / (decay_s * sample_rate))
 
 

@@ -1,4 +1,4 @@
-"""Labelled sounds from formulas: no download, any amount, the same on every machine."""
+"""Labelled sounds, computed: no download, any amount, the same on every machine."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def read_synth(path: str, sample_rate: int) -> np.ndarray:
             raise ValueError(f"expected {SCHEME}://<class>/<number>? with {', '.join(QUERY)}")
         if int(given["engine"]) != ENGINE:
             raise ValueError(f"made for version {given['engine']} of the sound engine, this is version {ENGINE}")
-        wav = render_class(
+        clip = render_class(
             address.netloc,
             torch.tensor([int(address.path.lstrip("/"))]),
             seed=int(given["seed"]),
@@ -84,7 +84,7 @@ def read_synth(path: str, sample_rate: int) -> np.ndarray:
         )
     except (ValueError, KeyError) as error:
         raise AudioFault(path, str(error.args[0])) from error
-    return wav[0].numpy()
+    return clip.wavs[0].numpy()
 
 
 READERS[SCHEME] = read_synth
