@@ -110,6 +110,7 @@ class Generated:
         distances: of single groups of parameters.
         final_distance: of the end of a schedule.
         distance_steps: its length.
+        program: what kind of sounds.
         num_layers: sounds on top of each other.
 
     Raises:
@@ -127,6 +128,7 @@ class Generated:
         distances: dict[str, float],
         final_distance: float | None,
         distance_steps: int,
+        program: str,
         num_layers: int,
     ) -> None:
         config = job.config
@@ -143,7 +145,8 @@ class Generated:
         self.num_real = recordings_per_batch(config.source, self.batch_size)
         self.sounds = doppelgangers(
             config.data, duration_s=duration_s, seed=job.seed("synth"), device=job.device, distance=distance,
-            distances=distances, final_distance=final_distance, distance_steps=distance_steps, num_layers=num_layers,
+            distances=distances, final_distance=final_distance, distance_steps=distance_steps, program=program,
+            num_layers=num_layers,
         )  # fmt: skip
         num_samples = self.sounds.grid.num_samples
         if self.num_real and num_samples != job.num_samples:
