@@ -6,6 +6,7 @@ import pytest
 from small_run import small
 from test_run import run_here
 
+from vcrast.cli import main
 from vcrast.compose import compose
 from vcrast.run import start
 
@@ -59,3 +60,31 @@ def test_micro_batches_do_not_matter_to_mixed_finetuning(mix_by, tmp_path):
 def test_too_much_mixing_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"finetune\.cutmix_probability=0\.6, finetune\.mixup_probability=0\.5"):
         run_here(tmp_path / "run", *MIXED, "finetune.cutmix_probability=0.6")
+
+
+BUZZ = """
+import torch
+import vcrast.stream
+from vcrast.registry import PROGRAMS
+from vcrast.synth.program import Layers
+
+@PROGRAMS.register("buzz")
+class Buzz(Layers):
+    def render(self, units, material):
+        return super().render(units, material).sign() / 2
+
+    def caption(self, values, row):
+        return "a buzz"
+"""
+
+
+def test_a_program_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
+    (tmp_path / "own_buzz.py").write_text(BUZZ)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("source.program=buzz", "source.module=own_buzz")
+    page = tmp_path / "page.html"
+    preview = ["data", "preview", "synth", "source.duration_s=0.5", "--pairs", "2", "--out", str(page)]
+    assert main([*preview, *words]) == 0
+    assert page.read_text().count("a buzz") == 2
+    run_here(tmp_path / "run", "source=synth", *words, "stages=[pretrain]", "pretrain.steps=1")
+    assert len(losses(tmp_path / "run", "pretrain")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from vcrast.registry import STREAMS
 from vcrast.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.
-OF_THE_BATCH = ("name", "module", "pairs_per_epoch", "real_share")
+OF_THE_BATCH = ("name", "pairs_per_epoch", "real_share")
 
 
 class Stream(Protocol):
@@ -90,9 +91,20 @@ def recordings(
 
 
 def doppelgangers(
-    data: DataConfig, *, duration_s: float | None, seed: int, device: torch.device | str = "cpu", **options: Any
+    data: DataConfig,
+    *,
+    duration_s: float | None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    module: str | None = None,
+    **options: Any,
 ) -> Doppelgangers:
-    """Pairs at the rate of the data, and of its length unless `duration_s` is set; `options` are `Doppelgangers`'."""
+    """Pairs at the rate of the data, and of its length unless `duration_s` is set; `options` are `Doppelgangers`'.
+
+    `module` is imported first: it may hold the program.
+    """
+    if module:
+        importlib.import_module(module)
     num_samples = round((data.clip_duration_s if duration_s is None else duration_s) * data.sample_rate)
     return Doppelgangers(num_samples=num_samples, sample_rate=data.sample_rate, seed=seed, device=device, **options)
 
