@@ -137,6 +137,9 @@ class FinetuneConfig:
     clip_grad_norm: float | None
     mixup_probability: float
     mixup_alpha: float
+    cutmix_probability: float
+    cutmix_alpha: float
+    mix_by: str
     label_smoothing: float
     drop_path: float
     log_every_steps: int

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import training_batches
+from vcrast.features.cutmix import CutMix
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
 from vcrast.job import Job
@@ -66,8 +67,10 @@ def finetune(job: Job) -> dict[str, Any]:
             clock.data_ready()
             draws = job.draws("finetune", step, options.batch_size)
             wavs, labels = mixup(
-                batch.wav, batch.label, draws, probability=options.mixup_probability, alpha=options.mixup_alpha
-            )
+                batch.wav, batch.label, draws, probability=options.mixup_probability, alpha=options.mixup_alpha,
+                mix_by=options.mix_by,
+            )  # fmt: skip
+            labels = objective.targets(labels, draws)
             outcome = exact_backward(
                 engine, objective, wavs, labels, draws, micro_batch_size=stage.micro_batch_size, kept=stage.kept
             )
@@ -87,6 +90,19 @@ def finetune(job: Job) -> dict[str, Any]:
     return finish(job, objective, stage)
 
 
+def build_cutmix(job: Job) -> CutMix:
+    """What `finetune.cutmix_...` asks for, at the size of the job's filterbanks."""
+    options = job.config.finetune
+    return CutMix(
+        probability=options.cutmix_probability,
+        mixup_probability=options.mixup_probability,
+        alpha=options.cutmix_alpha,
+        mix_by=options.mix_by,
+        num_frames=job.fbank().num_frames(job.num_samples),
+        num_mel_bins=job.config.features.num_mel_bins,
+    )
+
+
 def build_classifier(job: Job) -> tuple[Supervised, str]:
     """The classifier and where its encoder's weights come from."""
     options = job.config.finetune
@@ -99,6 +115,7 @@ def build_classifier(job: Job) -> tuple[Supervised, str]:
         num_classes=len(job.classes),
         multilabel=job.multilabel,
         label_smoothing=options.label_smoothing,
+        cutmix=build_cutmix(job),
     )
     return objective.to(job.device), origin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from vcrast.registry import STREAMS
 from vcrast.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.
-OF_THE_BATCH = ("name", "module", "pairs_per_epoch", "real_share")
+OF_THE_BATCH = ("name", "pairs_per_epoch", "real_share")
 
 
 class Stream(Protocol):
@@ -90,9 +91,20 @@ def recordings(
 
 
 def doppelgangers(
-    data: DataConfig, *, duration_s: float | None, seed: int, device: torch.device | str = "cpu", **options: Any
+    data: DataConfig,
+    *,
+    duration_s: float | None,
+    seed: int,
+    device: torch.device | str = "cpu",
+    module: str | None = None,
+    **options: Any,
 ) -> Doppelgangers:
-    """Pairs at the rate of the data, and of its length unless `duration_s` is set; `options` are `Doppelgangers`'."""
+    """Pairs at the rate of the data, and of its length unless `duration_s` is set; `options` are `Doppelgangers`'.
+
+    `module` is imported first: it may hold the program.
+    """
+    if module:
+        importlib.import_module(module)
     num_samples = round((data.clip_duration_s if duration_s is None else duration_s) * data.sample_rate)
     return Doppelgangers(num_samples=num_samples, sample_rate=data.sample_rate, seed=seed, device=device, **options)
 
@@ -110,6 +122,7 @@ class Generated:
         distances: of single groups of parameters.
         final_distance: of the end of a schedule.
         distance_steps: its length.
+        program: what kind of sounds.
         num_layers: sounds on top of each other.
 
     Raises:
@@ -127,6 +140,7 @@ class Generated:
         distances: dict[str, float],
         final_distance: float | None,
         distance_steps: int,
+        program: str,
         num_layers: int,
     ) -> None:
         config = job.config
@@ -143,7 +157,8 @@ class Generated:
         self.num_real = recordings_per_batch(config.source, self.batch_size)
         self.sounds = doppelgangers(
             config.data, duration_s=duration_s, seed=job.seed("synth"), device=job.device, distance=distance,
-            distances=distances, final_distance=final_distance, distance_steps=distance_steps, num_layers=num_layers,
+            distances=distances, final_distance=final_distance, distance_steps=distance_steps, program=program,
+            num_layers=num_layers,
         )  # fmt: skip
         num_samples = self.sounds.grid.num_samples
         if self.num_real and num_samples != job.num_samples:

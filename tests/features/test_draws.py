@@ -152,3 +152,11 @@ def test_mistakes_are_named():
     draws.uniform("x")
     with pytest.raises(ValueError, match="its own name"):
         draws.normal("x")
+
+
+def test_first_is_the_first_clip_of_the_batch_whatever_the_part():
+    whole = read_all(Draws(1, 2, 11))
+    for draws in (Draws(1, 2, 11), Draws(1, 2, 11, start=5, stop=9), Draws(1, 2, 11).slice(3, 10).slice(1, 2)):
+        for name, value in read_all(draws.first()).items():
+            torch.testing.assert_close(value, whole[name][:1], rtol=0, atol=0)
+        assert draws.size == len(draws.uniform("u", 3, low=-2.0, high=5.0))

@@ -12,6 +12,7 @@ from vcrast.cli import main
 from vcrast.compose import compose
 from vcrast.report.listening import picture_address, shown, wav_address
 from vcrast.stream import OF_THE_BATCH, doppelgangers
+from vcrast.synth.audiopg import WAVEFORMS
 from vcrast.synth.space import Parameter
 
 
@@ -55,6 +56,26 @@ def test_every_parameter_of_every_pair_is_shown(page):
     assert page.count('<tr class="same"><td>kind</td>') == 9
 
 
+def test_the_page_of_the_other_program_names_its_own_parameters(tmp_path):
+    words = ["data", "preview", "synth", "source.program=audiopg", "source.duration_s=0.6", "--pairs", "4"]
+    assert main([*words, "--out", str(tmp_path / "a.html")]) == 0
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    for name, times in (("waveform", 8), ("damping_hz", 8), ("background_tilt", 4)):
+        assert page.count(f"<td>{name}</td>") == times
+    assert re.findall(r"<h3>([^<]+)</h3>", page) == ["Layer 1", "Layer 2", "The whole"] * 4
+    sounds = doppelgangers(compose([]).data, duration_s=0.6, seed=0, distance=0.15, program="audiopg")
+    values = sounds.space.physical(sounds.batch(0, 4).units[:, 0])
+    captions = re.findall(r'<p class="soft">([^<]+); (\d) bursts?</p>', page)
+    for row, (caption, bursts) in enumerate(captions):
+        assert values["num_bursts"][row] == int(bursts)
+        for layer, text in enumerate(caption.split("; "), start=1):
+            made_of, of, pitch = text.partition(",")[0].partition(" of ")
+            assert made_of == WAVEFORMS[int(values[f"{layer}/waveform"][row])]
+            assert not of or pitch == f"{float(values[f'{layer}/f0_hz'][row]):.0f} Hz"
+            assert f"{int(values[f'{layer}/num_events'][row])} event" in text
+    assert len(captions) == 4
+
+
 def test_wav_and_picture_by_hand():
     with wave.open(io.BytesIO(content(wav_address(torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0]), 8000)))) as file:
         assert np.frombuffer(file.readframes(9), "<i2").tolist() == [0, 32767, -32767, 16384, 32767]
@@ -71,7 +92,8 @@ def test_numbers_are_short():
     assert shown(one, torch.tensor([51.234])) == "51.2"
     assert shown(many, torch.tensor([-12.3, -0.2])) == "-12, -0"
     assert shown(share, torch.tensor([0.123, 1.0])) == "0.12, 1.00"
-    assert shown(Parameter("1/kind", "structure", "choice", 0, 3), torch.tensor([1.0])) == "onsets"
+    kind = Parameter("1/kind", "structure", "choice", 0, 3, names=("bursts", "onsets", "slow modulation"))
+    assert shown(kind, torch.tensor([1.0])) == "onsets"
 
 
 def test_mistakes_are_named(tmp_path, capsys):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
 from vcrast.synth.pairs import Doppelgangers
-from vcrast.synth.program import draw_material, program, render
+from vcrast.synth.program import draw_material, draw_noise, program, render
 
 RATE = 16000
 HALF_SECOND = RATE // 2
@@ -66,6 +66,30 @@ def test_a_pair_depends_on_seed_step_and_position_alone():
     for other in (stream(seed=1).batch(3, 4), stream().batch(4, 4)):
         assert (other.units - first.units).abs().mean() > 0.2
         assert not torch.isclose(other.wavs, first.wavs).all(dim=2).any()
+
+
+def test_layers_are_the_default_and_sound_as_they_always_did():
+    """Samples of the stream as it was before there were other programs: old runs can be made again."""
+    pairs = stream(program="layers").batch(0, 4)
+    assert torch.equal(stream().batch(0, 4).wavs, pairs.wavs)
+    heard = [[-5.352086e-03, -6.286512e-02, 2.058191e-01, 3.997003e-02],
+             [-8.076217e-04, -3.601356e-02, 5.350510e-02, 5.944831e-04]]  # fmt: skip
+    torch.testing.assert_close(pairs.wavs[0, :, 1777::1777], torch.tensor(heard), rtol=0, atol=2e-4)
+    loudness = [[0.081322, 0.131086], [0.043601, 0.032877], [0.015694, 0.012682], [0.063487, 0.021921]]
+    torch.testing.assert_close(pairs.wavs.square().mean(dim=2).sqrt(), torch.tensor(loudness), rtol=0, atol=1e-4)
+
+
+def test_a_program_is_asked_and_nothing_else():
+    numbers = torch.arange(3)
+    sounds = stream(distance=0.2, distances={"noise": 0.4})
+    found = sounds.render(numbers, sounds.distances(0))
+    first, other = Dice.of(0, "doppelganger", numbers), Dice.of(0, "doppelganger/second", numbers)
+    material, noise = draw_material(first, 2, sounds.grid), draw_noise(other, 2, sounds.grid)
+    turn = 0.4 * math.pi / 2
+    second = material._replace(noise=material.noise * math.cos(turn) + noise * math.sin(turn))
+    for place, part in enumerate((material, second)):
+        wavs = render(found.units[:, place], part, sounds.grid)
+        torch.testing.assert_close(found.wavs[:, place], wavs, rtol=0, atol=2e-5)
 
 
 def test_nothing_of_torchs_own_generator_is_used():

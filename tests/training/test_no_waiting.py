@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.mixup import mixup
@@ -101,7 +102,12 @@ def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vc
     if kind == "vcr":
         objective = VCR(encoder=encoder, views=views, projector_dims=[12, 12, 20])
     else:
-        objective = Supervised(encoder=encoder, views=views, num_classes=3, multilabel=False, label_smoothing=0.1)
+        cutmix = CutMix(
+            probability=0.5, mixup_probability=0.5, alpha=1.0, mix_by="clip", num_frames=17, num_mel_bins=16
+        )
+        objective = Supervised(
+            encoder=encoder, views=views, num_classes=3, multilabel=False, label_smoothing=0.1, cutmix=cutmix
+        )
     objective = objective.to(device).train()
     engine = TorchEngine(
         objective, optimizer(objective, lr=1e-3), precision=precision, device=device, clip_grad_norm=1.0
@@ -113,6 +119,8 @@ def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vc
     def iteration(step):
         draws = Draws(0, step, BATCH, device=device)
         heard, wanted = mixup(wavs, labels, draws, probability=0.5, alpha=10.0)
+        if kind == "supervised":
+            wanted = objective.targets(wanted, draws)
         outcome = exact_backward(engine, objective, heard, wanted, draws, micro_batch_size=micro, kept=kept)
         engine.step(lr=rate.lr(step))
         rate.observe(outcome.loss)
@@ -138,8 +146,9 @@ def label(case):
     return ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in case.items())
 
 
-def test_generated_pairs_read_nothing(monkeypatch):
-    sounds = Doppelgangers(num_samples=8000, sample_rate=16000, seed=0, distance=0.15)
+@pytest.mark.parametrize("program", ["layers", "audiopg"])
+def test_generated_pairs_read_nothing(program, monkeypatch):
+    sounds = Doppelgangers(num_samples=8000, sample_rate=16000, seed=0, distance=0.15, program=program)
     sounds.batch(0, BATCH)
     with strictly(monkeypatch):
         sounds.batch(1, BATCH)

@@ -68,6 +68,12 @@ class Draws:
         part.start, part.stop = self.start + start, self.start + stop
         return part
 
+    def first(self) -> Draws:
+        """The numbers of the batch's first clip, whatever part this is: for what the whole batch has in common."""
+        part = copy.copy(self)
+        part.start, part.stop = 0, 1
+        return part
+
     def uniform(self, name: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(b, *shape) float32, uniform in [low, high)."""
         size = (self.batch_size, *shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcrast.features.cutmix import CutMix
 from vcrast.models.encoder import Encoder
 from vcrast.objectives.terms import upcast
 from vcrast.objectives.vcr import Inputs, draw_inputs
@@ -24,6 +25,7 @@ class Supervised(nn.Module):
         num_classes: C.
         multilabel: a clip may have several labels, or none: binary cross-entropy per class instead of softmax.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        cutmix: of the views, after everything else; `targets` gives the labels that go with it.
 
     Raises:
         ValueError: smoothing out of range, or no classes.
@@ -34,14 +36,21 @@ class Supervised(nn.Module):
     couples_clips = False  # the loss is a mean over clips: micro-batches may be scored one by one
 
     def __init__(
-        self, *, encoder: Encoder, views: Any, num_classes: int, multilabel: bool, label_smoothing: float = 0.0
+        self,
+        *,
+        encoder: Encoder,
+        views: Any,
+        num_classes: int,
+        multilabel: bool,
+        label_smoothing: float = 0.0,
+        cutmix: CutMix | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must lie in [0, 1)")
         if num_classes < 1:
             raise ValueError("the dataset names no classes; finetuning needs labels")
-        self.encoder, self.views = encoder, views
+        self.encoder, self.views, self.cutmix = encoder, views, cutmix
         self.num_classes, self.multilabel, self.label_smoothing = num_classes, multilabel, label_smoothing
         last = nn.Linear(encoder.embed_dim, num_classes)
         nn.init.trunc_normal_(last.weight, std=0.02)
@@ -54,8 +63,14 @@ class Supervised(nn.Module):
     @torch.no_grad()
     def prepare(self, wavs: Tensor, draws: Any) -> Inputs:
         """(B, S) waveforms -> one view and its random numbers, for the whole batch at once."""
-        fbank = self.views.make(wavs, draws, "a").unsqueeze(0)
-        return draw_inputs(self.encoder, self.views, fbank, draws, "a")
+        fbank = self.views.make(wavs, draws, "a")
+        if self.cutmix is not None:
+            fbank = self.cutmix.fbank(fbank, draws)
+        return draw_inputs(self.encoder, self.views, fbank.unsqueeze(0), draws, "a")
+
+    def targets(self, labels: Tensor, draws: Any) -> Tensor:
+        """(B, C) labels of clips -> (B, C) of the views that `prepare` makes of them with the same draws."""
+        return labels if self.cutmix is None else self.cutmix.labels(labels, draws)
 
     def represent(self, inputs: Inputs, clips: slice) -> Tensor:
         """Some clips' vectors, (1, b, D), at least fp32; may run in micro-batches."""
@@ -72,7 +87,7 @@ class Supervised(nn.Module):
 
         Args:
             vectors: (1, b, D).
-            labels: (b, C) in [0, 1]: multi-hot, or mixed by mixup; rows sum to 1 unless multilabel.
+            labels: (b, C) in [0, 1]: multi-hot, or mixed by mixup and cutmix; rows sum to 1 unless multilabel.
 
         Raises:
             ValueError: no labels.

@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from vcrast.report.style import SEQUENTIAL
 from vcrast.synth.pairs import Doppelgangers
-from vcrast.synth.program import KINDS
 from vcrast.synth.space import Parameter
 
 DARK, BRIGHT = 0.05, 0.999  # quantiles of a page's log-mel values that become the ends of the colours
@@ -79,7 +78,7 @@ def write_listening_page(
     ]
     values = {name: value.cpu() for name, value in sounds.space.physical(units).items()}
     cards = [
-        Card(n + 1, caption(values, 2 * n, sounds.num_layers), heard[2 * n : 2 * n + 2], tables(sounds, values, 2 * n))
+        Card(n + 1, sounds.program.caption(values, 2 * n), heard[2 * n : 2 * n + 2], tables(sounds, values, 2 * n))
         for n in range(num_pairs)
     ]
     environment = Environment(
@@ -122,46 +121,24 @@ def picture_address(fbank: Tensor, low: float, high: float) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def caption(values: dict[str, Tensor], row: int, num_layers: int) -> str:
-    """What each layer is, in words: the recipe that both sounds share, with the first one's values."""
-
-    def value(layer: int, name: str) -> float:
-        return float(values[f"{layer}/{name}"][row, 0])
-
-    parts = []
-    for layer in range(1, num_layers + 1):
-        kind = KINDS[int(value(layer, "kind"))]
-        pace = {
-            "bursts": f"bursts at {value(layer, 'burst_hz'):.2g} Hz",
-            "onsets": f"{value(layer, 'count'):.0f} onset" + "s" * (value(layer, "count") > 1),
-            "slow modulation": f"swelling at {value(layer, 'slow_hz'):.2g} Hz",
-        }[kind]
-        share = value(layer, "noise_share")
-        made_of = f"tone of {value(layer, 'f0_hz'):.0f} Hz" if share < 0.5 else "noise"
-        if 0.1 < share < 0.9:
-            made_of = f"tone of {value(layer, 'f0_hz'):.0f} Hz and noise"
-        parts.append(f"{made_of}, {pace}")
-    return "; ".join(parts)
-
-
-def tables(sounds: Doppelgangers, values: dict[str, Tensor], row: int) -> list[tuple[str, list[Row]]]:
+def tables(sounds: Doppelgangers, values: Mapping[str, Tensor], row: int) -> list[tuple[str, list[Row]]]:
     """All parameters of a pair: one table for each layer, one for the whole."""
-    titles = {f"{n}/": f"Layer {n}" for n in range(1, sounds.num_layers + 1)} | {"": "The whole"}
-    return [(title, list(rows(sounds, values, row, prefix))) for prefix, title in titles.items()]
+    layers = dict.fromkeys(parameter.name.rpartition("/")[0] for parameter in sounds.space.parameters)
+    return [(f"Layer {layer}" if layer else "The whole", list(rows(sounds, values, row, layer))) for layer in layers]
 
 
-def rows(sounds: Doppelgangers, values: dict[str, Tensor], row: int, prefix: str) -> Iterator[Row]:
-    """The parameters whose name begins with `prefix`, or that have none."""
+def rows(sounds: Doppelgangers, values: Mapping[str, Tensor], row: int, layer: str) -> Iterator[Row]:
+    """The parameters named `layer/...`, or those of the whole if it is empty."""
     for parameter in sounds.space.parameters:
-        head, slash, name = parameter.name.rpartition("/")
-        if head + slash == prefix:
+        head, _, name = parameter.name.rpartition("/")
+        if head == layer:
             first, second = (shown(parameter, values[parameter.name][row + n]) for n in range(2))
             yield Row(name, parameter.group, first, second, first == second)
 
 
 def shown(parameter: Parameter, numbers: Tensor) -> str:
     """(size,) values as text, short where there are many."""
-    if parameter.name.endswith("kind"):
-        return KINDS[int(numbers[0])]
+    if parameter.names:
+        return ", ".join(parameter.names[int(number)] for number in numbers)
     small = ".3g" if parameter.size == 1 else ".2f" if parameter.high <= 1 and parameter.low >= 0 else ".0f"
     return ", ".join(f"{number:.0f}" if abs(number) >= 100 else f"{number:{small}}" for number in numbers.tolist())

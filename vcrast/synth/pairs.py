@@ -6,15 +6,17 @@ Source: the idea of pairs at a distance in a synthesizer's parameters is Cherep 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from vcrast.registry import suggest
+import vcrast.synth.audiopg
+import vcrast.synth.program  # noqa: F401  (both enter PROGRAMS)
+from vcrast.registry import PROGRAMS, suggest
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.program import Material, draw_material, draw_noise, program, render
+from vcrast.synth.space import Space
 from vcrast.synth.spectra import turned
 
 LOWEST_RATE = 16_000
@@ -23,6 +25,31 @@ NOISE = "noise"
 # Clips rendered at once, aligned in the batch: on a CPU what fits its cache, else large enough to fill the device.
 CHUNK = {"cpu": 8}
 LARGE_CHUNK = 64
+
+
+class Program(Protocol):
+    """A kind of sound: parameters and chance -> waveforms. `PROGRAMS` builders take `num_layers` and `grid`.
+
+    Attributes:
+        space: P parameters, to be drawn and shifted.
+    """
+
+    space: Space
+
+    def draw_material(self, dice: Dice) -> Any:
+        """What chance gives the n clips of `dice` besides their parameters: a named tuple of (n, ...) tensors.
+
+        Its `noise` is what `draw_noise` gives; the two sounds of a pair share everything else.
+        """
+
+    def draw_noise(self, dice: Dice) -> Tensor:
+        """(n, ...) spectra of white noise."""
+
+    def render(self, units: Tensor, material: Any) -> Tensor:
+        """(n, P) parameters in [0, 1] and the clips' material -> (n, S) float32 within [-1, 1]."""
+
+    def caption(self, values: Mapping[str, Tensor], row: int) -> str:
+        """One clip in words; `values` as `Space.physical` gives them."""
 
 
 class Pairs(NamedTuple):
@@ -47,10 +74,12 @@ class Doppelgangers:
             and 1 independent noise. They keep their value whatever the schedule.
         final_distance: what `distance` becomes, in a straight line over the first steps; None keeps it.
         distance_steps: how many steps that takes.
+        program: a name in `PROGRAMS`, what kind of sounds.
         num_layers: sounds on top of each other in a clip.
         device: where the sounds are made.
 
     Raises:
+        KeyError: no such program.
         ValueError: an option out of its range, or a rate or length that the sounds do not fit into.
     """
 
@@ -64,11 +93,13 @@ class Doppelgangers:
         distances: Mapping[str, float] | None = None,
         final_distance: float | None = None,
         distance_steps: int = 0,
+        program: str = "layers",
         num_layers: int = 2,
         device: torch.device | str = "cpu",
     ) -> None:
         self.grid = Grid(num_samples, sample_rate, torch.device(device))
-        self.space, self.num_layers, self.seed = program(num_layers), num_layers, seed
+        self.program: Program = PROGRAMS.get(program)(num_layers=num_layers, grid=self.grid)
+        self.space, self.num_layers, self.seed = self.program.space, num_layers, seed
         self.distance, self.own = distance, dict(distances or {})
         self.final_distance, self.distance_steps = final_distance, distance_steps
         self.chunk = CHUNK.get(self.grid.device.type, LARGE_CHUNK)
@@ -82,7 +113,7 @@ class Doppelgangers:
             )
         if grid.duration_s < SHORTEST_S:
             raise ValueError(
-                f"a generated clip of {grid.duration_s:g} s: the slowest bursts come every 2 s; "
+                f"a generated clip of {grid.duration_s:g} s: what sounds in it comes up to 2 s apart; "
                 f"set source.duration_s or data.clip_duration_s to at least {SHORTEST_S:g}"
             )
         known = (*self.space.groups, NOISE)
@@ -139,15 +170,15 @@ class Doppelgangers:
         first = self.space.draw(dice)
         units = torch.stack([first, self.space.shift(first, dice, distances)], dim=1)
         material = self._material(numbers, dice, distances[NOISE])
-        wavs = render(units.flatten(0, 1), material, self.grid)
+        wavs = self.program.render(units.flatten(0, 1), material)
         return Pairs(wavs.unflatten(0, (-1, 2)), units)
 
-    def _material(self, numbers: Tensor, dice: Dice, distance: float) -> Material:
-        """Of both sounds, one after the other: grains and room are shared, noise is as far apart as asked."""
-        shared = draw_material(dice, self.num_layers, self.grid)
+    def _material(self, numbers: Tensor, dice: Dice, distance: float) -> Any:
+        """Of both sounds, one after the other: everything is shared but the noise, which is as far apart as asked."""
+        shared = self.program.draw_material(dice)
         other = shared.noise
         if distance > 0:
             own = Dice.of(self.seed, "doppelganger/second", numbers)
-            other = turned(shared.noise, draw_noise(own, self.num_layers, self.grid), distance)
-        noise = torch.stack([shared.noise, other], dim=1).flatten(0, 1)
-        return Material(noise, shared.grains.repeat_interleave(2, dim=0), shared.room.repeat_interleave(2, dim=0))
+            other = turned(shared.noise, self.program.draw_noise(own), distance)
+        twice = {name: value.repeat_interleave(2, dim=0) for name, value in shared._asdict().items() if name != NOISE}
+        return shared._replace(**twice, noise=torch.stack([shared.noise, other], dim=1).flatten(0, 1))

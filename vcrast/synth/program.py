@@ -1,16 +1,18 @@
-"""The sound program behind generated pairs: layers of tone and noise under envelopes, a body and a room around them."""
+"""The sounds of `source.program=layers`: tone and noise under envelopes, one on the other, in a body and a room."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vcrast.registry import PROGRAMS
 from vcrast.synth import control, oscillators, spectra
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.space import Parameter, Space, decibels
+from vcrast.synth.space import Parameter, Space, decibels, layered
 from vcrast.synth.spectra import Bins
 
 GRAINS_HZ = 250.0
@@ -18,7 +20,7 @@ KINDS = ("bursts", "onsets", "slow modulation")
 
 LAYER = Space(
     [
-        Parameter("kind", "structure", "choice", 0, len(KINDS)),
+        Parameter("kind", "structure", "choice", 0, len(KINDS), names=KINDS),
         Parameter("count", "structure", "choice", 1, control.NUM_ONSETS + 1),
         Parameter("f0_hz", "pitch", "log", 40, 4000),
         Parameter("glide_octaves", "pitch", "centred", -1.5, 1.5),
@@ -68,14 +70,8 @@ SCENE = Space(
 
 
 def program(num_layers: int) -> Space:
-    """All parameters of a clip: those of each layer under `1/`, `2/`, ..., then those of the whole.
-
-    Raises:
-        ValueError: no layer.
-    """
-    if num_layers < 1:
-        raise ValueError(f"source.num_layers={num_layers}: a sound needs at least 1 layer")
-    return Space([*LAYER.repeated(str(number + 1) for number in range(num_layers)), *SCENE.parameters])
+    """All parameters of a clip; errors as in `layered`."""
+    return layered(LAYER, SCENE, num_layers)
 
 
 class Material(NamedTuple):
@@ -193,3 +189,52 @@ def surround(wave: Tensor, p: dict[str, Tensor], room: Tensor, grid: Grid) -> Te
     response = response + reverb * spectra.room_echoes(room, p["reverb_s"], grid.sample_rate)
     direct = torch.nn.functional.pad((1 - body) * (1 - reverb), (0, room.shape[1] - 1))
     return spectra.convolved(wave, response + direct)
+
+
+DESCRIBED = ("kind", "burst_hz", "count", "slow_hz", "noise_share", "f0_hz")
+
+
+def describe(value: Mapping[str, float]) -> str:
+    """One layer in words."""
+    pace = {
+        "bursts": f"bursts at {value['burst_hz']:.2g} Hz",
+        "onsets": f"{value['count']:.0f} onset" + "s" * (value["count"] > 1),
+        "slow modulation": f"swelling at {value['slow_hz']:.2g} Hz",
+    }[KINDS[int(value["kind"])]]
+    made_of = f"tone of {value['f0_hz']:.0f} Hz" if value["noise_share"] < 0.5 else "noise"
+    if 0.1 < value["noise_share"] < 0.9:
+        made_of = f"tone of {value['f0_hz']:.0f} Hz and noise"
+    return f"{made_of}, {pace}"
+
+
+@PROGRAMS.register("layers")
+class Layers:
+    """This file as `vcrast.synth.pairs.Program`.
+
+    Args:
+        num_layers: L.
+        grid: length and rate of the clips.
+
+    Raises:
+        ValueError: no layer.
+    """
+
+    def __init__(self, *, num_layers: int, grid: Grid) -> None:
+        self.space, self.num_layers, self.grid = program(num_layers), num_layers, grid
+
+    def draw_material(self, dice: Dice) -> Material:
+        """See `Program`."""
+        return draw_material(dice, self.num_layers, self.grid)
+
+    def draw_noise(self, dice: Dice) -> Tensor:
+        """See `Program`."""
+        return draw_noise(dice, self.num_layers, self.grid)
+
+    def render(self, units: Tensor, material: Material) -> Tensor:
+        """See `Program`."""
+        return render(units, material, self.grid)
+
+    def caption(self, values: Mapping[str, Tensor], row: int) -> str:
+        """See `Program`; what each layer is made of, and its pace."""
+        layers = range(1, self.num_layers + 1)
+        return "; ".join(describe({name: float(values[f"{n}/{name}"][row, 0]) for name in DESCRIBED}) for n in layers)

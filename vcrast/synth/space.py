@@ -51,6 +51,7 @@ class Parameter:
         high: what 1 means.
         size: numbers that it holds, all with this law.
         wraps: 0 and 1 mean the same, as for a phase; others are reflected at both ends.
+        names: of the values 0, 1, ... of a choice, for people to read.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Parameter:
     high: float
     size: int = 1
     wraps: bool = False
+    names: tuple[str, ...] = ()
 
 
 class Space:
@@ -138,6 +140,17 @@ class Space:
         wraps = [p.wraps for p in self.parameters for _ in range(p.size)]
         # Python numbers on their way to the device: nothing is read back.
         return torch.tensor(scale).to(device, non_blocking=True), torch.tensor(wraps).to(device, non_blocking=True)
+
+
+def layered(layer: Space, scene: Space, num_layers: int) -> Space:
+    """All parameters of a clip: those of each layer under `1/`, `2/`, ..., then those of the whole.
+
+    Raises:
+        ValueError: no layer.
+    """
+    if num_layers < 1:
+        raise ValueError(f"source.num_layers={num_layers}: a sound needs at least 1 layer")
+    return Space([*layer.repeated(str(number + 1) for number in range(num_layers)), *scene.parameters])
 
 
 def reflected(moved: Tensor) -> Tensor:

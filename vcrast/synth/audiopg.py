@@ -1,0 +1,202 @@
+"""The sounds of `source.program=audiopg`: tones, FM, waveforms and pink noise in events, over transients and noise.
+
+Rebuilt from the description of AudioPG, arXiv:2606.14791: additive tones with partials k^-gamma, FM, sawtooth, square
+and triangle, pink noise; ADSR envelopes, several events in a clip, transient bursts, damping, background noise; f0 from
+50 to 2,000 Hz. Everything else is ours: all ranges but that of f0, the laws, eight events at most of one pitch in a
+layer, each layer one of the six waveforms, bursts and background as noise of any tilt, layers on top of each other. Its
+sounds are single clips for a masked autoencoder; here parameters are declared in a `Space`, so that there are pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vcrast.registry import PROGRAMS
+from vcrast.synth import control, oscillators, spectra, waveforms
+from vcrast.synth.control import Grid
+from vcrast.synth.counter import Dice
+from vcrast.synth.events import events
+from vcrast.synth.space import Parameter, Space, decibels, layered
+from vcrast.synth.spectra import Bins
+
+WAVEFORMS = ("additive tone", "FM tone", *waveforms.SERIES, "pink noise")
+ADDITIVE, FM, PINK = 0, 1, len(WAVEFORMS) - 1
+NUM_EVENTS = 8
+NUM_BURSTS = 6
+BURST_ATTACK_S = 0.001
+
+LAYER = Space(
+    [
+        Parameter("waveform", "structure", "choice", 0, len(WAVEFORMS), names=WAVEFORMS),
+        Parameter("num_events", "structure", "choice", 1, NUM_EVENTS + 1),
+        Parameter("f0_hz", "pitch", "log", 50, 2000),
+        Parameter("gamma", "timbre", "linear", 0.5, 3),
+        Parameter("num_partials", "timbre", "log", 1, waveforms.NUM_HARMONICS),
+        Parameter("fm_ratio", "timbre", "log", 0.25, 4),
+        Parameter("fm_index", "timbre", "linear", 0, 8),
+        Parameter("attack_s", "envelope", "log", 0.004, 0.5),
+        Parameter("decay_s", "envelope", "log", 0.01, 0.5),
+        Parameter("sustain", "envelope", "linear", 0, 1),
+        Parameter("hold_s", "envelope", "log", 0.02, 3),
+        Parameter("release_s", "envelope", "log", 0.02, 1),
+        Parameter("damping_hz", "envelope", "rare", 0, 30),
+        Parameter("event_levels_db", "envelope", "linear", -18, 0, size=NUM_EVENTS),
+        # Not later than 95 % of the clip: something sounds in every clip.
+        Parameter("event_times", "time", "linear", 0, 0.95, size=NUM_EVENTS),
+        Parameter("layer_db", "mix", "linear", -18, 0),
+    ]
+)
+"""Of one layer. Of `f0_hz` to `fm_index`, a waveform uses those that it has."""
+
+SCENE = Space(
+    [
+        Parameter("num_bursts", "structure", "choice", 0, NUM_BURSTS + 1),
+        Parameter("burst_tilt", "texture", "linear", 0, 2),
+        Parameter("burst_decay_s", "envelope", "log", 0.003, 0.03),
+        Parameter("burst_levels_db", "envelope", "linear", -18, 0, size=NUM_BURSTS),
+        Parameter("burst_times", "time", "linear", 0, 0.95, size=NUM_BURSTS),
+        Parameter("bursts_db", "mix", "linear", -18, 0),
+        Parameter("background_tilt", "texture", "linear", 0, 2),
+        Parameter("background_db", "mix", "linear", -60, -20),
+        Parameter("level_db", "mix", "linear", -20, -1),
+    ]
+)
+"""Of the whole clip. A tilt is the exponent of noise with power f^-tilt: 0 white, 1 pink, 2 brown."""
+
+
+class Material(NamedTuple):
+    """What chance gives a clip besides its parameters.
+
+    Attributes:
+        noise: (n, L + 2, bins) complex white spectra: of the L layers, of the bursts, of the background.
+    """
+
+    noise: Tensor
+
+
+@PROGRAMS.register("audiopg")
+class AudioPG:
+    """This file as `vcrast.synth.pairs.Program`.
+
+    Args:
+        num_layers: L.
+        grid: length and rate of the clips.
+
+    Raises:
+        ValueError: no layer.
+    """
+
+    def __init__(self, *, num_layers: int, grid: Grid) -> None:
+        self.space, self.num_layers, self.grid = layered(LAYER, SCENE, num_layers), num_layers, grid
+
+    def draw_material(self, dice: Dice) -> Material:
+        """See `Program`."""
+        return Material(self.draw_noise(dice))
+
+    def draw_noise(self, dice: Dice) -> Tensor:
+        """See `Program`."""
+        names = [*(str(n + 1) for n in range(self.num_layers)), "bursts", "background"]
+        size = _bins(self.grid).size
+        return torch.stack([dice.complex_normal(f"{name}/noise", size) for name in names], dim=1)
+
+    def render(self, units: Tensor, material: Material) -> Tensor:
+        """Parameters and noise -> (n, S) with the highest peak at `level_db`.
+
+        A clip is sum over layers of layer_db envelope source, plus bursts_db bursts, plus background_db background.
+        Every source has mean square 1 and every envelope peak 1, so that the levels compare.
+        """
+        of_layers, of_scene = units.split([self.num_layers * LAYER.size, SCENE.size], dim=1)
+        layers = LAYER.physical(of_layers.reshape(-1, LAYER.size))
+        noise, bursts, background = material.noise.split([self.num_layers, 1, 1], dim=1)
+        wave = layer(layers, noise.flatten(0, 1), self.grid).unflatten(0, (len(units), self.num_layers)).sum(dim=1)
+        scene = SCENE.physical(of_scene)
+        wave = wave + transients(scene, bursts.squeeze(1), self.grid)
+        hiss = tilted(scene["background_tilt"], background.squeeze(1), self.grid)
+        wave = torch.addcmul(wave, hiss, decibels(scene["background_db"]))
+        peak = wave.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+        return wave * (decibels(scene["level_db"]) / peak)
+
+    def caption(self, values: Mapping[str, Tensor], row: int) -> str:
+        """See `Program`."""
+
+        def number(name: str) -> float:
+            return float(values[name][row, 0])
+
+        parts = []
+        for n in range(1, self.num_layers + 1):
+            waveform = int(number(f"{n}/waveform"))
+            pitch = "" if waveform == PINK else f" of {number(f'{n}/f0_hz'):.0f} Hz"
+            parts.append(f"{WAVEFORMS[waveform]}{pitch}, {_counted(number(f'{n}/num_events'), 'event')}")
+        return "; ".join([*parts, _counted(number("num_bursts"), "burst")])
+
+
+def layer(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
+    """(n, S) one layer: its source under its events, at `layer_db`.
+
+    Args:
+        p: values of `LAYER`.
+        noise: (n, bins) white spectra.
+        grid: length and rate.
+    """
+    shape_s = (p["attack_s"], p["decay_s"], p["sustain"], p["hold_s"], p["release_s"])
+    curve = events(p["event_times"], decibels(p["event_levels_db"]), p["num_events"], shape_s, p["damping_hz"], grid)
+    level = control.peak_one(curve) * decibels(p["layer_db"])
+    pink = tilted(torch.ones_like(p["gamma"]), noise, grid)
+    return torch.where(p["waveform"] == PINK, pink, tone(p, grid)) * grid.upsample(level)
+
+
+def tone(p: dict[str, Tensor], grid: Grid) -> Tensor:
+    """(n, S) the layer's waveform at a steady pitch, mean square 1; of pink noise, a sine.
+
+    All are one period read at a phase; FM is a sine read at f0 t + I / (2 pi) sin(2 pi f_m t) cycles.
+    """
+    f0_hz = p["f0_hz"]
+    levels = torch.where(p["waveform"] == ADDITIVE, waveforms.power_law(p["gamma"], p["num_partials"]), _fixed(p))
+    table = oscillators.period(waveforms.below_limit(levels, f0_hz, grid.sample_rate))
+    modulator_hz, index = waveforms.modulation(f0_hz, p["fm_ratio"], p["fm_index"], grid.sample_rate)
+    index = torch.where(p["waveform"] == FM, index, 0.0)
+    phase = _cycles(f0_hz, grid)
+    return oscillators.read_table(
+        table, torch.addcmul(phase, torch.sin(math.tau * _cycles(modulator_hz, grid)), index / math.tau)
+    )
+
+
+def transients(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
+    """(n, S) bursts at `bursts_db`: tilted noise under sum_i g_i (1 - e^(-x / 1 ms)) e^(-x / decay), peak 1."""
+    attack_s = torch.full_like(p["burst_decay_s"], BURST_ATTACK_S)
+    levels = decibels(p["burst_levels_db"])
+    curve = control.onsets(p["burst_times"], levels, p["num_bursts"], attack_s, p["burst_decay_s"], grid)
+    level = control.peak_one(curve) * decibels(p["bursts_db"])
+    return tilted(p["burst_tilt"], noise, grid) * grid.upsample(level)
+
+
+def tilted(exponent: Tensor, noise: Tensor, grid: Grid) -> Tensor:
+    """(n, bins) white spectra -> (n, S) noise with power f^-exponent, `exponent` (n, 1), mean square 1."""
+    bins = _bins(grid)
+    return spectra.coloured(noise, waveforms.tilt(exponent, bins), bins, grid.num_samples)
+
+
+def _fixed(p: dict[str, Tensor]) -> Tensor:
+    """(n, 144) amplitudes of the waveforms that have no parameter: the three series, and a sine for the others."""
+    series = waveforms.series(p["waveform"].device)
+    sine = torch.zeros_like(series[:1])
+    sine[:, 0] = 1
+    table = torch.cat([sine, sine, series, sine])
+    return table[p["waveform"].long().squeeze(1)]
+
+
+def _cycles(frequency_hz: Tensor, grid: Grid) -> Tensor:
+    return oscillators.cycles(frequency_hz.expand(-1, grid.num_points), grid)
+
+
+def _bins(grid: Grid) -> Bins:
+    return Bins(grid.num_samples, grid.sample_rate, grid.device)
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:.0f} {what}" + "s" * (number != 1)
