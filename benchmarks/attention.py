@@ -39,9 +39,11 @@ COLUMNS = ("backend", "tokens", "clips", "ms", "peak MiB", "error")
 KINDS: dict[str, dict[str, Any]] = {
     "independent directions": {"orthogonal": False},
     "orthogonal": {"orthogonal": True},
+    "orthogonal, keys not centred": {"centre_keys": False},
     "positive, orthogonal": {"features": "positive"},
 }
-VARIANCES = (1.0, 0.25, 0.125)
+# (temperature, queries and keys apart by this length of what all have in common, of 8 that each has of its own)
+CASES = ((1.0, 0.0), (1.0, 8.0), (0.25, 0.0), (0.125, 0.0))
 
 
 @dataclass(frozen=True)
@@ -182,12 +184,14 @@ def rows(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype
 
 @torch.no_grad()
 def errors_by_features(counts: list[int], num_heads: int = 24, num_tokens: int = 256) -> dict[str, list[float]]:
-    """Error to softmax of unit-norm q and k against R, by kind of features and temperature."""
-    qkv = heads(1, num_heads, num_tokens, torch.device("cpu"), torch.float32)
+    """Error to softmax of unit-norm q and k against R, by kind of features, temperature, and where q and k lie."""
+    q, k, v = heads(1, num_heads, num_tokens, torch.device("cpu"), torch.float32)
+    common = torch.full((WIDTH,), WIDTH**-0.5)
     found: dict[str, list[float]] = {}
-    for variance in VARIANCES:
+    for variance, apart in CASES:
+        qkv = [q - apart * common, k + apart * common, v]
         for kind, options in KINDS.items():
-            line = found.setdefault(f"{kind}, temperature {variance:g}", [])
+            line = found.setdefault(f"{kind}, temperature {variance:g}{', q and k apart' if apart else ''}", [])
             for count in counts:
                 torch.manual_seed(count)
                 chosen: dict[str, Any] = {"num_features": count, "sigma": variance**0.5, **options}
@@ -238,7 +242,7 @@ def plot(path: Path, measured: list[Row], counts: list[int], errors: dict[str, l
         left.loglog([row.tokens for row in done], [row.ms / row.clips for row in done if row.ms], "o-", label=name)
     left.set(xlabel="tokens of a clip", ylabel="forward + backward, ms a clip")
     for number, (name, line) in enumerate(errors.items()):
-        style = ("-", "--", ":")[number // len(KINDS)]
+        style = ("-", "-.", "--", ":")[number // len(KINDS)]
         right.loglog(counts, line, style, marker="o", markersize=3, color=f"C{number % len(KINDS)}", label=name)
     right.set(xlabel="random directions a head", ylabel="median error relative to softmax")
     left.legend(fontsize=8)
