@@ -83,8 +83,8 @@ def test_a_program_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     words = ("source.program=buzz", "source.module=own_buzz")
     page = tmp_path / "page.html"
-    preview = ["data", "preview", "synth", "source.duration_s=0.5", "--pairs", "2", "--out", str(page)]
-    assert main([*preview, *words]) == 0
+    preview = ["data", "preview", "synth", "source.duration_s=0.5", *words, "--pairs", "2", "--out", str(page)]
+    assert main(preview) == 0
     assert page.read_text().count("a buzz") == 2
     run_here(tmp_path / "run", "source=synth", *words, "stages=[pretrain]", "pretrain.steps=1")
     assert len(losses(tmp_path / "run", "pretrain")) == 1
