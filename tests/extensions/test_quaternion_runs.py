@@ -128,7 +128,7 @@ def test_every_combination_trains_and_resumes(linear, attention, precision):
     # fp16 begins with a loss scale that may be too high: it halves with every step that is skipped.
     tried = [one_step(engine, number) for number in range(9 if precision == "fp16" else 1)]
     assert all(math.isfinite(loss) for loss, _ in tried)
-    assert not tried[-1][1]
+    assert not any(skipped for _, skipped in tried[-2:])  # and then it has settled
     after = engine.module.state_dict()
     layer = [name for name in after if name.startswith("encoder.blocks.1.fc1.")]
     assert all(not torch.equal(before[name], after[name]) for name in layer)
