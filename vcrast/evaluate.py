@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vcrast.embedding import Embedded, embed_clips
+from vcrast.embedding import Embedded, embed_for_all_folds
 from vcrast.exported import load_head
 from vcrast.finetune import build_classifier, load_pretrained, scores
 from vcrast.job import Job
@@ -66,7 +66,7 @@ def classification_metrics(score: Tensor, label: Tensor, *, multilabel: bool) ->
 def probe(job: Job, encoder: Encoder, *, prefix: str, linear: bool) -> tuple[dict[str, float], Embedded]:
     """Nearest neighbours and, if asked, a linear probe on frozen embeddings; also the test clips' embeddings."""
     options = job.config.evaluate
-    train, test = embed_clips(job, encoder, job.train), embed_clips(job, encoder, job.test)
+    train, test = (embed_for_all_folds(job, encoder, clips) for clips in (job.train, job.test))
     votes = knn_predict(
         train.embedding, train.label, test.embedding, k=min(options.knn_k, len(job.train)),
         temperature=options.knn_temperature,

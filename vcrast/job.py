@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vcrast.config import Config, ViewsConfig
 from vcrast.data.dataset import ClipDataset
@@ -31,7 +32,11 @@ def seed_for(run_seed: int, purpose: str) -> int:
 
 @dataclass
 class Job:
-    """One fold of a run."""
+    """One fold of a run.
+
+    Attributes:
+        embedded: what `embed_for_all_folds` has computed, shared by the folds of a run; None if there is only one.
+    """
 
     config: Config
     run_dir: Path
@@ -47,6 +52,7 @@ class Job:
     log: MetricLog
     summary: Summary
     interrupt: Interrupt
+    embedded: dict[str, dict[Any, tuple[Tensor, Tensor]]] | None = None
 
     def seed(self, purpose: str) -> int:
         """See `seed_for`."""

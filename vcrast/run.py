@@ -134,6 +134,7 @@ def jobs(
         data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
+    embedded: dict[str, Any] | None = {} if len(folds) > 1 else None
     for fold in folds:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
@@ -142,7 +143,7 @@ def jobs(
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
-            summary=summary, interrupt=interrupt,
+            summary=summary, interrupt=interrupt, embedded=embedded,
         )  # fmt: skip
 
 
