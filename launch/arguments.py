@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from vcrast.help import options
 from vcrast.registry import suggest
 
-FLAGS = ("--help", "-h", "--dry-run", "--cfg")
 SWEEP_FLAGS = ("-m", "--multirun")
+FLAGS = ("--help", "-h", "--dry-run", "--cfg", *SWEEP_FLAGS)
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,8 @@ class Arguments:
     sweep: bool = False
 
 
-def parse(argv: Sequence[str], *, sweeps: bool = False) -> Arguments:
+def parse(argv: Sequence[str]) -> Arguments:
     """Read the words after the script's name.
-
-    Args:
-        argv: the words.
-        sweeps: whether the launcher takes `-m`, several values per key.
 
     Raises:
         ValueError: an unknown flag, an unknown recipe, a word that is no `key=value`, or no recipe at all.
@@ -39,20 +35,17 @@ def parse(argv: Sequence[str], *, sweeps: bool = False) -> Arguments:
     dry_run, show_config = "--dry-run" in words, "--cfg" in words
     if show_config:
         _drop_cfg(words)
-    sweep = [word for word in words if word in SWEEP_FLAGS]
-    if sweep and not sweeps:
-        raise ValueError(
-            f"{sweep[0]}: this launcher starts one run; `launch/slurm.py -m` submits several, or use a shell loop: "
-            "for seed in 0 1 2; do python launch/local.py RECIPE run.seed=$seed; done"
-        )
+    sweep = any(word in SWEEP_FLAGS for word in words)
+    if sweep and show_config:
+        raise ValueError("--cfg job prints the settings of one run; leave -m out, and give each key one value")
     words = [word for word in words if word not in ("--dry-run", *SWEEP_FLAGS)]
     for word in words:
         if word.startswith("-"):
-            raise ValueError(f"{word}: no such flag; {suggest(word, (*FLAGS, *SWEEP_FLAGS) if sweeps else FLAGS)}")
+            raise ValueError(f"{word}: no such flag; {suggest(word, FLAGS)}")
     if words and "=" not in words[0]:
         words[0] = f"recipe={words[0]}"
     _check_words(words)
-    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=bool(sweep))
+    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=sweep)
 
 
 def _drop_cfg(words: list[str]) -> None:

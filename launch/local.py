@@ -1,6 +1,6 @@
-"""Run a recipe on this machine.
+"""Run a recipe, or a sweep over its settings, on this machine.
 
-python launch/local.py RECIPE [group=option] [key=value ...]
+python launch/local.py RECIPE [group=option] [key=value ...] [-m]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.arguments import parse
+from launch.arguments import Arguments, parse, resumed_folder
 from launch.mistakes import explained
 from launch.processes import follow_launcher, is_child, launch
 from vcrast.help import launch_help
@@ -35,6 +35,8 @@ def _main(words: list[str]) -> int:
         print(launch_help("launch/local.py"))
         return 0
     # Imported late: `--help` must not wait for Hydra and torch.
+    if (code := _sweep(arguments)) is not None:
+        return code
     if not (is_child() or arguments.dry_run or arguments.show_config):
         from vcrast.settings import resolve
 
@@ -48,6 +50,26 @@ def _main(words: list[str]) -> int:
     from vcrast.run import start
 
     return start(arguments.overrides, dry_run=arguments.dry_run, show_config=arguments.show_config)
+
+
+def _sweep(arguments: Arguments) -> int | None:
+    """The exit code of the sweep that a command line asks for, or goes on with; None if it asks for one run."""
+    from launch import local_sweep
+    from launch.sweep import is_sweep
+
+    if not arguments.sweep and is_sweep(arguments.overrides):
+        raise ValueError("several values for one key are a sweep: add -m, or write a list as key=[1,2]")
+    if arguments.sweep and is_child():
+        raise ValueError(
+            "-m: a sweep starts its runs' processes by itself; leave torchrun out, set launch.num_processes"
+        )
+    if arguments.sweep:
+        return local_sweep.start(arguments, __file__)
+    folder = resumed_folder(arguments.overrides)
+    if folder is None or not local_sweep.is_sweep_folder(folder):
+        return None
+    changes = [word for word in arguments.overrides if not word.startswith("run.resume=")]
+    return local_sweep.go_on(Path(folder), __file__, changes)
 
 
 def hydra_main() -> None:

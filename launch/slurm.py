@@ -9,15 +9,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from launch.arguments import Arguments, parse, resumed_folder
+from launch.arguments import Arguments, parse
 from launch.mistakes import explained
+from launch.planned import Planned, plan
 from vcrast.help import launch_help
 
 if TYPE_CHECKING:
@@ -39,16 +39,6 @@ cluster (slurm.*; null means the cluster's own default; docs/slurm.md):
   --dry-run      print the batch script, submit nothing"""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One run before it is submitted: its settings, its folder, and the command line that its job will be given."""
-
-    config: Config
-    folder: Path
-    overrides: tuple[str, ...]
-    varied: tuple[str, ...] = ()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Submit the command line; returns the exit code: 0 submitted, 2 a mistake in the command or a refusal."""
     words = sys.argv[1:] if argv is None else argv
@@ -56,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(words: Sequence[str]) -> int:
-    arguments = parse(words, sweeps=True)
+    arguments = parse(words)
     if arguments.help:
-        # `--dry-run` of this launcher is another one.
-        common, _, _ = launch_help("launch/slurm.py").partition("\n  --dry-run")
+        # The flags of this launcher do something else.
+        common, _, _ = launch_help("launch/slurm.py").partition("\n  -m ")
         print(common.rstrip() + "\n" + SLURM_KEYS)
         return 0
     if arguments.show_config:
@@ -127,49 +117,6 @@ def require_submitit() -> None:
         raise ModuleNotFoundError(
             'launch/slurm.py needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
         ) from None
-
-
-def plan(arguments: Arguments) -> tuple[Path, list[Planned]]:
-    """The runs of a command line, and the folder that holds them: of the only run, or of the sweep.
-
-    Raises:
-        ValueError: a setting that is wrong in any of them.
-    """
-    from launch.sweep import expand, is_sweep
-    from vcrast.settings import resolve
-
-    if not arguments.sweep:
-        if is_sweep(arguments.overrides):
-            raise ValueError("several values for one key are a sweep: add -m, or write a list as key=[1,2]")
-        config = resolve(arguments.overrides)
-        folder = fresh(Path(str(config.run.dir)).absolute(), arguments.overrides)
-        return folder, [Planned(config, folder, pinned(arguments.overrides, folder))]
-    points = expand(arguments.overrides)
-    base = fresh(Path(str(resolve(points[0].overrides).run.dir)).absolute(), arguments.overrides)
-    runs = []
-    for number, point in enumerate(points):
-        folder = base / point.folder_name(number, len(points))
-        overrides = pinned(point.overrides, folder)
-        runs.append(Planned(resolve(overrides), folder, overrides, point.varied))
-    return base, runs
-
-
-def fresh(folder: Path, overrides: Sequence[str]) -> Path:
-    """The folder, or a new one beside it when nobody named it and this second's is taken."""
-    named = resumed_folder(overrides) or any(word.lstrip("+").startswith("run.dir=") for word in overrides)
-    number, free = 1, folder
-    while not named and free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}_{number}")
-    return free
-
-
-def pinned(overrides: Sequence[str], folder: Path) -> tuple[str, ...]:
-    """The command line of a job: as given, but bound to its folder, where it goes on whenever it starts again."""
-    if resumed_folder(overrides) is not None:
-        return (*(word for word in overrides if not word.startswith("run.resume=")), f"run.resume={folder}")
-    # Quoted for Hydra; `check_path` keeps quotes out of the folder's name.
-    return (*overrides, f"run.dir='{folder}'", "run.resume=auto")
 
 
 def doubts(runs: Sequence[Planned], cluster: str) -> list[str]:

@@ -43,7 +43,8 @@ def first_comment(path: Path) -> str:
 
 def launch_help(script: str) -> str:
     """The text of `--help`: recipes, groups and the commonest keys."""
-    lines = [f"usage: python {script} RECIPE [group=option] [key=value ...] [--dry-run | --cfg job]", "", "recipes:"]
+    usage = f"usage: python {script} RECIPE [group=option] [key=value ...] [-m] [--dry-run | --cfg job]"
+    lines = [usage, "", "recipes:"]
     lines += [f"  {name:<14} {text}" for name, text in options("recipe")]
     lines += ["", "groups (group=option; the default is in the recipe or in configs/run.yaml):"]
     lines += [f"  {group:<14} {', '.join(name for name, _ in options(group))}" for group in GROUPS]
@@ -51,6 +52,7 @@ def launch_help(script: str) -> str:
     lines += [f"  {key:<38} {text}" for key, text in COMMON_KEYS]
     lines += [
         "",
+        "  -m           several values per key, as in `-m attention=softmax,rfa run.seed=0,1`: one run after the other",
         "  --dry-run    check settings and data, run one step of every stage, estimate memory and time; writes nothing",
         "  --cfg job    print the composed settings (every key there can be set) and stop",
         f'  completion   eval "$(python {script} -sc install=bash)"',

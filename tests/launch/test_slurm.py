@@ -13,7 +13,8 @@ import pytest
 from small_run import small, weights_hash
 
 from launch import slurm
-from launch.slurm import main, pinned
+from launch.planned import fresh, pinned
+from launch.slurm import main
 from launch.submission import Submission, _clean_environment, choose_cluster
 from vcrast.run import run
 from vcrast.settings import resolve
@@ -126,10 +127,10 @@ def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
     )
 
 
-def test_two_submissions_within_a_second_get_two_folders(tmp_path, monkeypatch):
+def test_two_submissions_within_a_second_get_two_folders(tmp_path):
     (tmp_path / "now").mkdir()
-    assert slurm.fresh(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
-    assert slurm.fresh(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
+    assert fresh(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
+    assert fresh(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
 
 
 def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch):

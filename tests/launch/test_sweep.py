@@ -1,8 +1,12 @@
 """`-m`: which runs a command line stands for."""
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from launch.arguments import parse
+from launch.arguments import Arguments, parse
+from launch.planned import quoted
 from launch.sweep import expand, is_sweep
 
 
@@ -64,9 +68,20 @@ def test_folders_have_names_that_sort_can_be_read_and_need_no_quotes():
     assert all("/" not in name and len(name) <= 80 for name in names)
 
 
-def test_only_launchers_with_sweeps_take_the_flag():
-    assert parse(["demo", "-m", "run.seed=0,1"], sweeps=True).sweep
-    assert not parse(["demo"], sweeps=True).sweep
-    for flag in ("-m", "--multirun"):
-        with pytest.raises(ValueError, match=r"launch/slurm\.py -m.*for seed in"):
-            parse(["demo", flag, "run.seed=0,1"])
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_flag_asks_for_a_sweep(flag):
+    assert parse(["demo", flag, "run.seed=0,1"]) == Arguments(("recipe=demo", "run.seed=0,1"), sweep=True)
+    assert not parse(["demo"]).sweep
+    with pytest.raises(ValueError, match="leave -m out"):
+        parse(["demo", flag, "run.seed=0,1", "--cfg", "job"])
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), min_size=1))
+@example("it's")
+@example("back\\")
+@example("both\\\\'")
+@example("a,b={c} [d]")
+def test_a_folder_of_any_name_reaches_the_run(name):
+    word = f"run.dir={quoted(name)}"
+    assert OverridesParser.create().parse_overrides([word])[0].value() == name
+    assert not is_sweep([word])
