@@ -185,6 +185,7 @@ def receipt(base: Path, runs: Sequence[Planned], jobs: Sequence[Job[int]], clust
             for job, run in zip(jobs, runs, strict=True)
         ]
         lines += [f"  logs        {base / 'slurm'}/", f"  follow      tail -F {shlex.quote(logs[0])}"]
+        lines.append(f"  compare     vcrast compare {shlex.quote(str(base))}    as soon as runs are done")
     if cluster == "slurm":
         lines.append(f"  state       squeue --jobs {first}")
     return [*lines, f"  cancel      {cancel}", f"  code        {code}"]

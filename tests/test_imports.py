@@ -16,7 +16,7 @@ LAYERS = {
     "vcrast.training": 2, "vcrast.objectives": 2,
     "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.natural": 3, "vcrast.summary": 3, "vcrast.settings": 3,
     "vcrast.job": 3, "vcrast.stage": 3, "vcrast.stream": 3, "vcrast.embedding": 3,
-    "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.report": 4,
+    "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.report": 4, "vcrast.compare": 4,
     "vcrast.run": 5, "vcrast.dry_run": 5,
     "vcrast.cli": 6, "vcrast.commands": 6, "launch": 6, "extensions": 6,
 }  # fmt: skip

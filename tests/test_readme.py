@@ -39,12 +39,13 @@ def test_launch_commands_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
     if arguments.help or any(word.startswith("run.resume=") for word in arguments.overrides):
         return
-    assert compose(arguments.overrides).recipe
+    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
+        assert compose(point.overrides).recipe
 
 
 @pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
 def test_submissions_compose(page, command):
-    arguments = parse(shlex.split(command)[2:], sweeps=True)
+    arguments = parse(shlex.split(command)[2:])
     if not any(word.startswith("run.resume=") for word in arguments.overrides):
         for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
             check(compose(point.overrides).slurm)

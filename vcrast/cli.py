@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vcrast import __version__
-from vcrast.commands import data, doctor, embed, export, predict, probe, report, sync
+from vcrast.commands import compare, data, doctor, embed, export, predict, probe, report, sync
 from vcrast.commands import list as list_
 from vcrast.registry import suggest
 
@@ -21,6 +21,7 @@ VERBS = {
     "export": export,
     "probe": probe,
     "report": report,
+    "compare": compare,
     "sync": sync,
 }
 

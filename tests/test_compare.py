@@ -1,0 +1,233 @@
+"""Runs side by side: what differs is found, seeds are averaged and paired, unfair comparisons are named."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcrast.cli import main
+from vcrast.compare import Run, compare, differing, group, telling
+from vcrast.compose import compose
+from vcrast.report.compare_figure import compare_figure
+from vcrast.saved import save_config
+
+
+def make(folder, *words, knn=None, folds=None, commit="a" * 40, clips=50, **stages):
+    """A run folder with these settings and results: `knn` of fold 1, or `folds`, a value each."""
+    folder.mkdir(parents=True)
+    save_config(compose(["recipe=demo", *words, f"run.dir='{folder}'"]), folder / "config.yaml")
+    values = folds if folds is not None else {} if knn is None else {"1": knn}
+    summary = {
+        fold: {"evaluate": {"knn_accuracy": value, "num_test_clips": clips}, **stages} for fold, value in values.items()
+    }
+    (folder / "summary.json").write_text(json.dumps({"recipe": "demo", "folds": summary}))
+    environment = {"git": {"commit": commit, "dirty": False}, "cpu": "A", "gpus": [], "packages": {"torch": "2.14.1"}}
+    (folder / "env.json").write_text(json.dumps(environment))
+    return folder
+
+
+def labels(found):
+    return [variant.label for variant in found.variants]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two attentions at seeds 0 and 1, one of them at seed 2 too."""
+    make(tmp_path / "0_softmax", "attention=softmax", "run.seed=0", knn=0.60)
+    make(tmp_path / "1_softmax", "attention=softmax", "run.seed=1", knn=0.70)
+    make(tmp_path / "2_rfa", "attention=rfa", "run.seed=0", knn=0.62)
+    make(tmp_path / "3_rfa", "attention=rfa", "run.seed=1", knn=0.66)
+    make(tmp_path / "10_rfa", "attention=rfa", "run.seed=2", knn=0.90)
+    return tmp_path
+
+
+def test_mean_scatter_and_paired_difference_as_worked_by_hand(sweep):
+    found = compare([sweep])
+    assert labels(found) == ["attention=softmax", "attention=rfa"]
+    softmax, rfa = found.variants
+    metric = "evaluate.knn_accuracy"
+    first = found.estimate(softmax, metric)
+    assert (first.mean, first.error, first.count) == (pytest.approx(0.65), pytest.approx(0.1 / math.sqrt(2)), 2)
+    second = found.estimate(rfa, metric)
+    assert (second.mean, second.count) == (pytest.approx((0.62 + 0.66 + 0.90) / 3), 3)
+    # Seeds 0 and 1 only: +0.02 and -0.04, mean -0.01, std 0.06 / sqrt(2), over sqrt(2).
+    difference = found.difference(rfa, metric)
+    assert (difference.mean, difference.error, difference.count) == (pytest.approx(-0.01), pytest.approx(0.03), 2)
+    assert found.difference(softmax, metric).mean == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6))
+def test_differences_are_those_of_numpy_over_any_number_of_seeds(pairs):
+    def run(variant, seed, value):
+        return Run(f"{variant}{seed}", {"k": variant}, seed, {"1": {"evaluate": {"accuracy": value}}})
+
+    runs = [run(variant, seed, pair[variant]) for seed, pair in enumerate(pairs) for variant in (0, 1)]
+    variants = group(runs)
+    found = compare_of(variants)
+    estimate = found.difference(variants[1], "evaluate.accuracy")
+    differences = np.array([b - a for a, b in pairs])
+    assert estimate.mean == pytest.approx(differences.mean(), abs=1e-12)
+    if len(pairs) > 1:
+        assert estimate.error == pytest.approx(differences.std(ddof=1) / len(pairs) ** 0.5, abs=1e-9)
+    else:
+        assert estimate.error is None
+
+
+def compare_of(variants):
+    from vcrast.compare import Comparison
+
+    return Comparison(variants, ("evaluate.accuracy",), ("1",), ())
+
+
+def test_folds_that_not_all_have_are_left_out_and_named(tmp_path):
+    make(tmp_path / "a", "model=tiny", folds={"1": 0.5, "2": 0.7, "10": 0.9})
+    make(tmp_path / "b", "model=small", folds={"2": 0.6, "10": 0.8})
+    found = compare([tmp_path])
+    assert found.folds == ("2", "10")
+    assert found.estimate(found.variants[0], "evaluate.knn_accuracy").mean == pytest.approx(0.8)
+    assert any("a: not all runs have fold 1: left out" in note for note in found.notes)
+    make(tmp_path / "c", "model=base", folds={"1": 0.6})
+    with pytest.raises(ValueError, match=r"no fold in common \(a: 1, 2, 10; b: 2, 10; c: 1\)"):
+        compare([tmp_path])
+
+
+def test_what_a_parts_name_implies_is_not_told_again(tmp_path):
+    make(tmp_path / "a", "attention=softmax", knn=0.5)
+    make(tmp_path / "b", "attention=rfa", knn=0.5)
+    make(tmp_path / "c", "attention=rfa", "attention.num_features=32", knn=0.5)
+    make(tmp_path / "d", "attention=rfa", "optim.lr=0.002", knn=0.5)
+    found = compare([tmp_path])
+    assert all("module" not in label for label in labels(found))
+    features = compose(["attention=rfa"]).attention["num_features"]
+    rate = compose(["recipe=demo"]).optim["lr"]
+    assert labels(found) == [
+        f"attention=softmax optim.lr={rate}",
+        f"attention=rfa attention.num_features={features} optim.lr={rate}",
+        f"attention=rfa attention.num_features=32 optim.lr={rate}",
+        f"attention=rfa attention.num_features={features} optim.lr=0.002",
+    ]
+
+
+def test_how_and_where_a_run_computes_makes_no_variant(tmp_path):
+    make(tmp_path / "a", knn=0.5)
+    make(
+        tmp_path / "b", "pretrain.micro_batch_size=2", "launch.num_processes=2", "data.num_workers=1", "run.seed=4",
+        "logger=[jsonl,tensorboard]", "checkpoint.keep=5", "slurm.partition=gpu", "engine=deepspeed", knn=0.5,
+    )  # fmt: skip
+    assert labels(compare([tmp_path])) == ["all runs"]
+
+
+def test_stages_lists_and_nothing_are_written_as_one_types_them(tmp_path):
+    make(tmp_path / "a", "views.time_stretch=[0.8,1.2]", "views.roll=true", knn=0.5)
+    make(tmp_path / "b", "stages=[finetune,evaluate]", "views.time_stretch=null", "views.roll=false", knn=0.5)
+    assert labels(compare([tmp_path])) == [
+        "stages=[pretrain,finetune,evaluate] views.time_stretch=[0.8,1.2] views.roll=true",
+        "stages=[finetune,evaluate] views.time_stretch=null views.roll=false",
+    ]
+    for label in labels(compare([tmp_path])):  # and can be typed
+        compose(["recipe=demo", *label.split()])
+
+
+def test_recipes_stand_for_their_settings_which_a_note_lists(tmp_path):
+    make(tmp_path / "a", knn=0.5)
+    make_recipe(tmp_path / "b", "esc10")
+    found = compare([tmp_path])
+    assert labels(found) == ["recipe=demo", "recipe=esc10"]
+    note = next(note for note in found.notes if note.startswith("the recipes differ in"))
+    assert "pretrain.epochs" in note
+
+
+def make_recipe(folder, recipe):
+    make(folder, knn=0.5)
+    save_config(compose([f"recipe={recipe}", f"run.dir='{folder}'"]), folder / "config.yaml")
+    return folder
+
+
+def test_what_makes_it_less_fair_is_said(tmp_path):
+    make(tmp_path / "a", "run.seed=0", knn=0.5, commit="a" * 40, pretrain={"loss": 1.0})
+    make(tmp_path / "b", "run.seed=1", "optim.lr=0.1", knn=0.5, commit="b" * 40, clips=49)
+    make(tmp_path / "c")
+    (tmp_path / "c" / "summary.json").unlink()
+    said = "\n".join(compare([tmp_path]).notes)
+    for text in (
+        "c: no stage is done yet", "b: has no pretrain", "different commit: aaaaaaaaaa; bbbbbbbbbb",
+        "different seeds", "different numbers of test clips: 49, 50",
+    ):  # fmt: skip
+        assert text in said, said
+
+
+def test_a_fair_comparison_says_only_how_many_clips_there_are(tmp_path):
+    make(tmp_path / "a", "optim.lr=0.2", knn=0.5)
+    make(tmp_path / "b", "optim.lr=0.1", knn=0.5)
+    # sqrt(0.7 * 0.3 / 50) = 0.0648
+    assert compare([tmp_path]).notes == (
+        "50 test clips: by their choice alone an accuracy of 70 % has a standard error of 6.5 points",
+    )
+
+
+def test_a_run_named_twice_counts_once_and_runs_come_in_the_order_of_folds_numbers(sweep):
+    found = compare([sweep / "2_rfa", sweep, sweep / "2_rfa"])
+    assert labels(found) == ["attention=rfa", "attention=softmax"]
+    assert [run.folder.name for run in found.variants[0].runs] == ["2_rfa", "3_rfa", "10_rfa"]
+
+
+def test_losses_are_compared_where_nothing_was_evaluated(tmp_path):
+    folder = make(tmp_path / "a")
+    (folder / "summary.json").write_text(json.dumps({"folds": {"1": {"pretrain": {"loss": 2.0, "steps": 5}}}}))
+    assert compare([folder]).metrics == ("pretrain.loss",)
+
+
+def test_telling_keeps_a_key_that_a_name_does_not_explain():
+    runs = [
+        Run("a", {"part.name": "x", "part.k": 1}, 0, {}), Run("b", {"part.name": "x", "part.k": 2}, 0, {}),
+        Run("c", {"part.name": "y"}, 0, {}),
+    ]  # fmt: skip
+    assert differing(runs) == telling(runs) == ["part.name", "part.k"]
+    assert telling([runs[0], runs[2]]) == ["part.name"]
+
+
+def test_the_verb_prints_tables_that_other_programs_read(sweep, capsys):
+    assert main(["compare", str(sweep), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["attention"], row["run.seed"], float(row["evaluate.knn_accuracy"])) for row in rows] == [
+        ("softmax", "0", 0.6), ("softmax", "1", 0.7), ("rfa", "0", 0.62), ("rfa", "1", 0.66), ("rfa", "2", 0.9),
+    ]  # fmt: skip
+    assert main(["compare", str(sweep), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["variants"][1]["difference"]["evaluate.knn_accuracy"]["count"] == 2
+    assert main(["compare", str(sweep), "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | runs | kNN, % |"
+    assert lines[3] == "| attention=rfa | 3 | 72.7 ± 15.1 |"
+    assert lines[4] == "| against the first, 2 seeds in common |  | -1.0 ± 3.0 |"
+
+
+def test_the_verb_prints_a_table_and_draws(sweep, capsys, tmp_path):
+    plot = tmp_path / "compared.png"
+    assert main(["compare", str(sweep), "--metric", "knn_accuracy", "--plot", str(plot)]) == 0
+    said = capsys.readouterr().out
+    assert "attention=rfa" in said
+    assert "72.7 ± 15.1" in said
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    drawn = compare_figure(compare([sweep])).data
+    assert drawn["evaluate.knn_accuracy"]["attention=rfa"] == pytest.approx([62, 66, 90])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "neither a run folder nor a folder of runs"),
+        (["SWEEP", "--metric", "knn_acuracy"], "knn_acuracy: no run has it; did you mean knn_accuracy?"),
+        (["SWEEP", "--plot", "x.pdf"], "ends in .png"),
+    ],
+)
+def test_mistakes_are_one_line(sweep, capsys, words, said):
+    assert main(["compare", *(str(sweep) if word == "SWEEP" else word for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,363 @@
+"""Runs side by side: which settings differ, what each variant reached over its seeds, how sure a difference is."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vcrast.compose import flatten, to_dict
+from vcrast.natural import natural
+from vcrast.registry import suggest
+from vcrast.report.headline import METRICS, percent, significant
+from vcrast.saved import load_config
+from vcrast.settings import FREE_ON_RESUME
+
+USUAL = (
+    ("accuracy", "mAP"),
+    ("probe_accuracy", "probe_mAP"),
+    ("knn_accuracy", "knn_mAP"),
+)  # of each pair the first there is
+SEED = "run.seed"
+SAME = tuple(key for key in FREE_ON_RESUME if key != "stages")
+"""Settings in which variants may differ without being different: where and how a run computes, not what."""
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds that a comparison needs.
+
+    Attributes:
+        folder: of the run.
+        settings: dotted keys, those of `SAME` left out.
+        seed: `run.seed`.
+        folds: by fold and stage, the numbers of `summary.json`.
+        conditions: on what it was made, such as commit and processor, as text.
+    """
+
+    folder: Path
+    settings: Settings
+    seed: int
+    folds: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    conditions: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, metric: str, folds: Iterable[str]) -> float | None:
+        """Mean of `stage.name` over some folds; None where one of them lacks it."""
+        stage, _, name = metric.partition(".")
+        found = [self.folds[fold].get(stage, {}).get(name) for fold in folds]
+        numbers = [float(value) for value in found if isinstance(value, int | float)]
+        return statistics.fmean(numbers) if found and len(numbers) == len(found) else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with what is known of its scatter.
+
+    Attributes:
+        mean: over the runs, or of differences over the seeds.
+        error: standard deviation over the runs, or standard error of a mean difference; None with fewer than two.
+        count: of runs, or of seeds that both variants have.
+    """
+
+    mean: float
+    error: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that differ in nothing but their seed."""
+
+    settings: Settings
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        """The settings that make it: `attention=rfa optim.lr=0.001`."""
+        return " ".join(f"{key}={shown(value)}" for key, value in self.settings.items()) or "all runs"
+
+    def by_seed(self, metric: str, folds: Iterable[str]) -> dict[int, float]:
+        """The value of each seed; of a seed that was run twice, the mean."""
+        values: dict[int, list[float]] = {}
+        for run in self.runs:
+            value = run.value(metric, folds)
+            if value is not None:
+                values.setdefault(run.seed, []).append(value)
+        return {seed: statistics.fmean(values[seed]) for seed in sorted(values)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants of one job, measured on the same folds.
+
+    Attributes:
+        variants: in the order in which their first run was named.
+        metrics: `stage.name`, those compared.
+        folds: that all runs have finished.
+        notes: what makes the comparison less fair than it looks.
+    """
+
+    variants: tuple[Variant, ...]
+    metrics: tuple[str, ...]
+    folds: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def estimate(self, variant: Variant, metric: str) -> Estimate | None:
+        """Mean and sample standard deviation over the variant's runs; None if none has the metric."""
+        values = [value for run in variant.runs if (value := run.value(metric, self.folds)) is not None]
+        if not values:
+            return None
+        return Estimate(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def difference(self, variant: Variant, metric: str) -> Estimate | None:
+        """Against the first variant, over the seeds that both have: mean and standard error of the paired differences.
+
+        None if they share no seed.
+        """
+        own, other = (each.by_seed(metric, self.folds) for each in (variant, self.variants[0]))
+        pairs = [own[seed] - other[seed] for seed in own if seed in other]
+        if not pairs:
+            return None
+        error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
+        return Estimate(statistics.fmean(pairs), error, len(pairs))
+
+
+def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        paths: run folders, or folders that hold some, such as that of a sweep. The first run's variant is what the
+            others are measured against.
+        metrics: names of `summary.json`, `stage.name` or of the stage `evaluate`; empty for the usual ones.
+
+    Raises:
+        FileNotFoundError: a path without runs.
+        ValueError: no run has results, they share no fold, or none has a metric that was asked for.
+    """
+    folders = [folder for path in paths for folder in find_runs(Path(path))]
+    runs = [read_run(folder) for folder in dict.fromkeys(folders)]
+    done = [run for run in runs if run.folds]
+    if not done:
+        raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
+    folds = shared_folds(done)
+    found = available(done)
+    chosen = [complete(metric, found) for metric in metrics] or usual(found)
+    variants = group(done)
+    return Comparison(variants, tuple(chosen), folds, tuple(notes(runs, done, folds, variants)))
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if (path / "config.yaml").is_file():
+        return [path]
+    found = sorted((file.parent for file in path.glob("*/config.yaml")), key=lambda folder: natural(folder.name))
+    if not found:
+        raise FileNotFoundError(f"{path}: neither a run folder nor a folder of runs (no config.yaml there or below)")
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """Read `config.yaml`, `summary.json` and `env.json`, of which only the first must exist."""
+    settings = dict(flatten(to_dict(load_config(folder / "config.yaml"))))
+    kept = {key: value for key, value in settings.items() if not key.startswith(SAME)}
+    summary, environment = (_json(folder / name) for name in ("summary.json", "env.json"))
+    return Run(folder, kept, int(settings[SEED]), summary.get("folds", {}), conditions(environment))
+
+
+def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What of `env.json` can change a result or a speed."""
+    git, gpus = environment.get("git") or {}, environment.get("gpus") or []
+    commit = str(git.get("commit") or "")[:10] + (" with changes" if git.get("dirty") else "")
+    names = [str(gpu.get("name", gpu)) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus]
+    device = ", ".join(names) or environment.get("cpu")
+    found = {"commit": commit, "device": device, "torch": (environment.get("packages") or {}).get("torch")}
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def shared_folds(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The folds that all runs have, by number.
+
+    Raises:
+        ValueError: there is none.
+    """
+    shared = set.intersection(*(set(run.folds) for run in runs))
+    if not shared:
+        listed = "; ".join(f"{run.folder.name}: {', '.join(run.folds)}" for run in runs[:6])
+        raise ValueError(f"the runs have no fold in common ({listed})")
+    return tuple(sorted(shared, key=natural))
+
+
+def available(runs: Sequence[Run]) -> list[str]:
+    """Every number that some run has, as `stage.name`, in the order of `summary.json`."""
+    names: dict[str, None] = {}
+    for run in runs:
+        for stages in run.folds.values():
+            for stage, values in stages.items():
+                numbers = (name for name, value in values.items() if isinstance(value, int | float))
+                names.update({f"{stage}.{name}": None for name in numbers})
+    return list(names)
+
+
+def usual(found: Sequence[str]) -> list[str]:
+    """The accuracies, or mAP where clips have several labels; the losses of runs that were not evaluated."""
+    pairs = [[f"evaluate.{name}" for name in pair if f"evaluate.{name}" in found] for pair in USUAL]
+    return [pair[0] for pair in pairs if pair] or [metric for metric in found if metric.endswith(".loss")]
+
+
+def complete(metric: str, found: Sequence[str]) -> str:
+    """`stage.name` for a name, which is one of `evaluate` if it names no stage.
+
+    Raises:
+        ValueError: no run has it.
+    """
+    full = metric if "." in metric else f"evaluate.{metric}"
+    if full not in found:
+        raise ValueError(
+            f"{metric}: no run has it; {suggest(metric, [name.removeprefix('evaluate.') for name in found])}"
+        )
+    return full
+
+
+def group(runs: Sequence[Run]) -> tuple[Variant, ...]:
+    """Runs whose settings are equal but for the seed make a variant, named by what differs between variants."""
+    differ, tell = differing(runs), telling(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps([run.settings.get(key) for key in differ]), []).append(run)
+    return tuple(
+        Variant({short(key): same[0].settings[key] for key in tell if key in same[0].settings}, tuple(same))
+        for same in groups.values()
+    )
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The keys in which runs differ, in the order of the settings; one that only some have is one of them."""
+    parts = list(dict.fromkeys(key.partition(".")[0] for run in runs for key in run.settings))
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    ordered = sorted(keys, key=lambda key: parts.index(key.partition(".")[0]))
+    return [key for key in ordered if len({json.dumps(run.settings.get(key)) for run in runs}) > 1]
+
+
+def telling(runs: Sequence[Run]) -> list[str]:
+    """Of the differing keys, those that a reader needs: not what the name of a recipe or a part implies in all runs.
+
+    `attention.num_features`, which comes with `attention.name=rfa`, says nothing more unless runs of rfa differ in it.
+    """
+    keys = differing(runs)
+    scopes = {key: "" if key == "recipe" else key.removesuffix("name") for key in keys if is_name(key)}
+    return [
+        key
+        for key in keys
+        if not any(
+            key not in (name, "recipe") and key.startswith(scope) and follows(key, name, runs)
+            for name, scope in scopes.items()
+        )
+    ]
+
+
+def is_name(key: str) -> bool:
+    """Whether a key names a recipe or a swappable part, which stands for many settings."""
+    return key == "recipe" or key.endswith(".name")
+
+
+def follows(key: str, name: str, runs: Sequence[Run]) -> bool:
+    """Whether runs that agree in `name` agree in `key`."""
+    values: dict[str, set[str]] = {}
+    for run in runs:
+        values.setdefault(json.dumps(run.settings.get(name)), set()).add(json.dumps(run.settings.get(key)))
+    return all(len(own) == 1 for own in values.values())
+
+
+def notes(runs: Sequence[Run], done: Sequence[Run], folds: Sequence[str], variants: Sequence[Variant]) -> Iterator[str]:
+    """What a reader should know before believing a difference."""
+    yield from (f"{run.folder}: no stage is done yet, left out" for run in runs if run not in done)
+    yield from gaps(done, folds)
+    if "recipe" in telling(done):
+        behind = [short(key) for key in differing(done) if key not in telling(done)]
+        yield f"the recipes differ in {', '.join(behind) or 'nothing but their names'}"
+    for name in ("commit", "device", "torch"):
+        values = {run.conditions[name] for run in done if name in run.conditions}
+        if len(values) > 1:
+            yield f"made with different {name}: {'; '.join(sorted(values))}"
+    seeds = {variant.label: sorted(run.seed for run in variant.runs) for variant in variants}
+    if len({tuple(own) for own in seeds.values()}) > 1:
+        listed = "; ".join(f"{label}: {', '.join(map(str, own))}" for label, own in seeds.items())
+        yield f"variants have different seeds ({listed})"
+    clips = {number for run in done if (number := run.value("evaluate.num_test_clips", folds))}
+    if len(clips) > 1:
+        yield f"different numbers of test clips: {', '.join(f'{len(folds) * mean:.0f}' for mean in sorted(clips))}"
+    elif clips:
+        count = round(len(folds) * clips.pop())
+        yield f"{count} test clips: by their choice alone an accuracy of 70 % has a standard error of {sampling(count)}"
+
+
+def gaps(runs: Sequence[Run], folds: Sequence[str]) -> Iterator[str]:
+    """Stages that only some runs have done, and folds that are not compared."""
+    stages = {stage for run in runs for fold in folds for stage in run.folds[fold]}
+    for run in runs:
+        if missing := [stage for stage in METRICS if stage in stages and any(stage not in run.folds[f] for f in folds)]:
+            yield f"{run.folder}: has no {' and no '.join(missing)}"
+        if more := [fold for fold in run.folds if fold not in folds]:
+            yield f"{run.folder}: not all runs have fold {', '.join(more)}: left out"
+
+
+def sampling(number: int, share: float = 0.7) -> str:
+    """Standard error of a share of `number` independent clips, in points."""
+    return f"{100 * math.sqrt(share * (1 - share) / number):.1f} points"
+
+
+def short(key: str) -> str:
+    """`attention` for `attention.name`."""
+    return key.removesuffix(".name")
+
+
+def shown(value: Any) -> str:
+    """A setting as one would type it."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{shown(each)}' for key, each in value.items())}}}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_text(metric: str, value: float) -> str:
+    """A value in its unit: accuracies in percent without the sign, others with four digits."""
+    return f"{100 * value:.1f}" if is_share(metric) else significant(value)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    stage, _, name = metric.partition(".")
+    return METRICS.get(stage, {}).get(name, ("", significant))[1] is percent
+
+
+SHORT = {
+    "accuracy": "finetuned", "probe_accuracy": "probe", "knn_accuracy": "kNN", "mAP": "mAP", "probe_mAP": "probe mAP",
+    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN",
+}  # fmt: skip
+
+
+def title(metric: str) -> str:
+    """A column's name: short, with its unit, and its stage unless that is `evaluate`."""
+    stage, _, name = metric.partition(".")
+    text = SHORT.get(name, name.replace("_", " ")) if stage == "evaluate" else metric
+    return f"{text}, %" if is_share(metric) else text
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
