@@ -13,7 +13,7 @@ import soundfile as sf
 import torch
 from torch import nn
 
-from vcrast.cli import main, message
+from vcrast.cli import main, message, parser
 from vcrast.commands import doctor
 from vcrast.inference import export, load
 from vcrast.models.encoder import Encoder
@@ -279,3 +279,24 @@ def test_report_writes_the_page(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
     assert os.path.getsize(tmp_path / "report.html") > 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["compare", "A", "--metric", "x", "B", "--format", "csv", "C"], "runs", ["A", "B", "C"]),
+        (["predict", "RUN", "--fold", "2", "a.wav", "--json", "b.wav"], "paths", ["a.wav", "b.wav"]),
+        (["embed", "--out", "x.npz", "RUN", "a.wav"], "paths", ["a.wav"]),
+        (["data", "preview", "synth", "--out", "x.html", "source.distance=0.3"], "overrides", ["source.distance=0.3"]),
+        (["data", "stats", "--help-is-no-word=1"], None, None),
+        (["compare", "--format", "csv"], None, None),
+        (["list", "models", "more"], None, None),
+    ],
+)
+def test_words_and_options_come_in_any_order(words, name, value):
+    if name is None:
+        with pytest.raises(SystemExit) as stopped:
+            parser().parse_args(words)
+        assert stopped.value.code == 2
+    else:
+        assert getattr(parser().parse_args(words), name) == value

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from vcrast import __version__
 from vcrast.commands import compare, data, doctor, embed, export, predict, probe, report, sync
@@ -58,9 +59,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes words and options in any order: `vcrast compare A --metric NAME B`, which argparse refuses by itself."""
+
+    has_verbs, mixing = False, False
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """As usual; a parser of verbs cannot mix, those of its verbs, which are of this class, can."""
+        self.has_verbs = True
+        return super().add_subparsers(**options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As usual, options first, then what is left of the words; argparse calls back while it does so."""
+        if self.has_verbs or self.mixing:
+            return super().parse_known_args(args, namespace)
+        self.mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixing = False
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="vcrast",
         description="Self-supervised audio spectrogram transformers: look around, prepare data, use trained models.",
         epilog=EPILOG,
