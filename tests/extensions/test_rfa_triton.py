@@ -29,7 +29,7 @@ def compare(device, dtype, **environment):
 def test_interpreted_kernels_equal_pytorch_forward_and_backward(dtype, tolerance):
     cases = compare("cpu", dtype, TRITON_INTERPRET="1")
     mild = [case for case in cases if not case["sharp"]]
-    assert len(mild) == 20
+    assert len(mild) == (20 if dtype == "float32" else 8)
     for case in mild:
         assert max(case["errors"].values()) < tolerance, case
     if dtype == "float32":
