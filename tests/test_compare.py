@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from vcrast.cli import main
 from vcrast.compare import Run, compare, differing, group, telling
 from vcrast.compose import compose
-from vcrast.report.compare_figure import compare_figure
+from vcrast.report.compare_figure import curves_figure, dots_figure, mean_curve
+from vcrast.report.compare_page import write_comparison
 from vcrast.saved import save_config
 
 
@@ -207,15 +208,71 @@ def test_the_verb_prints_tables_that_other_programs_read(sweep, capsys):
     assert lines[4] == "| against the first, 2 seeds in common |  | -1.0 ± 3.0 |"
 
 
-def test_the_verb_prints_a_table_and_draws(sweep, capsys, tmp_path):
-    plot = tmp_path / "compared.png"
-    assert main(["compare", str(sweep), "--metric", "knn_accuracy", "--plot", str(plot)]) == 0
-    said = capsys.readouterr().out
-    assert "attention=rfa" in said
-    assert "72.7 ± 15.1" in said
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    drawn = compare_figure(compare([sweep])).data
-    assert drawn["evaluate.knn_accuracy"]["attention=rfa"] == pytest.approx([62, 66, 90])
+def test_the_verb_prints_a_table_and_writes_a_page(sweep, capsys, tmp_path):
+    page = tmp_path / "compared.html"
+    assert main(["compare", str(sweep), "--metric", "knn_accuracy", "--html", str(page)]) == 0
+    said = capsys.readouterr()
+    assert "attention=rfa" in said.out
+    assert "72.7 ± 15.1" in said.out
+    assert said.err == f"page: {page}\n"
+    text = page.read_text()
+    for shown in ("attention=rfa", "72.7 ± 15.1", "-1.0 ± 3.0", "different seeds", str(sweep / "10_rfa"), "no curves"):
+        assert shown in text, shown
+    assert text.count("data:image/png;base64,") == 1
+    assert "http" not in text.replace("http-equiv", "")
+    assert "<script" not in text
+
+
+def test_what_comes_from_a_run_is_text_on_the_page(tmp_path):
+    make(tmp_path / "<b>bold", "run.seed=0", "data.root='<script>'", "model.checkpoint='<i>x'", knn=0.5)
+    make(tmp_path / "plain", knn=0.5)
+    write_comparison(compare([tmp_path]), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "<i>x" not in text
+    assert "&lt;i&gt;x" in text
+    assert "<b>bold" not in text
+
+
+def test_other_variants_are_named_by_what_differs_from_the_first(tmp_path):
+    make(tmp_path / "a", "attention=softmax", knn=0.5)
+    make(tmp_path / "b", "attention=rfa", knn=0.5)
+    make(tmp_path / "c", "attention=softmax", "views.patch_drop=0.25", knn=0.5)
+    make(tmp_path / "d", "attention=rfa", "views.patch_drop=0.25", knn=0.5)
+    found = compare([tmp_path])
+    drop = compose(["recipe=demo"]).views.patch_drop
+    assert [found.name(variant) for variant in found.variants] == [
+        f"views.patch_drop={drop} attention=softmax", "attention=rfa", "views.patch_drop=0.25",
+        "views.patch_drop=0.25 attention=rfa",
+    ]  # fmt: skip
+
+
+def log(folder, losses, accuracies):
+    lines = [{"stage": "pretrain", "fold": "1", "step": 10 * i + 10, "above_floor": x} for i, x in enumerate(losses)]
+    lines += [
+        {"stage": "finetune", "fold": "1", "step": i, "epoch": i, "test_accuracy": x} for i, x in enumerate(accuracies)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_figures_hold_every_run_and_the_mean_of_each_variants_curves(sweep):
+    log(sweep / "2_rfa", [5.0, 3.0], [0.1, 0.5])
+    log(sweep / "3_rfa", [7.0, 4.0, 2.0], [])
+    found = compare([sweep])
+    dots = dots_figure(found).data
+    assert dots["evaluate.knn_accuracy"]["attention=rfa"] == pytest.approx([62, 66, 90])
+    drawn = curves_figure(found)
+    assert list(drawn.data) == ["pretraining: loss above its floor", "finetuning: accuracy on the test clips"]
+    own = drawn.data["pretraining: loss above its floor"]
+    assert own["attention=softmax"] == []
+    x, y = mean_curve(own["attention=rfa"])
+    assert (x.tolist(), y.tolist()) == ([10, 20], [6.0, 3.5])  # the third step is one run's alone
+    lines = {line.get_label(): line.get_xydata().tolist() for line in drawn.figure.axes[0].get_lines()}
+    assert lines["attention=rfa"] == [[10, 6.0], [20, 3.5]]
+
+
+def test_curves_without_a_common_step_are_not_averaged():
+    one, other = (np.array([1.0, 2.0]), np.array([5.0, 6.0])), (np.array([3.0]), np.array([7.0]))
+    assert mean_curve([one, other]) is one
 
 
 @pytest.mark.parametrize(
@@ -223,7 +280,7 @@ def test_the_verb_prints_a_table_and_draws(sweep, capsys, tmp_path):
     [
         (["nowhere"], "neither a run folder nor a folder of runs"),
         (["SWEEP", "--metric", "knn_acuracy"], "knn_acuracy: no run has it; did you mean knn_accuracy?"),
-        (["SWEEP", "--plot", "x.pdf"], "ends in .png"),
+        (["SWEEP", "--html", "nowhere/x.html"], "the folder nowhere does not exist"),
     ],
 )
 def test_mistakes_are_one_line(sweep, capsys, words, said):

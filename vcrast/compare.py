@@ -13,7 +13,6 @@ from typing import Any
 from vcrast.compose import flatten, to_dict
 from vcrast.natural import natural
 from vcrast.registry import suggest
-from vcrast.report.headline import METRICS, percent, significant
 from vcrast.saved import load_config
 from vcrast.settings import FREE_ON_RESUME
 
@@ -22,9 +21,12 @@ USUAL = (
     ("probe_accuracy", "probe_mAP"),
     ("knn_accuracy", "knn_mAP"),
 )  # of each pair the first there is
+STAGES = ("pretrain", "finetune", "evaluate")
 SEED = "run.seed"
 SAME = tuple(key for key in FREE_ON_RESUME if key != "stages")
 """Settings in which variants may differ without being different: where and how a run computes, not what."""
+
+_ABSENT = object()
 
 Settings = dict[str, Any]
 
@@ -79,7 +81,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """The settings that make it: `attention=rfa optim.lr=0.001`."""
+        """The settings that tell it from others: `attention=rfa optim.lr=0.001`."""
         return " ".join(f"{key}={shown(value)}" for key, value in self.settings.items()) or "all runs"
 
     def by_seed(self, metric: str, folds: Iterable[str]) -> dict[int, float]:
@@ -107,6 +109,12 @@ class Comparison:
     metrics: tuple[str, ...]
     folds: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def name(self, variant: Variant) -> str:
+        """All settings of the first variant that differ anywhere; of another one those that differ from the first's."""
+        first = self.variants[0]
+        own = {key: value for key, value in variant.settings.items() if first.settings.get(key, _ABSENT) != value}
+        return variant.label if variant is first else Variant(own, ()).label if own else variant.label
 
     def estimate(self, variant: Variant, metric: str) -> Estimate | None:
         """Mean and sample standard deviation over the variant's runs; None if none has the metric."""
@@ -305,7 +313,7 @@ def gaps(runs: Sequence[Run], folds: Sequence[str]) -> Iterator[str]:
     """Stages that only some runs have done, and folds that are not compared."""
     stages = {stage for run in runs for fold in folds for stage in run.folds[fold]}
     for run in runs:
-        if missing := [stage for stage in METRICS if stage in stages and any(stage not in run.folds[f] for f in folds)]:
+        if missing := [stage for stage in STAGES if stage in stages and any(stage not in run.folds[f] for f in folds)]:
             yield f"{run.folder}: has no {' and no '.join(missing)}"
         if more := [fold for fold in run.folds if fold not in folds]:
             yield f"{run.folder}: not all runs have fold {', '.join(more)}: left out"
@@ -330,30 +338,6 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{shown(each)}' for key, each in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def as_text(metric: str, value: float) -> str:
-    """A value in its unit: accuracies in percent without the sign, others with four digits."""
-    return f"{100 * value:.1f}" if is_share(metric) else significant(value)
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is shown in percent."""
-    stage, _, name = metric.partition(".")
-    return METRICS.get(stage, {}).get(name, ("", significant))[1] is percent
-
-
-SHORT = {
-    "accuracy": "finetuned", "probe_accuracy": "probe", "knn_accuracy": "kNN", "mAP": "mAP", "probe_mAP": "probe mAP",
-    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN",
-}  # fmt: skip
-
-
-def title(metric: str) -> str:
-    """A column's name: short, with its unit, and its stage unless that is `evaluate`."""
-    stage, _, name = metric.partition(".")
-    text = SHORT.get(name, name.replace("_", " ")) if stage == "evaluate" else metric
-    return f"{text}, %" if is_share(metric) else text
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,7 +43,7 @@ def read_saved(path: Path) -> DictConfig:
     saved = OmegaConf.load(path)
     if not isinstance(saved, DictConfig):
         raise ValueError(f"{path}: holds no settings but {type(saved).__name__}; is it the config.yaml of a run?")
-    plain, defaults = OmegaConf.to_container(saved), OmegaConf.to_container(_defaults(saved))
+    plain, defaults = OmegaConf.to_container(saved), _defaults(saved)
     assert isinstance(plain, dict)
     assert isinstance(defaults, dict)
     added = list(_complete(plain, defaults, Config))
@@ -72,13 +74,25 @@ def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
 _MISSING = object()
 
 
-def _defaults(saved: DictConfig) -> DictConfig:
+def _defaults(saved: DictConfig) -> Any:
     """What this version composes from the recipe and the options that the saved settings name, as far as they exist."""
     chosen = {str(key): value.get("name") for key, value in saved.items() if isinstance(value, DictConfig)}
     chosen["recipe"] = saved.get("recipe")
-    return compose_raw(
-        [f"{group}={name}" for group, name in chosen.items() if (config_dir() / str(group) / f"{name}.yaml").is_file()]
+    return copy.deepcopy(
+        _composed(
+            tuple(
+                f"{group}={name}"
+                for group, name in chosen.items()
+                if (config_dir() / str(group) / f"{name}.yaml").is_file()
+            )
+        )
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(overrides: tuple[str, ...]) -> Any:
+    """Plain settings; kept, since composing takes half a second and many runs are of the same parts."""
+    return OmegaConf.to_container(compose_raw(overrides))
 
 
 def _complete(saved: dict[Any, Any], defaults: Mapping[Any, Any], schema: type) -> Iterator[str]:

@@ -1,0 +1,70 @@
+"""A comparison as one HTML file that needs neither network nor script: table, dots, curves, every run."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vcrast.report.compare_figure import curves_figure, dots_figure
+from vcrast.report.compare_table import lines, rows_per_run
+from vcrast.report.figures import Drawn
+
+if TYPE_CHECKING:
+    from vcrast.compare import Comparison
+
+FIGURES = (
+    (
+        "Every run",
+        "A dot is a run, the bar its variant's mean, the grey line that of the first variant. Dots of two variants "
+        "that mingle say that the seed matters as much as the setting.",
+        dots_figure,
+    ),
+    (
+        "The way there",
+        "Each run and fold faintly, the mean of a variant on top. The floor of a pretraining loss depends on batch "
+        "size and projector width, hence the loss above it; between batch sizes even that says little.",
+        curves_figure,
+    ),
+)
+
+
+def write_comparison(found: Comparison, path: Path) -> None:
+    """Write the page; what came from the runs is escaped."""
+    header, rows = lines(found)
+    run_header, *run_rows = rows_per_run(found)
+    sections, missing = [], []
+    for title, text, draw in FIGURES:
+        try:
+            sections.append({"title": title, "text": text, "source": inlined(draw(found))})
+        except (ValueError, KeyError) as error:
+            missing.append(str(error.args[0]))
+    environment = Environment(
+        loader=PackageLoader("vcrast.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    text = environment.get_template("compare.html").render(
+        variants=found.variants,
+        num_runs=sum(len(variant.runs) for variant in found.variants),
+        folds=found.folds,
+        notes=found.notes,
+        header=header,
+        rows=rows,
+        sections=sections,
+        missing=missing,
+        run_header=run_header,
+        run_rows=run_rows,
+    )
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def inlined(drawn: Drawn) -> str:
+    """A figure as the source of an image."""
+    with tempfile.TemporaryDirectory() as folder:
+        png = drawn.save(Path(folder) / "figure.png")
+    return "data:image/png;base64," + base64.b64encode(png).decode()
