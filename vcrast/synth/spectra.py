@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from vcrast.synth.control import Grid
 from vcrast.synth.space import decibels
 
 EQUALISER_POINTS = 16
@@ -48,6 +49,11 @@ class Bins:
         # Of the last one, which may lie past half the sample rate, only the way to it is used.
         self.hertz = torch.arange(-(-(self.size - 1) // self.hop) + 1, device=device) * (self.hop * width_hz)
         self.top_hz = sample_rate / 2
+
+    @classmethod
+    def of(cls, grid: Grid) -> Bins:
+        """The bins of noise that fills a clip."""
+        return cls(grid.num_samples, grid.sample_rate, grid.device)
 
     def upsample(self, gain: Tensor) -> Tensor:
         """(n, len(hertz)) gains -> (n, size), straight lines between them."""
