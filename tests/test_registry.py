@@ -32,6 +32,21 @@ def test_wrong_options_are_named(options, error, said):
     assert said in caught.value.args[0]
 
 
+@pytest.mark.parametrize(("module", "missing"), [("nothing.here", "nothing"), ("plain.inner", "plain.inner")])
+def test_a_module_that_does_not_exist_is_named(tmp_path, monkeypatch, module, missing):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "plain.py").write_text("")
+    with pytest.raises(ValueError, match=f"thing.module={module}: Python finds no module '{missing}'"):
+        make().build({"name": "one", "module": module})
+
+
+def test_what_a_module_asks_for_in_vain_is_its_own_affair(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "asking.py").write_text("import nowhere_to_be_found")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
+        make().build({"name": "one", "module": "asking"})
+
+
 def test_an_int_is_a_float_and_registering_twice_is_refused():
     table = make()
     assert table.build({"name": "one", "size": 1, "scale": 2}) == (1, 2)

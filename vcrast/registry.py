@@ -22,6 +22,24 @@ def suggest(wrong: str, valid: Iterable[str]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"choose from {', '.join(names)}"
 
 
+def import_part(setting: str, module: str) -> None:
+    """Import the module that a setting names, so that it registers its parts.
+
+    Raises:
+        ValueError: no such module. What goes wrong within it is raised as it is.
+    """
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # A module that this one asks for in vain is no mistake in the setting.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"{setting}={module}: Python finds no module {error.name!r}; a file extensions/NAME.py is extensions.NAME, "
+            "other folders must be on PYTHONPATH"
+        ) from None
+
+
 class Registry:
     """One table of builders, such as the attention backends."""
 
@@ -63,11 +81,11 @@ class Registry:
 
         Raises:
             KeyError: no such part.
-            ValueError: an option that the builder does not take, or of another type than it declares.
+            ValueError: no such module, an option that the builder does not take, or of another type than it declares.
         """
         name, module = str(options["name"]), options.get("module")
         if module:
-            importlib.import_module(str(module))
+            import_part(f"{self.kind}.module", str(module))
         builder = self.get(name)
         chosen = {key: value for key, value in options.items() if key not in ("name", "module")}
         check_options(self.kind, name, builder, chosen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from vcrast.config import DataConfig
 from vcrast.data.loader import training_batches
 from vcrast.job import Job
-from vcrast.registry import STREAMS
+from vcrast.registry import STREAMS, import_part
 from vcrast.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.
@@ -101,10 +100,10 @@ def doppelgangers(
 ) -> Doppelgangers:
     """Pairs at the rate of the data, and of its length unless `duration_s` is set; `options` are `Doppelgangers`'.
 
-    `module` is imported first: it may hold the program.
+    `module` is imported first: it may hold the program. Errors as in `import_part` and `Doppelgangers`.
     """
     if module:
-        importlib.import_module(module)
+        import_part("source.module", module)
     num_samples = round((data.clip_duration_s if duration_s is None else duration_s) * data.sample_rate)
     return Doppelgangers(num_samples=num_samples, sample_rate=data.sample_rate, seed=seed, device=device, **options)
 

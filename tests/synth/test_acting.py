@@ -6,17 +6,19 @@ import torch
 from vcrast.synth.acting import ACTS, acting, canonical
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.program import KINDS, LAYER, SCENE, draw_material, program, render
+from vcrast.synth.program import KINDS, LAYER, SCENE, Layers
 
 RATE = 16000
 GRID = Grid(RATE, RATE, torch.device("cpu"))
-SPACE = program(1)
+ONE = Layers(num_layers=1, grid=GRID)
+SPACE = ONE.space
 NUM_SOUNDS = 96
 
 
 def drawn(num_layers=1, num_sounds=NUM_SOUNDS):
     dice = Dice.of(5, "acting", torch.arange(num_sounds))
-    return program(num_layers).draw(dice), draw_material(dice, num_layers, GRID)
+    program = Layers(num_layers=num_layers, grid=GRID)
+    return program.space.draw(dice), program.draw_material(dice)
 
 
 def pieces():
@@ -28,7 +30,7 @@ def change(units, material, column):
     """(n,) how much of the sound changes with a column: energy of the difference over that of the sound."""
     moved = units.clone()
     moved[:, column] = (moved[:, column] + 0.5) % 1
-    before, after = render(units, material, GRID), render(moved, material, GRID)
+    before, after = ONE.render(units, material), ONE.render(moved, material)
     # The level is the peak's: a change far away must not count as one of loudness.
     after = after * ((before * after).sum(dim=1, keepdim=True) / after.square().sum(dim=1, keepdim=True))
     return (before - after).square().sum(dim=1) / before.square().sum(dim=1)
@@ -121,15 +123,16 @@ def test_onsets_beyond_the_count_do_not_act_and_the_level_of_a_single_one_neithe
 def test_the_level_of_a_layer_acts_when_there_are_several():
     acts = acting(drawn(3, 4)[0], 3, GRID)
     for number in (1, 2, 3):
-        assert acts[:, program(3).columns[f"{number}/layer_db"]].all()
-    assert acts.shape == (4, program(3).size)
+        assert acts[:, Layers.space_of(3).columns[f"{number}/layer_db"]].all()
+    assert acts.shape == (4, Layers.space_of(3).size)
 
 
 def test_the_canonical_order_is_sorted_and_sounds_the_same():
     units, material = drawn(2, 24)
-    ordered, space = canonical(units, 2), program(2)
+    ordered, space = canonical(units, 2), Layers.space_of(2)
     assert not torch.equal(units, ordered)
-    torch.testing.assert_close(render(ordered, material, GRID), render(units, material, GRID), atol=2e-4, rtol=0)
+    before, after = (Layers(num_layers=2, grid=GRID).render(each, material) for each in (units, ordered))
+    torch.testing.assert_close(after, before, atol=2e-4, rtol=0)
     modes = ordered[:, space.columns["modes_hz"]]
     assert (modes.diff(dim=1) >= 0).all()
     for number in "12":

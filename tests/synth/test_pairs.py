@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
 from vcrast.synth.pairs import Doppelgangers
-from vcrast.synth.program import draw_material, draw_noise, program, render
+from vcrast.synth.program import Layers
 
 RATE = 16000
 HALF_SECOND = RATE // 2
@@ -42,7 +42,7 @@ def test_a_batch():
     pairs = stream().batch(0, 5)
     assert pairs.wavs.shape == (5, 2, HALF_SECOND)
     assert pairs.wavs.dtype == torch.float32
-    assert pairs.units.shape == (5, 2, program(2).size)
+    assert pairs.units.shape == (5, 2, Layers.space_of(2).size)
     check_sounds(pairs.wavs.flatten(0, 1))
 
 
@@ -84,11 +84,12 @@ def test_a_program_is_asked_and_nothing_else():
     sounds = stream(distance=0.2, distances={"noise": 0.4})
     found = sounds.render(numbers, sounds.distances(0))
     first, other = Dice.of(0, "doppelganger", numbers), Dice.of(0, "doppelganger/second", numbers)
-    material, noise = draw_material(first, 2, sounds.grid), draw_noise(other, 2, sounds.grid)
+    program = Layers(num_layers=2, grid=sounds.grid)
+    material, noise = program.draw_material(first), program.draw_noise(other)
     turn = 0.4 * math.pi / 2
     second = material._replace(noise=material.noise * math.cos(turn) + noise * math.sin(turn))
     for place, part in enumerate((material, second)):
-        wavs = render(found.units[:, place], part, sounds.grid)
+        wavs = program.render(found.units[:, place], part)
         torch.testing.assert_close(found.wavs[:, place], wavs, rtol=0, atol=2e-5)
 
 
@@ -133,7 +134,7 @@ def test_noise_is_the_same_or_another_as_asked():
     for sounds, low, high in ((same, 0.999, 1.001), (other, -0.1, 0.1)):
         numbers = torch.arange(4)
         material = sounds._material(numbers, Dice.of(0, "doppelganger", numbers), sounds.distances(0)["noise"])
-        wavs = render(hissing.expand(8, -1), material, sounds.grid).unflatten(0, (4, 2))
+        wavs = sounds.program.render(hissing.expand(8, -1), material).unflatten(0, (4, 2))
         for first, second in wavs:
             assert low < torch.corrcoef(torch.stack([first, second]))[0, 1] < high
 
@@ -155,16 +156,16 @@ def test_the_schedule_is_a_straight_line_that_ends():
 def test_corners_of_the_space_sound(seed, num_samples, num_layers):
     """Every parameter at 0, at 1 or in between."""
     chance = random.Random(seed)
-    space, grid = program(num_layers), Grid(num_samples, RATE, torch.device("cpu"))
-    corners = [chance.choice((0.0, 1.0, chance.random())) for _ in range(4 * space.size)]
-    units = torch.tensor(corners).view(4, space.size)
-    check_sounds(render(units, draw_material(Dice.of(seed, "corner", torch.arange(4)), num_layers, grid), grid))
+    program = Layers(num_layers=num_layers, grid=Grid(num_samples, RATE, torch.device("cpu")))
+    corners = [chance.choice((0.0, 1.0, chance.random())) for _ in range(4 * program.space.size)]
+    units = torch.tensor(corners).view(4, program.space.size)
+    check_sounds(program.render(units, program.draw_material(Dice.of(seed, "corner", torch.arange(4)))))
 
 
 def test_all_at_one_end_sounds():
-    space, grid = program(2), Grid(HALF_SECOND, RATE, torch.device("cpu"))
-    units = torch.tensor([[0.0], [1.0], [0.5], [2**-24], [1 - 2**-24]]).expand(-1, space.size)
-    check_sounds(render(units, draw_material(Dice.of(0, "ends", torch.arange(5)), 2, grid), grid))
+    program = Layers(num_layers=2, grid=Grid(HALF_SECOND, RATE, torch.device("cpu")))
+    units = torch.tensor([[0.0], [1.0], [0.5], [2**-24], [1 - 2**-24]]).expand(-1, program.space.size)
+    check_sounds(program.render(units, program.draw_material(Dice.of(0, "ends", torch.arange(5)))))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
 from vcrast.synth.pairs import Doppelgangers
 from vcrast.synth.probe import FEWEST, Probed, enough, generate, kind_of, probe, score, targets
-from vcrast.synth.program import KINDS, program
+from vcrast.synth.program import KINDS, Layers
 
 RATE = 16000
 GRID = Grid(RATE // 2, RATE, torch.device("cpu"))
@@ -19,7 +19,7 @@ SHORT = {"num_samples": RATE // 2, "sample_rate": RATE}
 
 
 def drawn(num_sounds, num_layers=1, seed=0):
-    return program(num_layers).draw(Dice.of(seed, "units", torch.arange(num_sounds)))
+    return Layers.space_of(num_layers).draw(Dice.of(seed, "units", torch.arange(num_sounds)))
 
 
 def knows_all(units, num_layers=1):
@@ -35,13 +35,16 @@ def knows_all(units, num_layers=1):
 def scored():
     units = drawn(3000)
     noise = torch.randn(3000, 40, generator=torch.Generator().manual_seed(2))
-    pitch = units[:, program(1).columns["1/f0_hz"]]
+    pitch = units[:, Layers.space_of(1).columns["1/f0_hz"]]
     return units, score({"all": knows_all(units), "noise": noise, "pitch": pitch}, units, 1, GRID)
 
 
 def test_an_encoder_that_returns_the_parameters_is_read_off_exactly(scored):
     _, found = scored
-    assert set(found.parameters) == {name.removeprefix("1/") for name in program(1).columns} - {"kind", "layer_db"}
+    assert set(found.parameters) == {name.removeprefix("1/") for name in Layers.space_of(1).columns} - {
+        "kind",
+        "layer_db",
+    }
     # A late onset acts in a few sounds only, hardly more than there are dimensions.
     assert min(finding.r2["all"] for finding in found.parameters.values()) > 0.99
     assert min(scores["all"] for scores in found.groups.values()) > 0.99
@@ -67,7 +70,7 @@ def test_what_is_scored_where(scored):
     units, found = scored
     assert found.unscored == ("layer_db",)
     assert (found.num_train, found.num_held_out) == (2250, 750)
-    p = program(1).physical(units[2250:])
+    p = Layers.space_of(1).physical(units[2250:])
     angle = math.pi / 2 * p["1/noise_share"].squeeze(1)
     assert found.parameters["f0_hz"].held_out == int((angle.tan() <= 10).sum())
     assert found.parameters["burst_hz"].held_out == int((p["1/kind"] == 0).sum())
@@ -86,7 +89,7 @@ def test_what_is_scored_where(scored):
 
 def test_sounds_in_which_a_parameter_does_not_act_change_neither_fit_nor_score(scored):
     units, found = scored
-    column = program(1).columns["1/burst_hz"]
+    column = Layers.space_of(1).columns["1/burst_hz"]
     silent = ~acting(units, 1, GRID)[:, column].squeeze(1)
     embeddings = knows_all(units).clone()
     # Nonsense where there are no bursts: a model fitted or scored there would fail.
@@ -101,7 +104,7 @@ def test_sounds_in_which_a_parameter_does_not_act_change_neither_fit_nor_score(s
 def test_one_parameter_by_hand():
     """R2 of `sparsity` on a poor embedding: chosen sounds, plain least squares at the penalty's lower end, one sum."""
     units = drawn(400)
-    space = program(1)
+    space = Layers.space_of(1)
     columns = {
         name: units[:, space.columns[f"1/{name}"]].squeeze(1).double().numpy() for name in ("sparsity", "noise_share")
     }
@@ -121,12 +124,12 @@ def test_one_parameter_by_hand():
 
 def test_phases_and_whole_numbers():
     units = drawn(50)
-    units[0, program(1).columns["1/start"]] = 0.25
-    units[0, program(1).columns["1/count"]] = 0.999
+    units[0, Layers.space_of(1).columns["1/start"]] = 0.25
+    units[0, Layers.space_of(1).columns["1/count"]] = 0.999
     found = {target.name: target for target in targets(units, 1, GRID)}
     torch.testing.assert_close(found["start"].values[0], torch.tensor([0.0, 1.0]), atol=1e-6, rtol=0)
     assert found["count"].values[0] == 1
-    assert ((found["count"].values * 11).round() + 1).equal(program(1).physical(units)["1/count"])
+    assert ((found["count"].values * 11).round() + 1).equal(Layers.space_of(1).physical(units)["1/count"])
     assert "kind" not in found
     assert all(target.values.shape == target.acts.shape == (50, target.values.shape[1]) for target in found.values())
 

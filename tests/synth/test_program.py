@@ -11,9 +11,9 @@ from measure import RATE, decay_60_s, instantaneous_hz, loudness, repeats_hz, st
 
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.program import KINDS, LAYER, SCENE, draw_material, program, render
+from vcrast.synth.program import KINDS, LAYER, SCENE, Layers
 
-SPACE = program(1)
+SPACE = Layers.space_of(1)
 GRID = Grid(2 * RATE, RATE, torch.device("cpu"))
 # A pure, steady, dry tone; every test changes what it is about.
 PLAIN = {
@@ -35,7 +35,8 @@ def unit(name, value, space=SPACE):
 def sound(number=0, grid=GRID, **changes):
     """(S,) one clip of one layer; `changes` are places in [0, 1]."""
     units = SPACE.units(**{**PLAIN, **changes})
-    return render(units, draw_material(Dice.of(3, "sound", torch.tensor([number])), 1, grid), grid)[0]
+    program = Layers(num_layers=1, grid=grid)
+    return program.render(units, program.draw_material(Dice.of(3, "sound", torch.tensor([number]))))[0]
 
 
 def layer(**changes):
@@ -153,18 +154,19 @@ def test_level_is_that_of_the_highest_peak():
 
 
 def test_layers_add_up_at_their_levels():
-    space = program(2)
+    program = Layers(num_layers=2, grid=GRID)
+    space = program.space
     assert space.size == 2 * LAYER.size + SCENE.size
     units = space.units(
         **{**PLAIN, **{name.replace("1/", "2/"): value for name, value in PLAIN.items() if "/" in name}},
         **{"1/f0_hz": unit("1/f0_hz", 500), "2/f0_hz": unit("1/f0_hz", 900), "1/layer_db": 1.0},
         **{"2/layer_db": unit("1/layer_db", -9.0)},
     )
-    wav = render(units, draw_material(Dice.of(0, "two", torch.tensor([0])), 2, GRID), GRID)[0]
+    wav = program.render(units, program.draw_material(Dice.of(0, "two", torch.tensor([0]))))[0]
     magnitude = torch.fft.rfft(wav).abs()
     assert 20 * torch.log10(magnitude[1800] / magnitude[1000]).item() == pytest.approx(-9, abs=0.15)
     with pytest.raises(ValueError, match=r"source\.num_layers=0: a sound needs at least 1 layer"):
-        program(0)
+        Layers(num_layers=0, grid=GRID)
 
 
 def test_the_kinds_are_what_the_names_say():

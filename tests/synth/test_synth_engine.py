@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from vcrast.synth import program
 from vcrast.synth.classes import REGIONS
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
 from vcrast.synth.engine import CLASSES, render, render_class, unit_power, with_background
+from vcrast.synth.program import Layers
 
 RATE = 16000
 
@@ -18,7 +18,8 @@ def dry(name, first, num_clips, seconds):
     """The sounds without background."""
     dice = Dice.of(0, name, torch.arange(first, first + num_clips))
     grid = Grid(int(seconds * RATE), RATE, torch.device("cpu"))
-    return program.render(REGIONS[name].draw(dice), program.draw_material(dice, 1, grid), grid)
+    program = Layers(num_layers=1, grid=grid)
+    return program.render(REGIONS[name].draw(dice), program.draw_material(dice))
 
 
 def check(name, first, num_clips, seconds):

@@ -118,7 +118,7 @@ def probe_model(
     Raises:
         ValueError: as in `vcrast.synth.probe.probe`.
     """
-    from vcrast.synth.pairs import LOWEST_RATE
+    from vcrast.synth.control import LOWEST_RATE
     from vcrast.synth.probe import probe
     from vcrast.training.progress import Progress
 

@@ -19,7 +19,7 @@ from vcrast.data.dataset import ClipDataset
 from vcrast.data.preflight import fault_list, preflight
 from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
-from vcrast.registry import SOURCES
+from vcrast.registry import SOURCES, import_part
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ def open_corpus(data: DataConfig) -> Corpus:
     Raises:
         KeyError: no source of that name.
         FileNotFoundError: the data is not where it should be; says how to get it.
-        ValueError: faults in the manifest or the files, a setting without effect, a fold that does not exist.
+        ValueError: faults in the manifest or the files, a setting without effect, a fold or module that does not exist.
     """
     for module in pkgutil.iter_modules(sources.__path__, f"{sources.__name__}."):
         importlib.import_module(module.name)
     if data.module:
-        importlib.import_module(data.module)
+        import_part("data.module", data.module)
     if not 0.0 <= data.max_bad_fraction < 1.0:
         raise ValueError(f"data.max_bad_fraction={data.max_bad_fraction}: must be at least 0 and below 1")
     if data.sample_rate < 1:

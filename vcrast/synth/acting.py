@@ -169,7 +169,7 @@ ACTS: dict[str, Condition] = {
 
 
 def acting(units: Tensor, num_layers: int, grid: Grid) -> Tensor:
-    """(n, P) in [0, 1], columns of `program(num_layers)` -> (n, P) bool: whether the parameter acts in the sound."""
+    """(n, P) in [0, 1], columns of `Layers.space_of(num_layers)` -> (n, P) bool: whether it acts in the sound."""
     found = []
     for space, part in split(units, num_layers):
         layer = Layer(space.physical(part), grid, num_layers)

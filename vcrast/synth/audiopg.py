@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from torch import Tensor
 from vcrast.registry import PROGRAMS
 from vcrast.synth import control, oscillators, spectra, waveforms
 from vcrast.synth.control import Grid
-from vcrast.synth.counter import Dice
 from vcrast.synth.events import events
-from vcrast.synth.space import Parameter, Space, decibels, layered
+from vcrast.synth.sound import LEVEL, Layered, Material
+from vcrast.synth.space import Parameter, Space, decibels
 from vcrast.synth.spectra import Bins
 
 WAVEFORMS = ("additive tone", "FM tone", *waveforms.SERIES, "pink noise")
@@ -63,76 +62,42 @@ SCENE = Space(
         Parameter("bursts_db", "mix", "linear", -18, 0),
         Parameter("background_tilt", "texture", "linear", 0, 2),
         Parameter("background_db", "mix", "linear", -60, -20),
-        Parameter("level_db", "mix", "linear", -20, -1),
+        LEVEL,
     ]
 )
 """Of the whole clip. A tilt is the exponent of noise with power f^-tilt: 0 white, 1 pink, 2 brown."""
 
 
-class Material(NamedTuple):
-    """What chance gives a clip besides its parameters.
-
-    Attributes:
-        noise: (n, L + 2, bins) complex white spectra: of the L layers, of the bursts, of the background.
-    """
-
-    noise: Tensor
-
-
 @PROGRAMS.register("audiopg")
-class AudioPG:
-    """This file as `vcrast.synth.pairs.Program`.
+class AudioPG(Layered):
+    """This file as a program; arguments and errors as in `Layered`.
 
-    Args:
-        num_layers: L.
-        grid: length and rate of the clips.
-
-    Raises:
-        ValueError: no layer.
+    A clip is sum over layers of layer_db envelope source, plus bursts_db bursts, plus background_db background. Every
+    source has mean square 1 and every envelope peak 1, so that the levels compare.
     """
 
-    def __init__(self, *, num_layers: int, grid: Grid) -> None:
-        self.space, self.num_layers, self.grid = layered(LAYER, SCENE, num_layers), num_layers, grid
+    layer_space, scene_space, scene_noises = LAYER, SCENE, ("bursts", "background")
 
-    def draw_material(self, dice: Dice) -> Material:
-        """See `Program`."""
-        return Material(self.draw_noise(dice))
+    def layer(self, values: dict[str, Tensor], material: Material) -> Tensor:
+        """See `Layered`."""
+        return layer(values, self.layer_noise(material), self.grid)
 
-    def draw_noise(self, dice: Dice) -> Tensor:
-        """See `Program`."""
-        names = [*(str(n + 1) for n in range(self.num_layers)), "bursts", "background"]
-        size = _bins(self.grid).size
-        return torch.stack([dice.complex_normal(f"{name}/noise", size) for name in names], dim=1)
-
-    def render(self, units: Tensor, material: Material) -> Tensor:
-        """Parameters and noise -> (n, S) with the highest peak at `level_db`.
-
-        A clip is sum over layers of layer_db envelope source, plus bursts_db bursts, plus background_db background.
-        Every source has mean square 1 and every envelope peak 1, so that the levels compare.
-        """
-        of_layers, of_scene = units.split([self.num_layers * LAYER.size, SCENE.size], dim=1)
-        layers = LAYER.physical(of_layers.reshape(-1, LAYER.size))
-        noise, bursts, background = material.noise.split([self.num_layers, 1, 1], dim=1)
-        wave = layer(layers, noise.flatten(0, 1), self.grid).unflatten(0, (len(units), self.num_layers)).sum(dim=1)
-        scene = SCENE.physical(of_scene)
-        wave = wave + transients(scene, bursts.squeeze(1), self.grid)
-        hiss = tilted(scene["background_tilt"], background.squeeze(1), self.grid)
-        wave = torch.addcmul(wave, hiss, decibels(scene["background_db"]))
-        peak = wave.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
-        return wave * (decibels(scene["level_db"]) / peak)
+    def scene(self, wave: Tensor, values: dict[str, Tensor], material: Material) -> Tensor:
+        """Bursts and background; see `Layered`."""
+        bursts, background = material.noise[:, self.num_layers :].unbind(dim=1)
+        wave = wave + transients(values, bursts, self.grid)
+        hiss = tilted(values["background_tilt"], background, self.grid)
+        return torch.addcmul(wave, hiss, decibels(values["background_db"]))
 
     def caption(self, values: Mapping[str, Tensor], row: int) -> str:
         """See `Program`."""
+        return f"{super().caption(values, row)}; {_counted(float(values['num_bursts'][row, 0]), 'burst')}"
 
-        def number(name: str) -> float:
-            return float(values[name][row, 0])
-
-        parts = []
-        for n in range(1, self.num_layers + 1):
-            waveform = int(number(f"{n}/waveform"))
-            pitch = "" if waveform == PINK else f" of {number(f'{n}/f0_hz'):.0f} Hz"
-            parts.append(f"{WAVEFORMS[waveform]}{pitch}, {_counted(number(f'{n}/num_events'), 'event')}")
-        return "; ".join([*parts, _counted(number("num_bursts"), "burst")])
+    def describe(self, value: Mapping[str, float]) -> str:
+        """Waveform, pitch and number of events; see `Layered`."""
+        waveform = int(value["waveform"])
+        pitch = "" if waveform == PINK else f" of {value['f0_hz']:.0f} Hz"
+        return f"{WAVEFORMS[waveform]}{pitch}, {_counted(value['num_events'], 'event')}"
 
 
 def layer(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
@@ -177,7 +142,7 @@ def transients(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
 
 def tilted(exponent: Tensor, noise: Tensor, grid: Grid) -> Tensor:
     """(n, bins) white spectra -> (n, S) noise with power f^-exponent, `exponent` (n, 1), mean square 1."""
-    bins = _bins(grid)
+    bins = Bins.of(grid)
     return spectra.coloured(noise, waveforms.tilt(exponent, bins), bins, grid.num_samples)
 
 
@@ -192,10 +157,6 @@ def _fixed(p: dict[str, Tensor]) -> Tensor:
 
 def _cycles(frequency_hz: Tensor, grid: Grid) -> Tensor:
     return oscillators.cycles(frequency_hz.expand(-1, grid.num_points), grid)
-
-
-def _bins(grid: Grid) -> Bins:
-    return Bins(grid.num_samples, grid.sample_rate, grid.device)
 
 
 def _counted(number: float, what: str) -> str:

@@ -15,7 +15,7 @@ from vcrast.synth.space import Space
 from vcrast.synth.spectra import EQUALISER_LOW_HZ, EQUALISER_POINTS
 
 SPACE = Space([*LAYER.parameters, *SCENE.parameters])
-"""`program(1)` without the prefix of its only layer."""
+"""`Layers.space_of(1)` without the prefix of its only layer."""
 
 BURSTS, ONSETS, SWELLS = range(len(KINDS))
 EQUALISER_TOP_HZ = 8000.0  # at 16 kHz; the points spread with the rate, and the bands of noise with them

@@ -16,6 +16,7 @@ STEP_S = 0.002
 NUM_ONSETS = 12
 RELEASE = 0.1  # of a burst: its last part, a straight line to silence
 HIGHEST = 0.45  # of the sample rate: nothing sounds above
+LOWEST_RATE = 16_000  # Hz: generated sounds reach 7 kHz
 
 
 @dataclass(frozen=True)

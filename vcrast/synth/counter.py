@@ -87,5 +87,5 @@ class Dice:
 
 
 def _unit(bits: Tensor, lowest: int) -> Tensor:
-    """24 bits from `lowest` up as float32 in [0, 1): as many as its mantissa holds."""
-    return (_shift(bits, lowest) & 0xFFFFFF).float() / 2**24
+    """24 bits from `lowest`, 40 at most, up as float32 in [0, 1): as many as its mantissa holds."""
+    return ((bits >> lowest) & 0xFFFFFF).float() / 2**24

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from vcrast.registry import suggest
-from vcrast.synth import program, spectra
+from vcrast.synth import spectra
 from vcrast.synth.classes import REGIONS, SPACE
-from vcrast.synth.control import Grid
+from vcrast.synth.control import LOWEST_RATE, Grid
 from vcrast.synth.counter import Dice
+from vcrast.synth.program import Layers
+from vcrast.synth.sound import LEVEL, at_level
 from vcrast.synth.space import decibels
 from vcrast.synth.spectra import Bins
 
 # Raised whenever a formula, a range or a hash changes: clips under the same number then sound different, and whatever
 # was cached or measured from them is void. 1 had a formula for each class.
 ENGINE = 2
-LOWEST_RATE = 16_000
 SHORTEST_S = 1.0
 CLASSES = tuple(REGIONS)
 
@@ -91,10 +92,10 @@ def render_class(
     dice = Dice.of(seed, name, numbers)
     grid = Grid(num_samples, sample_rate, numbers.device)
     units = REGIONS[name].draw(dice)
-    sound = program.render(units, program.draw_material(dice, 1, grid), grid)
+    layers = Layers(num_layers=1, grid=grid)
+    sound = layers.render(units, layers.draw_material(dice))
     wave = with_background(sound, dice, grid, snr_db)
-    peak = decibels(SPACE.physical(units)["level_db"])
-    return Rendered(wave * (peak / wave.abs().amax(dim=1, keepdim=True)), units)
+    return Rendered(at_level(wave, SPACE.physical(units)[LEVEL.name]), units)
 
 
 def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, float]) -> Tensor:
@@ -102,7 +103,7 @@ def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, 
 
     The level is uniform in `snr_db`, of powers over the whole clip; the sound has power 1 in the result.
     """
-    bins = Bins(grid.num_samples, grid.sample_rate, grid.device)
+    bins = Bins.of(grid)
     gain = spectra.sloped(bins.hertz, dice.one("background/slope", -6.0, 0.0))
     noise = spectra.coloured(dice.complex_normal("background", bins.size), gain, bins, grid.num_samples)
     return unit_power(sound) + decibels(-dice.one("background/snr", *snr_db)) * unit_power(noise)

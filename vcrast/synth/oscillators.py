@@ -61,10 +61,12 @@ def period(levels: Tensor) -> Tensor:
 
 def read_table(table: Tensor, phase: Tensor) -> Tensor:
     """(n, 2049) periods and (n, S) cycles -> (n, S): straight lines between the table's samples."""
-    position = phase % 1.0 * TABLE
+    # The very bits of `phase % 1.0`, which costs five times as much.
+    position = (phase - phase.floor()) * TABLE
     # A phase just below a whole number may round up to it.
-    first = position.long().clamp_max(TABLE - 1)
-    return torch.lerp(table.gather(1, first), table.gather(1, first + 1), position - first)
+    first = position.floor().clamp_max(TABLE - 1)
+    place = first.long()
+    return torch.lerp(table.gather(1, place), table[:, 1:].gather(1, place), position - first)
 
 
 def table_error(order: int) -> float:

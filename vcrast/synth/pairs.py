@@ -6,7 +6,7 @@ Source: the idea of pairs at a distance in a synthesizer's parameters is Cherep 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,42 +14,16 @@ from torch import Tensor
 import vcrast.synth.audiopg
 import vcrast.synth.program  # noqa: F401  (both enter PROGRAMS)
 from vcrast.registry import PROGRAMS, suggest
-from vcrast.synth.control import Grid
+from vcrast.synth.control import LOWEST_RATE, Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.space import Space
+from vcrast.synth.sound import Program
 from vcrast.synth.spectra import turned
 
-LOWEST_RATE = 16_000
 SHORTEST_S = 0.5
 NOISE = "noise"
 # Clips rendered at once, aligned in the batch: on a CPU what fits its cache, else large enough to fill the device.
 CHUNK = {"cpu": 8}
 LARGE_CHUNK = 64
-
-
-class Program(Protocol):
-    """A kind of sound: parameters and chance -> waveforms. `PROGRAMS` builders take `num_layers` and `grid`.
-
-    Attributes:
-        space: P parameters, to be drawn and shifted.
-    """
-
-    space: Space
-
-    def draw_material(self, dice: Dice) -> Any:
-        """What chance gives the n clips of `dice` besides their parameters: a named tuple of (n, ...) tensors.
-
-        Its `noise` is what `draw_noise` gives; the two sounds of a pair share everything else.
-        """
-
-    def draw_noise(self, dice: Dice) -> Tensor:
-        """(n, ...) spectra of white noise."""
-
-    def render(self, units: Tensor, material: Any) -> Tensor:
-        """(n, P) parameters in [0, 1] and the clips' material -> (n, S) float32 within [-1, 1]."""
-
-    def caption(self, values: Mapping[str, Tensor], row: int) -> str:
-        """One clip in words; `values` as `Space.physical` gives them."""
 
 
 class Pairs(NamedTuple):

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vcrast.ridge import r2, ridge_predict
 from vcrast.synth.acting import acting, canonical, split
-from vcrast.synth.control import Grid
+from vcrast.synth.control import LOWEST_RATE, Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.pairs import CHUNK, LARGE_CHUNK, LOWEST_RATE, SHORTEST_S
-from vcrast.synth.program import KINDS, draw_material, program, render
+from vcrast.synth.pairs import CHUNK, LARGE_CHUNK, SHORTEST_S
+from vcrast.synth.program import KINDS, Layers
 from vcrast.synth.space import Parameter
 
 BLOCK = 64  # sounds that are handed to an embedder at once
@@ -30,7 +30,7 @@ Embedder = Callable[[Tensor], Tensor]
 
 
 class Sounds(NamedTuple):
-    """wavs (b, S) float32 within [-1, 1]; units (b, P) in [0, 1], columns of `program(num_layers)`."""
+    """wavs (b, S) float32 within [-1, 1]; units (b, P) in [0, 1], columns of `Layers.space_of(num_layers)`."""
 
     wavs: Tensor
     units: Tensor
@@ -139,14 +139,14 @@ def probe(
 @torch.no_grad()
 def generate(num_sounds: int, grid: Grid, *, seed: int, num_layers: int) -> Iterator[Sounds]:
     """Sounds 0, 1, ... of a seed, in blocks; a sound is the same whatever their number, but for rounding."""
-    space, chunk = program(num_layers), CHUNK.get(grid.device.type, LARGE_CHUNK)
+    layers, chunk = Layers(num_layers=num_layers, grid=grid), CHUNK.get(grid.device.type, LARGE_CHUNK)
     for numbers in torch.arange(num_sounds, device=grid.device).split(BLOCK):
         parts = []
         for some in numbers.split(chunk):
             # A name of their own: pretraining draws "doppelganger".
             dice = Dice.of(seed, "probe", some)
-            units = space.draw(dice)
-            parts.append(Sounds(render(units, draw_material(dice, num_layers, grid), grid), units))
+            units = layers.space.draw(dice)
+            parts.append(Sounds(layers.render(units, layers.draw_material(dice)), units))
         yield Sounds(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -184,7 +184,7 @@ def targets(units: Tensor, num_layers: int, grid: Grid) -> list[Target]:
     """What to regress on, one for each parameter with an order; those of several layers are one target's columns.
 
     Args:
-        units: (n, P) in [0, 1], columns of `program(num_layers)`.
+        units: (n, P) in [0, 1], columns of `Layers.space_of(num_layers)`.
         num_layers: of them.
         grid: of the sounds.
     """

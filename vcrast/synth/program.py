@@ -12,7 +12,8 @@ from vcrast.registry import PROGRAMS
 from vcrast.synth import control, oscillators, spectra
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice
-from vcrast.synth.space import Parameter, Space, decibels, layered
+from vcrast.synth.sound import LEVEL, Layered
+from vcrast.synth.space import Parameter, Space, decibels
 from vcrast.synth.spectra import Bins
 
 GRAINS_HZ = 250.0
@@ -63,15 +64,10 @@ SCENE = Space(
         Parameter("body_share", "space", "ends", 0, 1),
         Parameter("reverb_s", "space", "log", 0.1, 1),
         Parameter("reverb_share", "space", "rare", 0, 0.8),
-        Parameter("level_db", "mix", "linear", -20, -1),
+        LEVEL,
     ]
 )
 """Of the whole clip."""
-
-
-def program(num_layers: int) -> Space:
-    """All parameters of a clip; errors as in `layered`."""
-    return layered(LAYER, SCENE, num_layers)
 
 
 class Material(NamedTuple):
@@ -86,44 +82,6 @@ class Material(NamedTuple):
     noise: Tensor
     grains: Tensor
     room: Tensor
-
-
-def draw_material(dice: Dice, num_layers: int, grid: Grid) -> Material:
-    """The material of the clips of `dice`."""
-    layers = range(1, num_layers + 1)
-    num_grains = control.max_grains(GRAINS_HZ, grid)
-    return Material(
-        draw_noise(dice, num_layers, grid),
-        torch.stack([dice.uniform(f"{n}/grains", num_grains) for n in layers], dim=1),
-        dice.normal("room", int(spectra.TAIL_S * grid.sample_rate)),
-    )
-
-
-def draw_noise(dice: Dice, num_layers: int, grid: Grid) -> Tensor:
-    """(n, L, bins) complex spectra of the layers' noise."""
-    size = Bins(grid.num_samples, grid.sample_rate, grid.device).size
-    return torch.stack([dice.complex_normal(f"{n + 1}/noise", size) for n in range(num_layers)], dim=1)
-
-
-def render(units: Tensor, material: Material, grid: Grid) -> Tensor:
-    """Parameters and material -> sound.
-
-    Args:
-        units: (n, P) in [0, 1], columns of `program(L)`.
-        material: of these clips.
-        grid: length and rate.
-
-    Returns:
-        (n, S) float32 with its highest peak at `level_db`, so within [-1, 1].
-    """
-    num_clips, num_layers = material.noise.shape[:2]
-    of_layers, of_scene = units.split([num_layers * LAYER.size, SCENE.size], dim=1)
-    layers = LAYER.physical(of_layers.reshape(num_clips * num_layers, LAYER.size))
-    wave = layer(layers, material.noise.flatten(0, 1), material.grains.flatten(0, 1), grid)
-    scene = SCENE.physical(of_scene)
-    wave = surround(wave.unflatten(0, (num_clips, num_layers)).sum(dim=1), scene, material.room, grid)
-    peak = wave.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
-    return wave * (decibels(scene["level_db"]) / peak)
 
 
 def layer(p: dict[str, Tensor], noise: Tensor, grain_values: Tensor, grid: Grid) -> Tensor:
@@ -174,7 +132,7 @@ def tonal(p: dict[str, Tensor], grid: Grid) -> Tensor:
 
 def hiss(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
     """(n, S) the layer's noise through equaliser and formants, mean square 1."""
-    bins = Bins(grid.num_samples, grid.sample_rate, grid.device)
+    bins = Bins.of(grid)
     gain = spectra.equaliser(p["equaliser_db"], bins) * throat(p, bins.hertz)
     return spectra.coloured(noise, gain, bins, grid.num_samples)
 
@@ -191,50 +149,37 @@ def surround(wave: Tensor, p: dict[str, Tensor], room: Tensor, grid: Grid) -> Te
     return spectra.convolved(wave, response + direct)
 
 
-DESCRIBED = ("kind", "burst_hz", "count", "slow_hz", "noise_share", "f0_hz")
-
-
-def describe(value: Mapping[str, float]) -> str:
-    """One layer in words."""
-    pace = {
-        "bursts": f"bursts at {value['burst_hz']:.2g} Hz",
-        "onsets": f"{value['count']:.0f} onset" + "s" * (value["count"] > 1),
-        "slow modulation": f"swelling at {value['slow_hz']:.2g} Hz",
-    }[KINDS[int(value["kind"])]]
-    made_of = f"tone of {value['f0_hz']:.0f} Hz" if value["noise_share"] < 0.5 else "noise"
-    if 0.1 < value["noise_share"] < 0.9:
-        made_of = f"tone of {value['f0_hz']:.0f} Hz and noise"
-    return f"{made_of}, {pace}"
-
-
 @PROGRAMS.register("layers")
-class Layers:
-    """This file as `vcrast.synth.pairs.Program`.
+class Layers(Layered):
+    """This file as a program; arguments and errors as in `Layered`."""
 
-    Args:
-        num_layers: L.
-        grid: length and rate of the clips.
-
-    Raises:
-        ValueError: no layer.
-    """
-
-    def __init__(self, *, num_layers: int, grid: Grid) -> None:
-        self.space, self.num_layers, self.grid = program(num_layers), num_layers, grid
+    layer_space, scene_space = LAYER, SCENE
 
     def draw_material(self, dice: Dice) -> Material:
         """See `Program`."""
-        return draw_material(dice, self.num_layers, self.grid)
+        num_grains = control.max_grains(GRAINS_HZ, self.grid)
+        return Material(
+            self.draw_noise(dice),
+            torch.stack([dice.uniform(f"{name}/grains", num_grains) for name in self.layer_names], dim=1),
+            dice.normal("room", int(spectra.TAIL_S * self.grid.sample_rate)),
+        )
 
-    def draw_noise(self, dice: Dice) -> Tensor:
-        """See `Program`."""
-        return draw_noise(dice, self.num_layers, self.grid)
+    def layer(self, values: dict[str, Tensor], material: Material) -> Tensor:
+        """See `Layered`."""
+        return layer(values, self.layer_noise(material), material.grains.flatten(0, 1), self.grid)
 
-    def render(self, units: Tensor, material: Material) -> Tensor:
-        """See `Program`."""
-        return render(units, material, self.grid)
+    def scene(self, wave: Tensor, values: dict[str, Tensor], material: Material) -> Tensor:
+        """The body and the room; see `Layered`."""
+        return surround(wave, values, material.room, self.grid)
 
-    def caption(self, values: Mapping[str, Tensor], row: int) -> str:
-        """See `Program`; what each layer is made of, and its pace."""
-        layers = range(1, self.num_layers + 1)
-        return "; ".join(describe({name: float(values[f"{n}/{name}"][row, 0]) for name in DESCRIBED}) for n in layers)
+    def describe(self, value: Mapping[str, float]) -> str:
+        """What a layer is made of, and its pace; see `Layered`."""
+        pace = {
+            "bursts": f"bursts at {value['burst_hz']:.2g} Hz",
+            "onsets": f"{value['count']:.0f} onset" + "s" * (value["count"] > 1),
+            "slow modulation": f"swelling at {value['slow_hz']:.2g} Hz",
+        }[KINDS[int(value["kind"])]]
+        made_of = f"tone of {value['f0_hz']:.0f} Hz" if value["noise_share"] < 0.5 else "noise"
+        if 0.1 < value["noise_share"] < 0.9:
+            made_of = f"tone of {value['f0_hz']:.0f} Hz and noise"
+        return f"{made_of}, {pace}"

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from vcrast.synth.control import Grid
 from vcrast.synth.space import decibels
 
 EQUALISER_POINTS = 16
@@ -48,6 +49,11 @@ class Bins:
         # Of the last one, which may lie past half the sample rate, only the way to it is used.
         self.hertz = torch.arange(-(-(self.size - 1) // self.hop) + 1, device=device) * (self.hop * width_hz)
         self.top_hz = sample_rate / 2
+
+    @classmethod
+    def of(cls, grid: Grid) -> Bins:
+        """The bins of noise that fills a clip."""
+        return cls(grid.num_samples, grid.sample_rate, grid.device)
 
     def upsample(self, gain: Tensor) -> Tensor:
         """(n, len(hertz)) gains -> (n, size), straight lines between them."""
@@ -140,7 +146,8 @@ def body_ringing(modes_hz: Tensor, decay_s: Tensor, num_samples: int, sample_rat
         sample_rate: Hz.
     """
     time_s = torch.arange(num_samples, device=modes_hz.device) / sample_rate
-    waves = torch.cos(math.tau * (modes_hz.unsqueeze(2) * time_s % 1.0)).mean(dim=1)
+    turns = (modes_hz.unsqueeze(2) * time_s).frac_()  # the largest tensor of a short sound: changed in place
+    waves = turns.mul_(math.tau).cos_().mean(dim=1)
     return waves * torch.exp(-time_s / decay_s) * (2 / (decay_s * sample_rate))
 
 
