@@ -88,12 +88,31 @@ def compare_of(variants):
 def test_folds_that_not_all_have_are_left_out_and_named(tmp_path):
     make(tmp_path / "a", "model=tiny", folds={"1": 0.5, "2": 0.7, "10": 0.9})
     make(tmp_path / "b", "model=small", folds={"2": 0.6, "10": 0.8})
+    # Another sweep's run of the same name.
+    make(tmp_path / "other" / "a", "model=tiny", "run.seed=1", folds={"1": 0.5, "2": 0.7, "10": 0.9})
+    assert compare([tmp_path, tmp_path / "other"]).folds == ("2", "10")
     found = compare([tmp_path])
     assert found.folds == ("2", "10")
     assert found.estimate(found.variants[0], "evaluate.knn_accuracy").mean == pytest.approx(0.8)
     assert any("a: not all runs have fold 1: left out" in note for note in found.notes)
     make(tmp_path / "c", "model=base", folds={"1": 0.6})
     with pytest.raises(ValueError, match=r"no fold in common \(a: 1, 2, 10; b: 2, 10; c: 1\)"):
+        compare([tmp_path])
+
+
+def test_a_run_that_has_not_come_so_far_costs_the_others_no_fold(tmp_path):
+    make(tmp_path / "a", "model=tiny", folds={"1": 0.5, "2": 0.7})
+    folder = make(tmp_path / "b", "model=small")
+    (folder / "summary.json").write_text(json.dumps({"folds": {"1": {"pretrain": {"loss": 2.0}}}}))
+    found = compare([tmp_path])
+    assert (found.folds, labels(found)) == (("1", "2"), ["all runs"])
+    assert f"{folder}: none of these numbers yet, left out" in found.notes
+    assert compare([tmp_path], ["pretrain.loss"]).folds == ("1",)
+
+
+def test_nothing_done_is_said(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(ValueError, match="no stage of any run is done yet"):
         compare([tmp_path])
 
 
@@ -156,7 +175,7 @@ def test_what_makes_it_less_fair_is_said(tmp_path):
     (tmp_path / "c" / "summary.json").unlink()
     said = "\n".join(compare([tmp_path]).notes)
     for text in (
-        "c: no stage is done yet", "b: has no pretrain", "different commit: aaaaaaaaaa; bbbbbbbbbb",
+        "c: none of these numbers yet, left out", "b: has no pretrain", "different commit: aaaaaaaaaa; bbbbbbbbbb",
         "different seeds", "different numbers of test clips: 49, 50",
     ):  # fmt: skip
         assert text in said, said

@@ -150,14 +150,14 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     """
     folders = [folder for path in paths for folder in find_runs(Path(path))]
     runs = [read_run(folder) for folder in dict.fromkeys(folders)]
-    done = [run for run in runs if run.folds]
-    if not done:
+    found = available(runs)
+    if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
-    folds = shared_folds(done)
-    found = available(done)
-    chosen = [complete(metric, found) for metric in metrics] or usual(found)
-    variants = group(done)
-    return Comparison(variants, tuple(chosen), folds, tuple(notes(runs, done, folds, variants)))
+    chosen = tuple(complete(metric, found) for metric in metrics) or usual(found)
+    measured = [run for run in runs if measured_folds(run, chosen)]
+    folds = shared_folds(measured, chosen)
+    variants = group(measured)
+    return Comparison(variants, chosen, folds, tuple(notes(runs, chosen, folds, variants)))
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -192,15 +192,21 @@ def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in found.items() if value}
 
 
-def shared_folds(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The folds that all runs have, by number.
+def measured_folds(run: Run, metrics: Sequence[str]) -> list[str]:
+    """The folds in which a run has at least one of the metrics; one that has not come so far has none."""
+    return [fold for fold in run.folds if any(run.value(metric, [fold]) is not None for metric in metrics)]
+
+
+def shared_folds(runs: Sequence[Run], metrics: Sequence[str]) -> tuple[str, ...]:
+    """The folds in which all runs are measured, by number.
 
     Raises:
         ValueError: there is none.
     """
-    shared = set.intersection(*(set(run.folds) for run in runs))
+    own = [measured_folds(run, metrics) for run in runs]
+    shared = set.intersection(*map(set, own))
     if not shared:
-        listed = "; ".join(f"{run.folder.name}: {', '.join(run.folds)}" for run in runs[:6])
+        listed = "; ".join(f"{run.folder.name}: {', '.join(f)}" for run, f in list(zip(runs, own, strict=True))[:6])
         raise ValueError(f"the runs have no fold in common ({listed})")
     return tuple(sorted(shared, key=natural))
 
@@ -216,10 +222,10 @@ def available(runs: Sequence[Run]) -> list[str]:
     return list(names)
 
 
-def usual(found: Sequence[str]) -> list[str]:
+def usual(found: Sequence[str]) -> tuple[str, ...]:
     """The accuracies, or mAP where clips have several labels; the losses of runs that were not evaluated."""
     pairs = [[f"evaluate.{name}" for name in pair if f"evaluate.{name}" in found] for pair in USUAL]
-    return [pair[0] for pair in pairs if pair] or [metric for metric in found if metric.endswith(".loss")]
+    return tuple(pair[0] for pair in pairs if pair) or tuple(metric for metric in found if metric.endswith(".loss"))
 
 
 def complete(metric: str, found: Sequence[str]) -> str:
@@ -286,22 +292,25 @@ def follows(key: str, name: str, runs: Sequence[Run]) -> bool:
     return all(len(own) == 1 for own in values.values())
 
 
-def notes(runs: Sequence[Run], done: Sequence[Run], folds: Sequence[str], variants: Sequence[Variant]) -> Iterator[str]:
+def notes(
+    runs: Sequence[Run], metrics: Sequence[str], folds: Sequence[str], variants: Sequence[Variant]
+) -> Iterator[str]:
     """What a reader should know before believing a difference."""
-    yield from (f"{run.folder}: no stage is done yet, left out" for run in runs if run not in done)
-    yield from gaps(done, folds)
-    if "recipe" in telling(done):
-        behind = [short(key) for key in differing(done) if key not in telling(done)]
+    measured = [run for variant in variants for run in variant.runs]
+    yield from (f"{run.folder}: none of these numbers yet, left out" for run in runs if run not in measured)
+    yield from gaps(measured, metrics, folds)
+    if "recipe" in telling(measured):
+        behind = [short(key) for key in differing(measured) if key not in telling(measured)]
         yield f"the recipes differ in {', '.join(behind) or 'nothing but their names'}"
     for name in ("commit", "device", "torch"):
-        values = {run.conditions[name] for run in done if name in run.conditions}
+        values = {run.conditions[name] for run in measured if name in run.conditions}
         if len(values) > 1:
             yield f"made with different {name}: {'; '.join(sorted(values))}"
     seeds = {variant.label: sorted(run.seed for run in variant.runs) for variant in variants}
     if len({tuple(own) for own in seeds.values()}) > 1:
         listed = "; ".join(f"{label}: {', '.join(map(str, own))}" for label, own in seeds.items())
         yield f"variants have different seeds ({listed})"
-    clips = {number for run in done if (number := run.value("evaluate.num_test_clips", folds))}
+    clips = {number for run in measured if (number := run.value("evaluate.num_test_clips", folds))}
     if len(clips) > 1:
         yield f"different numbers of test clips: {', '.join(f'{len(folds) * mean:.0f}' for mean in sorted(clips))}"
     elif clips:
@@ -309,13 +318,15 @@ def notes(runs: Sequence[Run], done: Sequence[Run], folds: Sequence[str], varian
         yield f"{count} test clips: by their choice alone an accuracy of 70 % has a standard error of {sampling(count)}"
 
 
-def gaps(runs: Sequence[Run], folds: Sequence[str]) -> Iterator[str]:
-    """Stages that only some runs have done, and folds that are not compared."""
+def gaps(runs: Sequence[Run], metrics: Sequence[str], folds: Sequence[str]) -> Iterator[str]:
+    """Numbers and stages that only some runs have, and folds that are not compared."""
     stages = {stage for run in runs for fold in folds for stage in run.folds[fold]}
     for run in runs:
         if missing := [stage for stage in STAGES if stage in stages and any(stage not in run.folds[f] for f in folds)]:
             yield f"{run.folder}: has no {' and no '.join(missing)}"
-        if more := [fold for fold in run.folds if fold not in folds]:
+        if lacking := [metric for metric in metrics if run.value(metric, folds) is None]:
+            yield f"{run.folder}: has no {', '.join(lacking)}"
+        if more := [fold for fold in measured_folds(run, metrics) if fold not in folds]:
             yield f"{run.folder}: not all runs have fold {', '.join(more)}: left out"
 
 
