@@ -39,7 +39,10 @@ def test_a_run_folder_answers_every_question(finished):
     for key in ("steps", "loss", "invariance", "variance", "covariance", "samples_per_s", "peak_memory_bytes",
                 "embedding_std", "effective_rank", "wall_s"):  # fmt: skip
         assert fold["pretrain"][key] > 0, key
-    for key in ("accuracy", "mAP", "auc", "d_prime", "knn_accuracy", "probe_accuracy", "untrained_knn_accuracy"):
+    for key in (
+        "accuracy", "mAP", "auc", "d_prime", "knn_accuracy", "probe_accuracy", "untrained_knn_accuracy",
+        "untrained_probe_accuracy",
+    ):  # fmt: skip
         assert key in fold["evaluate"], key
     assert summary["mean"]["evaluate"]["accuracy"] == fold["evaluate"]["accuracy"]
     assert (finished / "figures").is_dir()

@@ -26,10 +26,10 @@ def evaluate(job: Job) -> dict[str, Any]:
     """Measure the fold's models on its test clips; keeps scores and embeddings for the report."""
     started = time.perf_counter()
     encoder = job.encoder(patch_stride=job.config.pretrain.patch_stride)
-    untrained = probe(job, encoder, prefix="untrained_", linear=False)[0]
+    untrained, _ = probe(job, encoder, prefix="untrained_")
     origin = load_pretrained(job, encoder)
     log.info("fold %s evaluate: frozen features from %s", job.fold, origin)
-    frozen, test = probe(job, encoder, prefix="", linear=True)
+    frozen, test = probe(job, encoder, prefix="")
     kept = {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     result = {**finetuned(job, kept), **frozen, **untrained, "num_test_clips": len(job.test)}
     if is_first():
@@ -63,21 +63,21 @@ def classification_metrics(score: Tensor, label: Tensor, *, multilabel: bool) ->
     return values
 
 
-def probe(job: Job, encoder: Encoder, *, prefix: str, linear: bool) -> tuple[dict[str, float], Embedded]:
-    """Nearest neighbours and, if asked, a linear probe on frozen embeddings; also the test clips' embeddings."""
+def probe(job: Job, encoder: Encoder, *, prefix: str) -> tuple[dict[str, float], Embedded]:
+    """Nearest neighbours and a linear probe on frozen embeddings; also the test clips' embeddings."""
     options = job.config.evaluate
     train, test = (embed_for_all_folds(job, encoder, clips) for clips in (job.train, job.test))
     votes = knn_predict(
         train.embedding, train.label, test.embedding, k=min(options.knn_k, len(job.train)),
         temperature=options.knn_temperature,
     )  # fmt: skip
-    values = frozen_metrics(f"{prefix}knn", votes, test.label, multilabel=job.multilabel)
-    if linear:
-        logits = linear_probe(
-            train.embedding, train.label, test.embedding, multilabel=job.multilabel, steps=options.probe_steps,
-            weight_decay=options.probe_weight_decay,
-        )  # fmt: skip
-        values |= frozen_metrics(f"{prefix}probe", logits, test.label, multilabel=job.multilabel)
+    logits = linear_probe(
+        train.embedding, train.label, test.embedding, multilabel=job.multilabel, steps=options.probe_steps,
+        weight_decay=options.probe_weight_decay,
+    )  # fmt: skip
+    values: dict[str, float] = {}
+    for name, score in (("knn", votes), ("probe", logits)):
+        values |= frozen_metrics(f"{prefix}{name}", score, test.label, multilabel=job.multilabel)
     return values, test
 
 

@@ -66,7 +66,7 @@ def is_share(metric: str) -> bool:
 
 SHORT = {
     "accuracy": "finetuned", "probe_accuracy": "probe", "knn_accuracy": "kNN", "mAP": "mAP", "probe_mAP": "probe mAP",
-    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN",
+    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN", "untrained_probe_accuracy": "untrained probe",
 }  # fmt: skip
 
 

@@ -87,6 +87,8 @@ METRICS: dict[str, dict[str, tuple[str, Callable[[float], str]]]] = {
         "knn_mAP": ("mAP, nearest neighbours", fixed),
         "untrained_knn_accuracy": ("Accuracy, neighbours, untrained", percent),
         "untrained_knn_mAP": ("mAP, neighbours, untrained", fixed),
+        "untrained_probe_accuracy": ("Accuracy, linear probe, untrained", percent),
+        "untrained_probe_mAP": ("mAP, linear probe, untrained", fixed),
         "num_test_clips": ("Test clips", count),
         "wall_s": ("Wall time", duration),
     },
