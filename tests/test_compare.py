@@ -190,6 +190,12 @@ def test_a_fair_comparison_says_only_how_many_clips_there_are(tmp_path):
     )
 
 
+def test_missing_seeds_are_listed_by_variant(sweep):
+    assert (
+        "variants have different seeds: 0, 1 of attention=softmax; 0, 1, 2 of attention=rfa" in compare([sweep]).notes
+    )
+
+
 def test_a_run_named_twice_counts_once_and_runs_come_in_the_order_of_folds_numbers(sweep):
     found = compare([sweep / "2_rfa", sweep, sweep / "2_rfa"])
     assert labels(found) == ["attention=rfa", "attention=softmax"]

@@ -111,10 +111,8 @@ class Comparison:
     notes: tuple[str, ...]
 
     def name(self, variant: Variant) -> str:
-        """All settings of the first variant that differ anywhere; of another one those that differ from the first's."""
-        first = self.variants[0]
-        own = {key: value for key, value in variant.settings.items() if first.settings.get(key, _ABSENT) != value}
-        return variant.label if variant is first else Variant(own, ()).label if own else variant.label
+        """What a reader is shown; see `name_beside`."""
+        return name_beside(variant, self.variants[0])
 
     def estimate(self, variant: Variant, metric: str) -> Estimate | None:
         """Mean and sample standard deviation over the variant's runs; None if none has the metric."""
@@ -134,6 +132,12 @@ class Comparison:
             return None
         error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
         return Estimate(statistics.fmean(pairs), error, len(pairs))
+
+
+def name_beside(variant: Variant, first: Variant) -> str:
+    """All settings of the first variant that differ anywhere; of another one those that differ from the first's."""
+    own = {key: value for key, value in variant.settings.items() if first.settings.get(key, _ABSENT) != value}
+    return Variant(own, ()).label if own else variant.label
 
 
 def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Comparison:
@@ -306,10 +310,12 @@ def notes(
         values = {run.conditions[name] for run in measured if name in run.conditions}
         if len(values) > 1:
             yield f"made with different {name}: {'; '.join(sorted(values))}"
-    seeds = {variant.label: sorted(run.seed for run in variant.runs) for variant in variants}
-    if len({tuple(own) for own in seeds.values()}) > 1:
-        listed = "; ".join(f"{label}: {', '.join(map(str, own))}" for label, own in seeds.items())
-        yield f"variants have different seeds ({listed})"
+    seeds: dict[str, list[str]] = {}
+    for variant in variants:
+        own = ", ".join(map(str, sorted(run.seed for run in variant.runs)))
+        seeds.setdefault(own, []).append(name_beside(variant, variants[0]))
+    if len(seeds) > 1:
+        yield "variants have different seeds: " + "; ".join(f"{own} of {', '.join(seeds[own])}" for own in seeds)
     clips = {number for run in measured if (number := run.value("evaluate.num_test_clips", folds))}
     if len(clips) > 1:
         yield f"different numbers of test clips: {', '.join(f'{len(folds) * mean:.0f}' for mean in sorted(clips))}"
