@@ -169,13 +169,14 @@ def make_recipe(folder, recipe):
 
 
 def test_what_makes_it_less_fair_is_said(tmp_path):
-    make(tmp_path / "a", "run.seed=0", knn=0.5, commit="a" * 40, pretrain={"loss": 1.0})
-    make(tmp_path / "b", "run.seed=1", "optim.lr=0.1", knn=0.5, commit="b" * 40, clips=49)
+    make(tmp_path / "a", "run.seed=0", "data.root=here", knn=0.5, commit="a" * 40, pretrain={"loss": 1.0})
+    make(tmp_path / "b", "run.seed=1", "optim.lr=0.1", "data.root=elsewhere", knn=0.5, commit="b" * 40, clips=49)
     make(tmp_path / "c")
     (tmp_path / "c" / "summary.json").unlink()
     said = "\n".join(compare([tmp_path]).notes)
     for text in (
-        "c: none of these numbers yet, left out", "b: has no pretrain", "different commit: aaaaaaaaaa; bbbbbbbbbb",
+        "c: none of these numbers yet, left out", "b: has no pretrain", "different data: elsewhere; here",
+        "different commit: aaaaaaaaaa; bbbbbbbbbb",
         "different seeds", "different numbers of test clips: 49, 50",
     ):  # fmt: skip
         assert text in said, said

@@ -40,7 +40,7 @@ class Run:
         settings: dotted keys, those of `SAME` left out.
         seed: `run.seed`.
         folds: by fold and stage, the numbers of `summary.json`.
-        conditions: on what it was made, such as commit and processor, as text.
+        conditions: of what and on what it was made, such as the data's place, commit and processor, as text.
     """
 
     folder: Path
@@ -183,7 +183,8 @@ def read_run(folder: Path) -> Run:
     settings = dict(flatten(to_dict(load_config(folder / "config.yaml"))))
     kept = {key: value for key, value in settings.items() if not key.startswith(SAME)}
     summary, environment = (_json(folder / name) for name in ("summary.json", "env.json"))
-    return Run(folder, kept, int(settings[SEED]), summary.get("folds", {}), conditions(environment))
+    place = {"data": str(where)} if (where := settings["data.path"] or settings["data.root"]) else {}
+    return Run(folder, kept, int(settings[SEED]), summary.get("folds", {}), conditions(environment) | place)
 
 
 def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -306,7 +307,7 @@ def notes(
     if "recipe" in telling(measured):
         behind = [short(key) for key in differing(measured) if key not in telling(measured)]
         yield f"the recipes differ in {', '.join(behind) or 'nothing but their names'}"
-    for name in ("commit", "device", "torch"):
+    for name in ("data", "commit", "device", "torch"):
         values = {run.conditions[name] for run in measured if name in run.conditions}
         if len(values) > 1:
             yield f"made with different {name}: {'; '.join(sorted(values))}"
