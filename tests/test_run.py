@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -213,10 +214,18 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     assert start(words) == 0
 
 
-def test_dry_run_writes_nothing_and_names_the_cost(tmp_path, capsys):
+def test_dry_run_writes_nothing_and_names_the_cost(tmp_path, capsys, caplog):
     assert start(small(tmp_path / "dry"), dry_run=True) == 0
     said = capsys.readouterr().out
     assert "pretrain: 12 steps of batch 16 on 48 clips" in said
     assert "finetune: 9 steps" in said
-    assert "GiB" in said
+    assert re.search(r"about [\d.]+ s a fold, peak memory [\d.]+ [MG]iB", said), said
     assert not (tmp_path / "dry").exists()
+    assert "warm-up" not in caplog.text  # of two steps it would say nothing
+
+
+def test_dry_run_warns_of_a_run_that_would_end_within_its_warm_up_and_adds_up_folds(tmp_path, capsys, caplog):
+    assert start(small(tmp_path / "dry", "pretrain.steps=5", "data.folds=all"), dry_run=True) == 0
+    assert "the run of 5 steps ends within the warm-up of 9" in caplog.text
+    assert caplog.text.count("warm-up of") == 1
+    assert re.search(r"a fold \([\d.]+ .* in all\)", capsys.readouterr().out)

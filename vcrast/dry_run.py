@@ -10,11 +10,14 @@ from typing import Any
 from vcrast.config import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
+from vcrast.pretrain import peak_lr
+from vcrast.report.headline import duration, size
 from vcrast.stage import total_steps
 from vcrast.stream import clips_per_epoch
 from vcrast.summary import Summary
 from vcrast.training.interrupt import Interrupt
 from vcrast.training.log import MetricLog
+from vcrast.training.schedule import Warmup
 
 REHEARSED = ("pretrain", "finetune")
 
@@ -40,7 +43,7 @@ def rehearse(config: Config) -> int:
         for stage in [stage for stage in config.stages if stage in REHEARSED]:
             result = STAGES[stage](job)
             summary.record(job.fold, stage, result)
-            print(cost_line(config, stage, result, num_clips=len(job.train), num_folds=len(folds)))
+            print(cost_line(config, stage, result, num_clips=len(job.train), num_folds=len(folds)), flush=True)
         log.close()
     print("dry run passed: nothing was written")
     return 0
@@ -56,18 +59,26 @@ def shortened(config: Config) -> Config:
     for stage in (short.pretrain, short.finetune):
         stage.steps = 2
         stage.log_every_steps = 1
+    # Two steps end within any warm-up; `cost_line` looks at that of the whole run.
+    short.finetune.warmup_epochs = 0.0
+    if "warmup_epochs" in short.schedule:
+        short.schedule["warmup_epochs"] = 0.0
     short.pretrain.watch_clips = min(8, short.pretrain.watch_clips)
     return short
 
 
 def cost_line(config: Config, stage: str, result: dict[str, Any], *, num_clips: int, num_folds: int) -> str:
-    """One line: steps, time and memory of a stage."""
+    """One line: steps, time and memory of a stage. Warns of a run that ends within its warm-up."""
     options = config.pretrain if stage == "pretrain" else config.finetune
     num_clips = clips_per_epoch(config.source, num_clips) if stage == "pretrain" else num_clips
-    steps = total_steps(options.steps, options.epochs, num_clips // options.batch_size)
-    hours = steps * options.batch_size / result["samples_per_s"] / 3600
-    memory = result["peak_memory_bytes"] / 2**30
+    per_epoch = num_clips // options.batch_size
+    steps = total_steps(options.steps, options.epochs, per_epoch)
+    lr = peak_lr(config.optim, options.batch_size) if stage == "pretrain" else config.finetune.lr
+    warmup = config.schedule.get("warmup_epochs", 0) if stage == "pretrain" else config.finetune.warmup_epochs
+    Warmup(lr=lr, total_steps=steps, steps_per_epoch=per_epoch, warmup_epochs=warmup)
+    seconds = steps * options.batch_size / result["samples_per_s"]
+    whole = f" ({duration(num_folds * seconds)} in all)" if num_folds > 1 else ""
     return (
         f"{stage}: {steps} steps of batch {options.batch_size} on {num_clips} clips, {result['samples_per_s']:.1f} "
-        f"clips/s, about {hours:.2f} h a fold ({hours * num_folds:.2f} h in all), peak memory {memory:.1f} GiB"
+        f"clips/s, about {duration(seconds)} a fold{whole}, peak memory {size(result['peak_memory_bytes'])}"
     )
