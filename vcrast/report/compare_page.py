@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vcrast.report.compare_figure import curves_figure, dots_figure
 from vcrast.report.compare_table import lines, rows_per_run
 from vcrast.report.figures import Drawn
+from vcrast.report.write import address, write_page
 
 if TYPE_CHECKING:
     from vcrast.compare import Comparison
@@ -40,13 +37,13 @@ def write_comparison(found: Comparison, path: Path) -> None:
     sections, missing = [], []
     for title, text, draw in FIGURES:
         try:
-            sections.append({"title": title, "text": text, "source": inlined(draw(found))})
+            source = inlined(draw(found))
+            sections.append({"title": title, "text": text, "source": source, "notes": [], "wide": True})
         except (ValueError, KeyError) as error:
             missing.append(str(error.args[0]))
-    environment = Environment(
-        loader=PackageLoader("vcrast.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    text = environment.get_template("compare.html").render(
+    write_page(
+        path,
+        "compare.html",
         variants=found.variants,
         num_runs=sum(len(variant.runs) for variant in found.variants),
         folds=found.folds,
@@ -58,13 +55,10 @@ def write_comparison(found: Comparison, path: Path) -> None:
         run_header=run_header,
         run_rows=run_rows,
     )
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def inlined(drawn: Drawn) -> str:
     """A figure as the source of an image."""
     with tempfile.TemporaryDirectory() as folder:
         png = drawn.save(Path(folder) / "figure.png")
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    return address("image/png", png)

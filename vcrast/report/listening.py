@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import os
 import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +10,10 @@ from pathlib import Path
 
 import matplotlib.image
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from vcrast.report.style import SEQUENTIAL
+from vcrast.report.write import address, write_page
 from vcrast.synth.pairs import Doppelgangers
 from vcrast.synth.space import Parameter
 
@@ -81,17 +79,12 @@ def write_listening_page(
         Card(n + 1, sounds.program.caption(values, 2 * n), heard[2 * n : 2 * n + 2], tables(sounds, values, 2 * n))
         for n in range(num_pairs)
     ]
-    environment = Environment(
-        loader=PackageLoader("vcrast.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     distances = ", ".join(f"{name} {value:g}" for name, value in sounds.distances(0).items())
-    text = environment.get_template("listening.html").render(
-        cards=cards, command=command, distances=distances, duration_s=f"{sounds.grid.duration_s:g}", seed=sounds.seed
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_page(
+        path, "listening.html", cards=cards, command=command, distances=distances,
+        duration_s=f"{sounds.grid.duration_s:g}", seed=sounds.seed,
+    )  # fmt: skip
     return path
 
 
@@ -103,7 +96,7 @@ def wav_address(wav: Tensor, sample_rate: int) -> str:
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes((wav.clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
-    return f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return address("audio/wav", buffer.getvalue())
 
 
 def picture_address(fbank: Tensor, low: float, high: float) -> str:
@@ -118,7 +111,7 @@ def picture_address(fbank: Tensor, low: float, high: float) -> str:
         format="png",
         pil_kwargs={"optimize": True},
     )
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return address("image/png", buffer.getvalue())
 
 
 def tables(sounds: Doppelgangers, values: Mapping[str, Tensor], row: int) -> list[tuple[str, list[Row]]]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vcrast.report import figures
 from vcrast.report.figures import Drawn
 from vcrast.report.headline import duration, headline, wall_seconds
 from vcrast.report.numbers import stack_folds
 from vcrast.report.record import RunRecord, read_run
+from vcrast.report.write import address, write_page
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,9 @@ def write_report(folder: str | Path) -> Path:
     # Wide figures last: between narrow ones they would leave holes beside those.
     sections = sorted(_sections(record, missing), key=lambda section: section.wide)
     page = record.folder / "report.html"
-    aside = page.with_name(f".report.{os.getpid()}.html")
-    aside.write_text(render(record, sections, missing), encoding="utf-8")
-    aside.replace(page)
-    return page
-
-
-def render(record: RunRecord, sections: list[Section], missing: list[str]) -> str:
-    """The page as text. Everything that comes from the run is escaped."""
-    environment = Environment(
-        loader=PackageLoader("vcrast.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("template.html").render(
+    write_page(
+        page,
+        "template.html",
         recipe=record.recipe,
         folder=record.folder.name,
         facts=facts(record),
@@ -76,6 +64,7 @@ def render(record: RunRecord, sections: list[Section], missing: list[str]) -> st
         config=record.config_text,
         environment=list(flatten(record.env)),
     )
+    return page
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -132,8 +121,7 @@ def _sections(record: RunRecord, missing: list[str]) -> Iterator[Section]:
             missing.append(f"{plan.title}: {error.args[0] if error.args else error}")
             continue
         png = drawn.save(pictures / f"{plan.name}.png")
-        source = "data:image/png;base64," + base64.b64encode(png).decode()
-        yield Section(plan.title, plan.text, _notes(drawn, record.classes), source, drawn.wide)
+        yield Section(plan.title, plan.text, _notes(drawn, record.classes), address("image/png", png), drawn.wide)
 
 
 def plans(record: RunRecord) -> list[Plan]:
