@@ -46,9 +46,12 @@ def test_launch_commands_compose(page, command):
 @pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
 def test_submissions_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
-    if not any(word.startswith("run.resume=") for word in arguments.overrides):
-        for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
-            check(compose(point.overrides).slurm)
+    if any(word.startswith("run.resume=") for word in arguments.overrides):
+        return
+    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
+        config = compose(point.overrides)
+        assert config.recipe
+        check(config.slurm)  # raises for what Slurm could not be given
 
 
 @pytest.mark.parametrize(("page", "command"), VERBS, ids=[text for _, text in VERBS])

@@ -229,6 +229,16 @@ def test_damaged_zip(tmp_path):
         unpack(path, tmp_path)
 
 
+def test_a_method_of_compression_that_python_lacks_is_one_line(tmp_path):
+    path = archive(tmp_path / "a.zip", [("a.txt", b"x")])
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # local and central header: method, 2 bytes
+        data[data.index(signature) + offset] = 97  # WavPack
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.zip: damaged zip file \(.*compression"):
+        unpack(path, tmp_path)
+
+
 # --- ESC-50
 
 

@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launch.planned import pinned
 from launch.slurm_options import (
     EXTRA,
     EXTRA_VALUE,
@@ -102,8 +104,11 @@ def test_a_run_folder_that_cannot_stand_in_a_script_is_refused(path):
         check_path("run.dir", Path(path))
 
 
-def test_folders_with_blanks_and_accents_are_fine():
-    check_path("run.dir", Path("/data/été 1/a=b,c"))
+def test_folders_with_blanks_and_accents_are_accepted_and_reach_the_run():
+    folder = Path("/data/été 1/a=b,c")
+    check_path("run.dir", folder)
+    word = next(word for word in pinned((), folder) if word.startswith("run.dir="))
+    assert OverridesParser.create().parse_overrides([word])[0].value() == str(folder)
 
 
 @given(st.data())

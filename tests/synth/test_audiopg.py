@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import RATE, level_at, loudness, strongest_hz
-from test_pairs import NUM_DRAWS, check_sounds
+from test_pairs import NUM_DRAWS, assert_sounds
 
 from vcrast.synth import audiopg
 from vcrast.synth.audiopg import LAYER, SCENE, WAVEFORMS, AudioPG
@@ -241,13 +241,13 @@ def test_corners_of_the_space_sound(seed, num_samples, num_layers):
     program = AudioPG(num_layers=num_layers, grid=Grid(num_samples, RATE, torch.device("cpu")))
     corners = [chance.choice((0.0, 1.0, chance.random())) for _ in range(4 * program.space.size)]
     units = torch.tensor(corners).view(4, program.space.size)
-    check_sounds(program.render(units, program.draw_material(Dice.of(seed, "corner", torch.arange(4)))))
+    assert_sounds(program.render(units, program.draw_material(Dice.of(seed, "corner", torch.arange(4)))))
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_high_rates_sound_too(rate):
     wavs = Doppelgangers(num_samples=rate, sample_rate=rate, seed=0, distance=0.15, program="audiopg").batch(0, 8).wavs
-    check_sounds(wavs.flatten(0, 1))
+    assert_sounds(wavs.flatten(0, 1))
 
 
 @pytest.mark.slow
@@ -255,7 +255,7 @@ def test_a_great_many_draws_sound():
     sounds, size = stream(), 50
     for step in range(math.ceil(int(os.environ.get("VCRAST_SYNTH_DRAWS", NUM_DRAWS)) / (2 * size))):
         pairs = sounds.batch(step, size)
-        check_sounds(pairs.wavs.flatten(0, 1))
+        assert_sounds(pairs.wavs.flatten(0, 1))
         levels = sounds.space.physical(pairs.units.flatten(0, 1))["level_db"]
         peaks = 20 * pairs.wavs.abs().flatten(0, 1).amax(dim=1, keepdim=True).log10()
         torch.testing.assert_close(peaks, levels, rtol=0, atol=1e-3)

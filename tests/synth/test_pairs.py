@@ -27,7 +27,7 @@ def stream(num_samples=HALF_SECOND, seed=0, **options):
     return Doppelgangers(num_samples=num_samples, sample_rate=RATE, seed=seed, **{"distance": 0.15, **options})
 
 
-def check_sounds(wavs):
+def assert_sounds(wavs):
     """(n, S): finite, at a level within the range, and sound rather than a click in silence."""
     assert torch.isfinite(wavs).all()
     peaks = wavs.abs().amax(dim=1)
@@ -43,7 +43,7 @@ def test_a_batch():
     assert pairs.wavs.shape == (5, 2, HALF_SECOND)
     assert pairs.wavs.dtype == torch.float32
     assert pairs.units.shape == (5, 2, Layers.space_of(2).size)
-    check_sounds(pairs.wavs.flatten(0, 1))
+    assert_sounds(pairs.wavs.flatten(0, 1))
 
 
 @given(st.data(), st.integers(2, 21), st.integers(0, 10**9))
@@ -104,7 +104,7 @@ def test_nothing_of_torchs_own_generator_is_used():
 
 def test_late_in_the_stream_sounds_differ_still():
     late = stream(num_layers=1).batch(10**12, 2).wavs
-    check_sounds(late.flatten(0, 1))
+    assert_sounds(late.flatten(0, 1))
     assert not torch.allclose(late[0, 0], late[1, 0], atol=0.01)
 
 
@@ -159,13 +159,13 @@ def test_corners_of_the_space_sound(seed, num_samples, num_layers):
     program = Layers(num_layers=num_layers, grid=Grid(num_samples, RATE, torch.device("cpu")))
     corners = [chance.choice((0.0, 1.0, chance.random())) for _ in range(4 * program.space.size)]
     units = torch.tensor(corners).view(4, program.space.size)
-    check_sounds(program.render(units, program.draw_material(Dice.of(seed, "corner", torch.arange(4)))))
+    assert_sounds(program.render(units, program.draw_material(Dice.of(seed, "corner", torch.arange(4)))))
 
 
 def test_all_at_one_end_sounds():
     program = Layers(num_layers=2, grid=Grid(HALF_SECOND, RATE, torch.device("cpu")))
     units = torch.tensor([[0.0], [1.0], [0.5], [2**-24], [1 - 2**-24]]).expand(-1, program.space.size)
-    check_sounds(program.render(units, program.draw_material(Dice.of(0, "ends", torch.arange(5)))))
+    assert_sounds(program.render(units, program.draw_material(Dice.of(0, "ends", torch.arange(5)))))
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_great_many_draws_sound():
     wanted = int(os.environ.get("VCRAST_SYNTH_DRAWS", NUM_DRAWS))
     for step in range(math.ceil(wanted / (2 * size))):
         pairs = sounds.batch(step, size)
-        check_sounds(pairs.wavs.flatten(0, 1))
+        assert_sounds(pairs.wavs.flatten(0, 1))
         levels = sounds.space.physical(pairs.units.flatten(0, 1))["level_db"]
         peaks = 20 * pairs.wavs.abs().flatten(0, 1).amax(dim=1, keepdim=True).log10()
         torch.testing.assert_close(peaks, levels, rtol=0, atol=1e-3)

@@ -22,7 +22,7 @@ def dry(name, first, num_clips, seconds):
     return program.render(REGIONS[name].draw(dice), program.draw_material(dice))
 
 
-def check(name, first, num_clips, seconds):
+def assert_audible(name, first, num_clips, seconds):
     wavs = clips(name, *range(first, first + num_clips), seconds=seconds)
     assert wavs.shape == (num_clips, seconds * RATE)
     assert wavs.dtype == torch.float32
@@ -38,14 +38,14 @@ def check(name, first, num_clips, seconds):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_is_finite_audible_and_never_clips(name):
-    check(name, 0, 60, 1)
+    assert_audible(name, 0, 60, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_thousands_of_draws(name):
     for first in (100, 200):
-        check(name, first, 100, 1)
+        assert_audible(name, first, 100, 1)
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -35,6 +35,7 @@ def extract(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> N
             for entry, target in targets:
                 if target is not None:
                     left -= _unpack(source, entry, target, left)
+    # zipfile raises NotImplementedError for a method of compression or a version that it does not know.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise ValueError(f"{archive}: damaged zip file ({error})") from None
 
