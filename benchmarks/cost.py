@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.flops import projector_flops, step_flops
 from benchmarks.memory import CONTEXT_BYTES, MEL_BINS, VIEWS, footprint
-from vcrast.compose import compose
-from vcrast.config import ModelConfig
+from vcrast.config.compose import compose
+from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
 from vcrast.models.encoder import Encoder
 from vcrast.models.projector import Projector

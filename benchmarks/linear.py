@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.device import header, seconds_each
-from vcrast.config import ModelConfig, config_dir
+from vcrast.config.schema import ModelConfig, config_dir
 from vcrast.models.build import build_encoder
 from vcrast.models.linear import build_linear
 from vcrast.training.engine import AUTOCAST, resolve_precision

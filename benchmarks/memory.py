@@ -14,8 +14,8 @@ import torch
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vcrast.compose import compose
-from vcrast.config import ModelConfig
+from vcrast.config.compose import compose
+from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
 from vcrast.models.projector import Projector
 from vcrast.training.plan import GIB, MARGIN, Footprint, Plan, choose

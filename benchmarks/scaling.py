@@ -31,7 +31,7 @@ from benchmarks.cost import FLOAT_BYTES, all_gather_bytes, all_reduce_bytes
 from benchmarks.device import header, seconds_each
 from benchmarks.memory import VIEWS
 from launch.processes import free_port, variables
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views

@@ -22,8 +22,8 @@ from benchmarks.device import T4_NOTE, header, imitate_t4, matmul_peak, seconds_
 from benchmarks.flops import step_flops
 from benchmarks.trace import trace_step
 from benchmarks.variants import NaiveVCR, ThesisVCR
-from vcrast.compose import compose
-from vcrast.config import Config
+from vcrast.config.compose import compose
+from vcrast.config.schema import Config
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views

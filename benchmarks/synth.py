@@ -20,8 +20,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.device import header, seconds_each
-from vcrast.compose import compose
-from vcrast.config import Config
+from vcrast.config.compose import compose
+from vcrast.config.schema import Config
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vcrast.help import options
-from vcrast.registry import suggest
+from vcrast.config.files import options
+from vcrast.config.words import suggest
 
 SWEEP_FLAGS = ("-m", "--multirun")
 FLAGS = ("--help", "-h", "--dry-run", "--cfg", *SWEEP_FLAGS)

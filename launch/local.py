@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from launch.arguments import Arguments, parse, resumed_folder
 from launch.mistakes import explained
 from launch.processes import follow_launcher, is_child, launch
-from vcrast.help import launch_help
+from vcrast.config.files import launch_help
 
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
 
@@ -38,7 +38,7 @@ def _main(words: list[str]) -> int:
     if (code := _sweep(arguments)) is not None:
         return code
     if not (is_child() or arguments.dry_run or arguments.show_config):
-        from vcrast.settings import resolve
+        from vcrast.config.resume import resolve
 
         config = resolve(arguments.overrides)
         if config.launch.num_processes > 1:
@@ -77,7 +77,7 @@ def hydra_main() -> None:
     import hydra
     from omegaconf import DictConfig
 
-    from vcrast.config import config_dir
+    from vcrast.config.schema import config_dir
 
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="run")
     def answer(_: DictConfig) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from launch.arguments import Arguments, resumed_folder
 
 if TYPE_CHECKING:
-    from vcrast.config import Config
+    from vcrast.config.schema import Config
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def plan(arguments: Arguments) -> tuple[Path, list[Planned]]:
         ValueError: a setting that is wrong in any of them.
     """
     from launch.sweep import expand, is_sweep
-    from vcrast.settings import resolve
+    from vcrast.config.resume import resolve
 
     if not arguments.sweep:
         if is_sweep(arguments.overrides):

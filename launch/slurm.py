@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from launch.arguments import Arguments, parse
 from launch.mistakes import explained
 from launch.planned import Planned, plan
-from vcrast.help import launch_help
+from vcrast.config.files import launch_help
 
 if TYPE_CHECKING:
     from submitit import Job
 
     from launch.submission import Submission
-    from vcrast.config import Config
+    from vcrast.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 SLURM_KEYS = """

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vcrast.config import SlurmConfig
-from vcrast.registry import suggest
+from vcrast.config.schema import SlurmConfig
+from vcrast.config.words import suggest
 
 CLUSTERS = ("auto", "slurm", "local")
 MAIL_TYPES = ("BEGIN", "END", "FAIL", "REQUEUE", "TIME_LIMIT", "TIME_LIMIT_50", "TIME_LIMIT_80", "TIME_LIMIT_90", "ALL")

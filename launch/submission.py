@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from launch.slurm_job import BatchJob
 from launch.slurm_options import constructor_options, parameters
-from vcrast.config import SlurmConfig
+from vcrast.config.schema import SlurmConfig
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job

@@ -7,7 +7,7 @@ from small_run import small
 from test_run import run_here
 
 from vcrast.cli import main
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.run import start
 
 MIXED = (
@@ -65,7 +65,7 @@ def test_too_much_mixing_is_refused(tmp_path):
 BUZZ = """
 import torch
 import vcrast.stream
-from vcrast.registry import PROGRAMS
+from vcrast.config.registry import PROGRAMS
 from vcrast.synth.program import Layers
 
 @PROGRAMS.register("buzz")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from vcrast.cli import main
 from vcrast.compare import Run, compare, differing, group, telling
-from vcrast.compose import compose
+from vcrast.config.compose import compose
+from vcrast.config.saved import save_config
 from vcrast.report.compare_figure import curves_figure, dots_figure, mean_curve
 from vcrast.report.compare_page import write_comparison
-from vcrast.saved import save_config
 
 
 def make(folder, *words, knn=None, folds=None, commit="a" * 40, clips=50, **stages):

@@ -14,12 +14,12 @@ from small_run import small
 
 import extensions
 import vcrast
-import vcrast.compose
-import vcrast.config
+import vcrast.config.compose
+import vcrast.config.schema
+from vcrast.config.resume import resolve
 from vcrast.data import sources
 from vcrast.data.open import open_corpus
 from vcrast.run import run
-from vcrast.settings import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def laid(tmp_path, monkeypatch):
     for path, body in BLOCKS.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(body)
-    monkeypatch.setattr(vcrast.compose, "config_dir", lambda: tmp_path / "configs")
+    monkeypatch.setattr(vcrast.config.compose, "config_dir", lambda: tmp_path / "configs")
     monkeypatch.setattr(extensions, "__path__", [*extensions.__path__, str(tmp_path / "extensions")])
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "vcrast" / "data" / "sources")])
     before = set(sys.modules)
@@ -70,7 +70,7 @@ def test_the_dataset(laid):
         for name in ("dog", "rain"):
             soundfile.write(laid / "sounds" / f"{name}_{number}.wav", 0.1 * generator.standard_normal(8000), 16000)
     words = ("data=named", f"data.root={laid / 'sounds'}", "data.clip_duration_s=0.5")
-    config = vcrast.compose.compose(words)
+    config = vcrast.config.compose.compose(words)
     corpus = open_corpus(config.data)
     assert (len(corpus.clips), corpus.classes, corpus.folds) == (20, ("dog", "rain"), ("1", "2", "3", "4", "5"))
     assert {Path(clip.path).stem.split("_")[0] for clip in corpus.clips if clip.labels == (1,)} == {"rain"}

@@ -9,12 +9,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Lower number = lower layer; a module may import its own layer and below, unless a rule below says otherwise.
 LAYERS = {
-    "vcrast.config": 0, "vcrast.registry": 0, "vcrast.compose": 0, "vcrast.saved": 0, "vcrast.help": 0,
+    "vcrast.config.schema": 0, "vcrast.config.registry": 0, "vcrast.config.compose": 0, "vcrast.config.saved": 0, "vcrast.config.files": 0,
     "vcrast": 0,
     "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
     "vcrast.metrics": 1, "vcrast.probes": 1, "vcrast.ridge": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,
-    "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.natural": 3, "vcrast.summary": 3, "vcrast.settings": 3,
+    "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.config.words": 3, "vcrast.summary": 3, "vcrast.config.resume": 3,
     "vcrast.job": 3, "vcrast.stage": 3, "vcrast.stream": 3, "vcrast.embedding": 3,
     "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.report": 4, "vcrast.compare": 4,
     "vcrast.run": 5, "vcrast.dry_run": 5,

@@ -12,8 +12,8 @@ from small_run import small
 
 import vcrast
 from vcrast.cli import main
+from vcrast.config.resume import resolve
 from vcrast.run import run
-from vcrast.settings import resolve
 
 SHORT = ("pretrain.steps=3", "finetune.steps=3")
 

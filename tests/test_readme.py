@@ -11,7 +11,7 @@ from launch.arguments import parse
 from launch.slurm_options import check
 from launch.sweep import expand
 from vcrast.cli import parser
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "extensions").rglob("*.md"))]

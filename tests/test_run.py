@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from small_run import metric_steps, small, weights_hash
 
+from vcrast.config.resume import resolve
 from vcrast.run import run, start
-from vcrast.settings import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from small_run import metric_steps, small, weights_hash
 from test_run import run_here, stop_after_lines
 
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views

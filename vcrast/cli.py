@@ -11,7 +11,7 @@ from typing import Any
 from vcrast import __version__
 from vcrast.commands import compare, data, doctor, embed, export, predict, probe, report, sync
 from vcrast.commands import list as list_
-from vcrast.registry import suggest
+from vcrast.config.words import suggest
 
 VERBS = {
     "doctor": doctor,

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vcrast.compose import flatten, to_dict
-from vcrast.natural import natural
-from vcrast.registry import suggest
-from vcrast.saved import load_config
-from vcrast.settings import FREE_ON_RESUME
+from vcrast.config.compose import flatten, to_dict
+from vcrast.config.resume import FREE_ON_RESUME
+from vcrast.config.saved import load_config
+from vcrast.config.words import natural, suggest
 
 USUAL = (
     ("accuracy", "mAP"),

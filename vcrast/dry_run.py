@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vcrast.config import Config
+from vcrast.config.schema import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
 from vcrast.pretrain import peak_lr

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vcrast.config.registry import ENGINES
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import training_batches
 from vcrast.features.cutmix import CutMix
@@ -19,7 +20,6 @@ from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.pretrain import export_options
-from vcrast.registry import ENGINES
 from vcrast.stage import Stage, num_parameters, total_steps
 from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.training.dist import from_first, gather_rows, is_first, rank, share_of, world_size

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vcrast.config import Config, ViewsConfig
+from vcrast.config.schema import Config, ViewsConfig
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.features.draws import Draws

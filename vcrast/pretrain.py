@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from vcrast.config.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.embedding import embed_clips
 from vcrast.features.draws import Draws
 from vcrast.inference import export
@@ -17,7 +18,6 @@ from vcrast.job import Job
 from vcrast.metrics import effective_rank, embedding_std
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
-from vcrast.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.stage import Stage, num_parameters, total_steps
 from vcrast.stream import Stream, open_stream
 from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes

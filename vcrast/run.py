@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from vcrast.compose import to_dict
-from vcrast.config import Config
+from vcrast.config.compose import to_dict
+from vcrast.config.resume import resolve
+from vcrast.config.saved import save_config
+from vcrast.config.schema import Config
 from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
 from vcrast.evaluate import evaluate
@@ -29,8 +31,6 @@ from vcrast.job import Job
 from vcrast.pretrain import pretrain
 from vcrast.report.page import write_report
 from vcrast.report.summary_table import print_summary
-from vcrast.saved import save_config
-from vcrast.settings import resolve
 from vcrast.stage import Interrupted
 from vcrast.stream import recordings_per_batch
 from vcrast.summary import Summary

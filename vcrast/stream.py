@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import STREAMS, import_part
+from vcrast.config.schema import DataConfig
 from vcrast.data.loader import training_batches
 from vcrast.job import Job
-from vcrast.registry import STREAMS, import_part
 from vcrast.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.

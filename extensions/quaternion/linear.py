@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from extensions.quaternion.hamilton import hamilton_block
 from extensions.quaternion.init import component_std, polar_
+from vcrast.config.registry import LINEARS
 from vcrast.models.attention import cast_once
-from vcrast.registry import LINEARS
 
 
 @LINEARS.register("quaternion")

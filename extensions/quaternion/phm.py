@@ -9,8 +9,8 @@ from torch.nn import functional
 from extensions.quaternion.hamilton import kronecker_block, multiplication
 from extensions.quaternion.init import component_std
 from extensions.quaternion.linear import check_sizes
+from vcrast.config.registry import LINEARS
 from vcrast.models.attention import cast_once
-from vcrast.registry import LINEARS
 
 
 @LINEARS.register("phm")

@@ -12,7 +12,7 @@ from extensions.rfa import fused
 from extensions.rfa.features import centre_of, fourier, key_weights, positive, unit
 from extensions.rfa.gate import causal, gate_of, two_sided
 from extensions.rfa.redraw import Directions
-from vcrast.registry import ATTENTIONS
+from vcrast.config.registry import ATTENTIONS
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.memory import HALF, block_bytes, footprint, row, table, view_bytes
-from vcrast.config import ModelConfig
+from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
 from vcrast.training.plan import GIB
 

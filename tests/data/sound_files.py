@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from vcrast.config import DataConfig
+from vcrast.config.schema import DataConfig
 
 
 def sine(rate, *, seconds=1.0, hz=440.0, level=0.5):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vcrast.config import DataConfig
+from vcrast.config.schema import DataConfig
 from vcrast.data.sources.at_hand import at_hand
 from vcrast.data.sources.esc10 import esc10
 from vcrast.data.sources.synthetic import synthetic

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from vcrast.config import DataConfig
+from vcrast.config.schema import DataConfig
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.sources.synthetic import synthetic
 from vcrast.features.fbank import Fbank

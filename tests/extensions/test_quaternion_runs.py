@@ -18,6 +18,7 @@ from torch import nn
 import vcrast
 from extensions.quaternion.linear import QuaternionLinear
 from extensions.quaternion.phm import PHMLinear
+from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
@@ -26,7 +27,6 @@ from vcrast.models.encoder import Encoder
 from vcrast.objectives.vcr import VCR
 from vcrast.report.figures import views_figure
 from vcrast.run import run
-from vcrast.settings import resolve
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw, lars, parameter_groups

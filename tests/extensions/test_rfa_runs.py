@@ -12,6 +12,7 @@ from small_run import small, weights_hash
 
 import vcrast
 from extensions.rfa.redraw import Directions
+from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
@@ -20,7 +21,6 @@ from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
 from vcrast.run import run
-from vcrast.settings import resolve
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw

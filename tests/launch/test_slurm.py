@@ -16,8 +16,8 @@ from launch import slurm
 from launch.planned import fresh, pinned
 from launch.slurm import main
 from launch.submission import Submission, _clean_environment, choose_cluster
+from vcrast.config.resume import resolve
 from vcrast.run import run
-from vcrast.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = "run.device=cpu"

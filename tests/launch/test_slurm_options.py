@@ -23,7 +23,7 @@ from launch.slurm_options import (
     tasks_per_node,
 )
 from launch.submission import Submission
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 
 DEFAULT = compose(["recipe=demo"]).slurm
 HOSTILE = (

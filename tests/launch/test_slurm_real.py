@@ -14,8 +14,8 @@ from small_run import metric_steps, small, weights_hash
 
 from launch.slurm import ROOT, main
 from launch.snapshot import take
+from vcrast.config.resume import resolve
 from vcrast.run import run
-from vcrast.settings import resolve
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster on a machine
 PRETRAIN = ("stages=[pretrain]", "pretrain.steps=40", "run.device=cpu", "slurm.timeout_min=10")

@@ -111,7 +111,7 @@ def test_files_edited_while_copying_are_noticed_and_leave_nothing(checkout, tmp_
 
 def test_a_copy_of_this_project_composes_by_itself(tmp_path):
     copy = take(ROOT, tmp_path)
-    program = "import vcrast.compose as c; print(c.__file__, c.compose(['recipe=demo']).recipe)"
+    program = "import vcrast.config.compose as c; print(c.__file__, c.compose(['recipe=demo']).recipe)"
     done = subprocess.run(
         ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={copy}", sys.executable, "-c", program],
         cwd=ROOT, capture_output=True, text=True, check=True,

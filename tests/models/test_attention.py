@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from vcrast.config.registry import ATTENTIONS
 from vcrast.models import attention_memory_efficient as efficient
 from vcrast.models.attention import Attention, SoftmaxAttention
 from vcrast.models.attention_memory_efficient import MemoryEfficientAttention
-from vcrast.registry import ATTENTIONS
 
 LINEAR = {"name": "real"}
 

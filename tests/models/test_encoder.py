@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcrast.config import ModelConfig
+from vcrast.config.schema import ModelConfig
 from vcrast.models.block import Block
 from vcrast.models.build import build_encoder
 from vcrast.models.encoder import Encoder

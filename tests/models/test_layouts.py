@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.models.block import Block
 
 CLIPS, TOKENS, DIM, DEPTH = 3, 11, 48, 2

@@ -9,7 +9,7 @@ import pytest
 
 from launch.arguments import parse, resumed_folder
 from vcrast.cli import parser
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 

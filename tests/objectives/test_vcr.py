@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from vcrast.config.registry import OBJECTIVES
 from vcrast.objectives.vcr import VCR
-from vcrast.registry import OBJECTIVES
 
 
 def make(make_encoder, plain_views, *, dims=(12, 12, 24), views=None, encoder=None, **options):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vcrast.cli import main
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.report.listening import picture_address, shown, wav_address
 from vcrast.stream import OF_THE_BATCH, doppelgangers
 from vcrast.synth.audiopg import WAVEFORMS

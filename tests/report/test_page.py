@@ -9,7 +9,7 @@ import pytest
 from fabricated_run import fabricate
 from rich.console import Console
 
-from vcrast.natural import natural
+from vcrast.config.words import natural
 from vcrast.report.page import facts, find, flatten, write_report
 from vcrast.report.record import read_run
 from vcrast.report.summary_table import print_summary

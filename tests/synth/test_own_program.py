@@ -11,9 +11,9 @@ from small_run import metric_steps, small
 
 import extensions
 from vcrast.cli import main
-from vcrast.compose import compose
+from vcrast.config.compose import compose
+from vcrast.config.resume import resolve
 from vcrast.run import run
-from vcrast.settings import resolve
 from vcrast.stream import OF_THE_BATCH, doppelgangers
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "synthetic.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ WORDS = [word for word in PREVIEW if "=" in word]
 @pytest.fixture(autouse=True)
 def laid(tmp_path, monkeypatch):
     """The documented file in place; package and registry are left as they were."""
-    from vcrast.registry import PROGRAMS
+    from vcrast.config.registry import PROGRAMS
 
     monkeypatch.setattr(PROGRAMS, "builders", dict(PROGRAMS.builders))
     (tmp_path / PATH).parent.mkdir()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcrast.registry import ENGINES
+from vcrast.config.registry import ENGINES
 from vcrast.training.engine import PATIENCE, TorchEngine, compile_encoder, resolve_precision
 from vcrast.training.flatten import flatten_state, unflatten_state
 from vcrast.training.loss_scale import LossScale

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcrast.registry import LOGGERS
+from vcrast.config.registry import LOGGERS
 from vcrast.training import metric_file
 from vcrast.training.log import MetricLog, to_numbers
 from vcrast.training.metric_file import MetricFile

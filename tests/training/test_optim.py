@@ -5,8 +5,8 @@ import timm.optim
 import torch
 from torch import nn
 
+from vcrast.config.registry import OPTIMS
 from vcrast.models.encoder import Encoder
-from vcrast.registry import OPTIMS
 from vcrast.training.lars import Lars
 from vcrast.training.optim import adamw, lars, layer_decay_adamw, parameter_groups
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vcrast.compose import compose
+from vcrast.config.compose import compose
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views

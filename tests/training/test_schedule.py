@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from vcrast.registry import SCHEDULES
+from vcrast.config.registry import SCHEDULES
 from vcrast.training.schedule import Cosine, Plateau
 
 

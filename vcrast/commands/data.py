@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vcrast.config import Config
+    from vcrast.config.schema import Config
 
 
 def add_parser(subparsers: Any) -> None:
@@ -105,7 +105,7 @@ def run_preview(args: argparse.Namespace) -> int:
     Raises:
         ValueError: no pair is asked for, or a setting is wrong.
     """
-    from vcrast.compose import compose
+    from vcrast.config.compose import compose
     from vcrast.features.fbank import Fbank
     from vcrast.report.listening import write_listening_page
     from vcrast.stream import OF_THE_BATCH, doppelgangers
@@ -127,7 +127,7 @@ def run_preview(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    from vcrast.compose import compose
+    from vcrast.config.compose import compose
 
     return compose([f"data={args.name}", *args.overrides])
 

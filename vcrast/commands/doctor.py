@@ -181,7 +181,7 @@ def check_attention(findings: Findings) -> None:
     """Each backend of `configs/attention` on the device and in the precision that a run would use."""
     import torch
 
-    from vcrast.help import options
+    from vcrast.config.files import options
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     show("attention=", f"{'kernel':<34} works on {device}")
@@ -199,8 +199,8 @@ def try_attention(name: str, device: str) -> tuple[str, str]:
     import torch
     from omegaconf import OmegaConf
 
-    from vcrast.config import config_dir
-    from vcrast.registry import ATTENTIONS
+    from vcrast.config.registry import ATTENTIONS
+    from vcrast.config.schema import config_dir
 
     options = OmegaConf.to_container(OmegaConf.load(config_dir() / "attention" / f"{name}.yaml"))
     assert isinstance(options, dict)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vcrast.help import GROUPS, options
-from vcrast.registry import suggest
+from vcrast.config.files import GROUPS, options
+from vcrast.config.words import suggest
 
 KIND = ("recipe", *GROUPS)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vcrast.registry import suggest
+from vcrast.config.words import suggest
 
 TRAIN = "train"
 WHOLE = "all"  # the fold of a corpus that has none: trained on, never tested

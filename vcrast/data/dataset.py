@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vcrast.config.words import suggest
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.clip import Clip
 from vcrast.data.preflight import fault_list
 from vcrast.data.store import WavStore
-from vcrast.registry import suggest
 
 log = logging.getLogger(__name__)
 CENTRE = -1  # the position that stands for the deterministic crop of evaluation

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES, import_part
+from vcrast.config.schema import DataConfig
 from vcrast.data import sources
 from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip, Corpus
@@ -19,7 +20,6 @@ from vcrast.data.dataset import ClipDataset
 from vcrast.data.preflight import fault_list, preflight
 from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
-from vcrast.registry import SOURCES, import_part
 
 log = logging.getLogger(__name__)
 

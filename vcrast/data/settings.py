@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from vcrast.config import DataConfig
-from vcrast.registry import suggest
+from vcrast.config.schema import DataConfig
+from vcrast.config.words import suggest
 
 
 def refuse_settings(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vcrast.config.words import suggest
 from vcrast.features.channels import NUM_CHANNELS, quaternion_channels
-from vcrast.registry import suggest
 
 
 class Fbank(nn.Module):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vcrast.config.registry import ATTENTIONS
 from vcrast.models.linear import build_linear
-from vcrast.registry import ATTENTIONS
 
 
 class Attention(nn.Module):

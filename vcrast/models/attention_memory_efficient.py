@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from vcrast.registry import ATTENTIONS
+from vcrast.config.registry import ATTENTIONS
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vcrast.config import ModelConfig
+from vcrast.config.schema import ModelConfig
 from vcrast.models.encoder import Encoder
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vcrast.registry import LINEARS
+from vcrast.config.registry import LINEARS
 
 
 def build_linear(options: Mapping[str, Any], in_features: int, out_features: int) -> nn.Module:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vcrast.config.registry import OBJECTIVES
 from vcrast.features.cutmix import CutMix
 from vcrast.models.encoder import Encoder
 from vcrast.objectives.terms import upcast
 from vcrast.objectives.vcr import Inputs, draw_inputs
-from vcrast.registry import OBJECTIVES
 
 
 @OBJECTIVES.register("supervised")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vcrast.config.registry import OBJECTIVES
 from vcrast.models.encoder import Encoder
 from vcrast.models.projector import Projector
 from vcrast.objectives.terms import (
@@ -21,7 +22,6 @@ from vcrast.objectives.terms import (
     variance_term,
     vcr_floor,
 )
-from vcrast.registry import OBJECTIVES
 
 
 class Inputs(NamedTuple):

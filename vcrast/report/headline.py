@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vcrast.natural import natural
+from vcrast.config.words import natural
 
 MISSING = "–"  # noqa: RUF001 (an en dash is the usual mark of an empty cell)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vcrast.natural import natural
+from vcrast.config.words import natural
 
 Curve = tuple[NDArray[Any], NDArray[Any]]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vcrast.natural import natural
+from vcrast.config.words import natural
 
 Arrays = dict[str, NDArray[Any]]
 

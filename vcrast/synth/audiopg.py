@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vcrast.registry import PROGRAMS
+from vcrast.config.registry import PROGRAMS
 from vcrast.synth import control, oscillators, spectra, waveforms
 from vcrast.synth.control import Grid
 from vcrast.synth.events import events

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vcrast.registry import suggest
+from vcrast.config.words import suggest
 from vcrast.synth import spectra
 from vcrast.synth.classes import REGIONS, SPACE
 from vcrast.synth.control import LOWEST_RATE, Grid

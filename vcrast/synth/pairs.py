@@ -13,7 +13,8 @@ from torch import Tensor
 
 import vcrast.synth.audiopg
 import vcrast.synth.program  # noqa: F401  (both enter PROGRAMS)
-from vcrast.registry import PROGRAMS, suggest
+from vcrast.config.registry import PROGRAMS
+from vcrast.config.words import suggest
 from vcrast.synth.control import LOWEST_RATE, Grid
 from vcrast.synth.counter import Dice
 from vcrast.synth.sound import Program

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vcrast.registry import PROGRAMS
+from vcrast.config.registry import PROGRAMS
 from vcrast.synth import control, oscillators, spectra
 from vcrast.synth.control import Grid
 from vcrast.synth.counter import Dice

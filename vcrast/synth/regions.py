@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vcrast.registry import suggest
+from vcrast.config.words import suggest
 from vcrast.synth.counter import Dice
 from vcrast.synth.space import INVERSES, Parameter, Space
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vcrast.registry import suggest
+from vcrast.config.words import suggest
 from vcrast.synth.counter import Dice
 
 # From u in [0, 1] to a value; `low` and `high` are what 0 and 1 mean. Uniform u makes the distribution of the value.

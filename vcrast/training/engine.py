@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vcrast.registry import ENGINES
+from vcrast.config.registry import ENGINES
 from vcrast.training.dist import average, running
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import parameters_of

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from vcrast.registry import ENGINES
+from vcrast.config.registry import ENGINES
 from vcrast.training.dist import average, is_first, running, waiting_for
 from vcrast.training.engine import AUTOCAST, PATIENCE, StepResult, checkpoint_encoder, compile_encoder, hopeless
 from vcrast.training.exact import out_of_memory

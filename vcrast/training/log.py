@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
-from vcrast.registry import LOGGERS
+from vcrast.config.registry import LOGGERS
 from vcrast.training.environment import describe_environment, redact_mapping, write_environment
 from vcrast.training.messages import setup_logging
 from vcrast.training.metric_file import RESERVED, MetricFile, to_numbers

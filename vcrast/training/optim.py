@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from vcrast.registry import OPTIMS
+from vcrast.config.registry import OPTIMS
 from vcrast.training.lars import Lars
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vcrast.registry import SCHEDULES
+from vcrast.config.registry import SCHEDULES
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
 from vcrast.data.clip import Corpus
 from vcrast.data.settings import refuse_settings
 from vcrast.data.sources.esc10 import esc10
 from vcrast.data.sources.esc50 import esc50, find_root, read_rows
 from vcrast.data.sources.synthetic import OPTIONS, synthetic
-from vcrast.registry import SOURCES
 
 
 @SOURCES.register("at_hand")

@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
+from vcrast.config.words import suggest
 from vcrast.data.audio import SUFFIXES
 from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import refuse_settings
-from vcrast.registry import SOURCES, suggest
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
 from vcrast.data.clip import Corpus
 from vcrast.data.settings import refuse_settings
 from vcrast.data.sources.esc50 import META, corpus, find_root, read_rows
-from vcrast.registry import SOURCES
 
 
 @SOURCES.register("esc10")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
 from vcrast.data.clip import Clip, Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import refuse_settings
-from vcrast.registry import SOURCES
 
 DEFAULT_ROOT = Path("data") / "esc50"
 META = Path("meta") / "esc50.csv"

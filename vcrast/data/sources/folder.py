@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
 from vcrast.data.audio import SUFFIXES
 from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
 from vcrast.data.settings import existing_folder, refuse_settings
-from vcrast.registry import SOURCES
 
 log = logging.getLogger(__name__)
 NUM_FOLDS = 5

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
+from vcrast.config.words import suggest
 from vcrast.data.audio import is_generated
 from vcrast.data.clip import Clip, Corpus, fold_names
 from vcrast.data.preflight import duplicates, fault_list
 from vcrast.data.settings import refuse_settings
-from vcrast.registry import SOURCES, suggest
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 POSITION = ("path", "start", "duration")

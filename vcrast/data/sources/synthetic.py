@@ -9,11 +9,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import numpy as np
 import torch
 
-from vcrast.config import DataConfig
+from vcrast.config.registry import SOURCES
+from vcrast.config.schema import DataConfig
+from vcrast.config.words import suggest
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.clip import Clip, Corpus
 from vcrast.data.settings import refuse_settings
-from vcrast.registry import SOURCES, suggest
 from vcrast.synth.engine import CLASSES, ENGINE, render_class
 
 SCHEME = "synth"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcrast.config import config_dir
+from vcrast.config.schema import config_dir
 
 GROUPS = (
     "data", "source", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine",

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vcrast.config import ModelConfig
+from vcrast.config.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPTIMS, SCHEDULES, STREAMS, check_options
+from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
-from vcrast.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPTIMS, SCHEDULES, STREAMS, check_options
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = {

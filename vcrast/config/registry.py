@@ -6,20 +6,14 @@ not be imported by the package), every other key is a keyword of the builder.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from vcrast.config.words import suggest
+
 T = TypeVar("T", bound=Callable[..., Any])
-
-
-def suggest(wrong: str, valid: Iterable[str]) -> str:
-    """The end of an error message: `did you mean x?` if one is close, then all valid names."""
-    names = sorted(str(name) for name in valid)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    return (f"did you mean {close[0]}? " if close else "") + f"choose from {', '.join(names)}"
 
 
 def import_part(setting: str, module: str) -> None:

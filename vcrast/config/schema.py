@@ -1,8 +1,8 @@
-"""The schemas of `configs/`: names and types of every setting (`vcrast.compose` reads and checks the files).
+"""The schemas of `configs/`: names and types of every setting (`vcrast.config.compose` reads and checks the files).
 
 Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
 part (`source`, `attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's
-own constructor checks them (`vcrast.registry`).
+own constructor checks them (`vcrast.config.registry`).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def config_dir() -> Path:
     Raises:
         FileNotFoundError: neither exists.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "run.yaml").is_file():
             return folder

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcrast.compose import compose, flatten, to_config, to_dict
-from vcrast.config import Config
-from vcrast.saved import changed, load_config, read_saved
+from vcrast.config.compose import compose, flatten, to_config, to_dict
+from vcrast.config.saved import changed, load_config, read_saved
+from vcrast.config.schema import Config
 
 FREE_ON_RESUME = (
     "run.", "launch.", "engine.", "slurm.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path",

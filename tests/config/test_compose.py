@@ -2,10 +2,10 @@
 
 import pytest
 
-from vcrast.compose import compose, flatten
-from vcrast.help import GROUPS, options
-from vcrast.saved import save_config
-from vcrast.settings import resolve
+from vcrast.config.compose import compose, flatten
+from vcrast.config.files import GROUPS, options
+from vcrast.config.resume import resolve
+from vcrast.config.saved import save_config
 
 
 def test_group_and_key_reach_the_typed_config():

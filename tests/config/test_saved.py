@@ -3,9 +3,9 @@ import re
 import pytest
 import yaml
 
-from vcrast.compose import compose, to_dict
-from vcrast.saved import changed, load_config, read_saved, save_config
-from vcrast.settings import resolve
+from vcrast.config.compose import compose, to_dict
+from vcrast.config.resume import resolve
+from vcrast.config.saved import changed, load_config, read_saved, save_config
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import pytest
 
-from vcrast.registry import Registry, suggest
+from vcrast.config.registry import Registry
+from vcrast.config.words import suggest
 
 
 def make():
