@@ -29,7 +29,7 @@ from benchmarks.cost import (
     Step,
     step_cost,
 )
-from vcrast.report.style import COLOURS, GREY, MARKERS, house_style, new_figure
+from vcrast.runs.report.style import COLOURS, GREY, MARKERS, house_style, new_figure
 
 NUM_CLIPS = 2_042_985 + 22_176  # unbalanced and balanced, as AudioSet states
 EPOCHS = 10

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from launch.processes import PEER_LOST
-from vcrast.training.lock import RunLockedError
+from vcrast.runs.lock import RunLockedError
 
 MISTAKES = (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError)
 

@@ -1,7 +1,7 @@
 """What every task of a batch job runs: the recipe, and after a warning the way back into the queue.
 
 A signal meets a run at any place, in the middle of a collective operation as well. So it is only noted while the run
-lasts (`vcrast.training.interrupt`), all ranks save together after the step, `start` returns 128 + the signal's number,
+lasts (`vcrast.runs.interrupt`), all ranks save together after the step, `start` returns 128 + the signal's number,
 and only then rank 0 does what submitit does on that signal: store the job and call `scontrol requeue`.
 """
 

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcrast.training.environment import SNAPSHOT_FILE, git_state
+from vcrast.runs.environment import SNAPSHOT_FILE, git_state
 
 TOPS = ("vcrast", "launch", "extensions", "configs")
 """What a run needs; from a git checkout every other file of `KINDS` comes along, for packages of the user's own."""

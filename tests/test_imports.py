@@ -14,9 +14,9 @@ LAYERS = {
     "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
     "vcrast.metrics": 1, "vcrast.probes": 1, "vcrast.ridge": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,
-    "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.config.words": 3, "vcrast.summary": 3, "vcrast.config.resume": 3,
-    "vcrast.job": 3, "vcrast.stage": 3, "vcrast.stream": 3, "vcrast.embedding": 3,
-    "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.report": 4, "vcrast.compare": 4,
+    "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.config.words": 3, "vcrast.runs.summary": 3, "vcrast.config.resume": 3,
+    "vcrast.runs.job": 3, "vcrast.runs.stage": 3, "vcrast.stream": 3, "vcrast.embedding": 3,
+    "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.runs.report": 4, "vcrast.runs.compare": 4,
     "vcrast.run": 5, "vcrast.dry_run": 5,
     "vcrast.cli": 6, "vcrast.commands": 6, "launch": 6, "extensions": 6,
 }  # fmt: skip
@@ -25,7 +25,7 @@ ALLOWED_ACROSS = {("vcrast.data.sources.synthetic", "vcrast.synth")}
 ONLY_IN = {
     "deepspeed": {"vcrast/training/engine_deepspeed.py"},
     "timm": {"vcrast/models/pretrained.py"},
-    "wandb": {"vcrast/training/log.py"},
+    "wandb": {"vcrast/runs/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
     "soundfile": {"vcrast/data/audio.py", "vcrast/commands/doctor.py"},

@@ -12,11 +12,11 @@ from torch import Tensor
 from vcrast.embedding import Embedded, embed_for_all_folds
 from vcrast.exported import load_head
 from vcrast.finetune import build_classifier, load_pretrained, scores
-from vcrast.job import Job
 from vcrast.metrics import accuracy, auc, d_prime, mean_average_precision
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.probes import knn_predict, linear_probe
+from vcrast.runs.job import Job
 from vcrast.training.dist import is_first
 
 log = logging.getLogger(__name__)

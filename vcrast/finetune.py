@@ -14,18 +14,18 @@ from vcrast.data.loader import training_batches
 from vcrast.features.cutmix import CutMix
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
-from vcrast.job import Job
 from vcrast.metrics import accuracy, mean_average_precision
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.pretrain import export_options
-from vcrast.stage import Stage, num_parameters, total_steps
-from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.runs.job import Job
+from vcrast.runs.progress import Progress
+from vcrast.runs.stage import Stage, num_parameters, total_steps
 from vcrast.training.dist import from_first, gather_rows, is_first, rank, share_of, world_size
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import layer_decay_adamw
-from vcrast.training.progress import Progress
 from vcrast.training.schedule import Cosine
 
 log = logging.getLogger(__name__)

@@ -14,16 +14,16 @@ from vcrast.config.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
 from vcrast.embedding import embed_clips
 from vcrast.features.draws import Draws
 from vcrast.inference import export
-from vcrast.job import Job
 from vcrast.metrics import effective_rank, embedding_std
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
-from vcrast.stage import Stage, num_parameters, total_steps
+from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.runs.job import Job
+from vcrast.runs.progress import Progress
+from vcrast.runs.stage import Stage, num_parameters, total_steps
 from vcrast.stream import Stream, open_stream
-from vcrast.training.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.training.dist import from_first, is_first, rank, world_size
 from vcrast.training.exact import exact_backward
-from vcrast.training.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -27,20 +27,20 @@ from vcrast.evaluate import evaluate
 from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank
 from vcrast.finetune import finetune
-from vcrast.job import Job
 from vcrast.pretrain import pretrain
-from vcrast.report.page import write_report
-from vcrast.report.summary_table import print_summary
-from vcrast.stage import Interrupted
+from vcrast.runs.environment import cpu_computes, redact_arguments, write_environment
+from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.job import Job
+from vcrast.runs.lock import RunLock
+from vcrast.runs.log import MetricLog
+from vcrast.runs.messages import setup_logging
+from vcrast.runs.report.page import write_report
+from vcrast.runs.report.summary_table import print_summary
+from vcrast.runs.stage import Interrupted
+from vcrast.runs.summary import Summary
 from vcrast.stream import recordings_per_batch
-from vcrast.summary import Summary
 from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
 from vcrast.training.engine import resolve_precision
-from vcrast.training.environment import cpu_computes, redact_arguments, write_environment
-from vcrast.training.interrupt import Interrupt
-from vcrast.training.lock import RunLock
-from vcrast.training.log import MetricLog
-from vcrast.training.messages import setup_logging
 
 log = logging.getLogger(__name__)
 

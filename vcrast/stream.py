@@ -11,7 +11,7 @@ from torch import Tensor
 from vcrast.config.registry import STREAMS, import_part
 from vcrast.config.schema import DataConfig
 from vcrast.data.loader import training_batches
-from vcrast.job import Job
+from vcrast.runs.job import Job
 from vcrast.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.

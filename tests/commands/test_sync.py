@@ -18,7 +18,7 @@ SECRET = "hush" * 10
 LOGGED = """
 import sys
 from pathlib import Path
-from vcrast.training.log import MetricLog
+from vcrast.runs.log import MetricLog
 with MetricLog(Path(sys.argv[1]), ["wandb"], config={"recipe": "esc50"}) as metrics:
     for step in range(3):
         metrics.log("pretrain", "1", int(sys.argv[2]) + step, {"loss": 1.0})

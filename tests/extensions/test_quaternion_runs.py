@@ -25,8 +25,8 @@ from vcrast.features.views import Views
 from vcrast.models.attention import Attention
 from vcrast.models.encoder import Encoder
 from vcrast.objectives.vcr import VCR
-from vcrast.report.figures import views_figure
 from vcrast.run import run
+from vcrast.runs.report.figures import views_figure
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw, lars, parameter_groups

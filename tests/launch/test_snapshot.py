@@ -9,7 +9,7 @@ import pytest
 
 from launch import snapshot
 from launch.snapshot import fingerprint, source_files, take
-from vcrast.training.environment import git_state
+from vcrast.runs.environment import git_state
 
 ROOT = Path(__file__).resolve().parents[2]
 

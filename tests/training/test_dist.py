@@ -5,6 +5,7 @@ import torch
 from ranks import in_ranks
 from torch import distributed
 
+from vcrast.runs.interrupt import Interrupt
 from vcrast.training.dist import (
     PeerLostError,
     Place,
@@ -22,7 +23,6 @@ from vcrast.training.dist import (
     share_of,
     world_size,
 )
-from vcrast.training.interrupt import Interrupt
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

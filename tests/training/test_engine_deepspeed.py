@@ -8,8 +8,8 @@ import torch
 from deepspeed_ranks import Failed, compare, hopeless, in_processes, make_objective, several, short_of_memory
 from torch import nn
 
+from vcrast.runs.flatten import flatten_state
 from vcrast.training.engine_deepspeed import LOST, check, derive, few_numbers, import_deepspeed, place_of
-from vcrast.training.flatten import flatten_state
 from vcrast.training.optim import adamw, lars
 from vcrast.training.plan import plan_step
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vcrast.compare import Comparison, Estimate
-    from vcrast.report.compare_table import Row
+    from vcrast.runs.compare import Comparison, Estimate
+    from vcrast.runs.report.compare_table import Row
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the comparison and what makes it less fair than it looks.
 
     Raises:
-        FileNotFoundError: the folder for the page does not exist; other errors as in `vcrast.compare.compare`.
+        FileNotFoundError: the folder for the page does not exist; other errors as in `vcrast.runs.compare.compare`.
     """
-    from vcrast.compare import compare
-    from vcrast.report.compare_table import rows_per_run
+    from vcrast.runs.compare import compare
+    from vcrast.runs.report.compare_table import rows_per_run
 
     if arguments.html is not None and not arguments.html.parent.is_dir():
         raise FileNotFoundError(f"--html {arguments.html}: the folder {arguments.html.parent} does not exist")
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         show(found, arguments.format)
     if arguments.html is not None:
-        from vcrast.report.compare_page import write_comparison
+        from vcrast.runs.report.compare_page import write_comparison
 
         write_comparison(found, arguments.html)
         print(f"page: {arguments.html}", file=sys.stderr)
@@ -71,7 +71,7 @@ def show(found: Comparison, form: str) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from vcrast.report.compare_table import lines
+    from vcrast.runs.report.compare_table import lines
 
     header, rows = lines(found)
     if form == "markdown":

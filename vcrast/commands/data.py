@@ -107,7 +107,7 @@ def run_preview(args: argparse.Namespace) -> int:
     """
     from vcrast.config.compose import compose
     from vcrast.features.fbank import Fbank
-    from vcrast.report.listening import write_listening_page
+    from vcrast.runs.report.listening import write_listening_page
     from vcrast.stream import OF_THE_BATCH, doppelgangers
 
     if args.pairs < 1:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(table(found, asked)))
     if arguments.plot is not None:
-        from vcrast.report.probe_figure import probe_figure
+        from vcrast.runs.report.probe_figure import probe_figure
 
         probe_figure(found).save(arguments.plot)
     return 0
@@ -118,9 +118,9 @@ def probe_model(
     Raises:
         ValueError: as in `vcrast.synth.probe.probe`.
     """
+    from vcrast.runs.progress import Progress
     from vcrast.synth.control import LOWEST_RATE
     from vcrast.synth.probe import probe
-    from vcrast.training.progress import Progress
 
     # A model of a lower rate hears them as it hears any file of another rate.
     rate = max(model.sample_rate, LOWEST_RATE)
@@ -154,8 +154,8 @@ def untrained(model: Model, *, run_seed: int) -> Model:
     import torch
 
     from vcrast.inference import Model
-    from vcrast.job import seed_for
     from vcrast.models.encoder import Encoder
+    from vcrast.runs.job import seed_for
 
     torch.manual_seed(seed_for(run_seed, "encoder"))
     return Model(

@@ -16,8 +16,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and print its path, after the table of numbers if there is one."""
-    from vcrast.report.page import write_report
-    from vcrast.report.summary_table import print_summary
+    from vcrast.runs.report.page import write_report
+    from vcrast.runs.report.summary_table import print_summary
 
     page = write_report(arguments.folder)
     if (arguments.folder / "summary.json").is_file():

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run or not chosen:
         print(f"{len(chosen)} of {len(found)} sessions to send")
         return 0
-    from vcrast.training.log import wandb_obstacle
+    from vcrast.runs.log import wandb_obstacle
 
     try:
         reason = wandb_obstacle()

@@ -1,0 +1,77 @@
+"""A comparison as text cells: a table for terminal, Markdown and page alike, and a row per run for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vcrast.runs.report.headline import METRICS, MISSING, percent, significant
+
+if TYPE_CHECKING:
+    from vcrast.runs.compare import Comparison, Estimate
+
+
+class Row(NamedTuple):
+    """The cells of a line; `aside` says that they are differences to the first variant."""
+
+    cells: list[str]
+    aside: bool = False
+
+
+def lines(found: Comparison) -> tuple[list[str], list[Row]]:
+    """Header and lines: two of a variant, its means and its differences to the first one, which has only the former."""
+    header = ["", "runs", *(title(metric) for metric in found.metrics)]
+    rows = []
+    for number, variant in enumerate(found.variants):
+        means = [found.estimate(variant, metric) for metric in found.metrics]
+        rows.append(Row([found.name(variant), str(len(variant.runs)), *map(cell, found.metrics, means)]))
+        if number:
+            pairs = [found.difference(variant, metric) for metric in found.metrics]
+            count = max((pair.count for pair in pairs if pair is not None), default=0)
+            name = f"against the first, {count} seed{'s' * (count != 1)} in common"
+            signed = [cell(metric, pair, signed=True) for metric, pair in zip(found.metrics, pairs, strict=True)]
+            rows.append(Row([name, "", *signed], aside=True))
+    return header, rows
+
+
+def cell(metric: str, estimate: Estimate | None, *, signed: bool = False) -> str:
+    """`65.5 ± 2.1`, or `+1.3 ± 0.8`."""
+    if estimate is None:
+        return MISSING
+    sign = "" if not signed else "+" if estimate.mean >= 0 else "-"
+    value = as_text(metric, abs(estimate.mean) if signed else estimate.mean)
+    return f"{sign}{value}" + ("" if estimate.error is None else f" ± {as_text(metric, estimate.error)}")
+
+
+def rows_per_run(found: Comparison) -> list[list[Any]]:
+    """A header and a row per run: the settings that differ, seed, folder, values with all their digits."""
+    keys = list(dict.fromkeys(key for variant in found.variants for key in variant.settings))
+    rows: list[list[Any]] = [[*keys, "run.seed", "folder", *found.metrics]]
+    for variant in found.variants:
+        for each in variant.runs:
+            values = [each.value(metric, found.folds) for metric in found.metrics]
+            rows.append([*(variant.settings.get(key) for key in keys), each.seed, str(each.folder), *values])
+    return rows
+
+
+def as_text(metric: str, value: float) -> str:
+    """A value in its unit: accuracies in percent without the sign, others with four digits."""
+    return f"{100 * value:.1f}" if is_share(metric) else significant(value)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    stage, _, name = metric.partition(".")
+    return METRICS.get(stage, {}).get(name, ("", significant))[1] is percent
+
+
+SHORT = {
+    "accuracy": "finetuned", "probe_accuracy": "probe", "knn_accuracy": "kNN", "mAP": "mAP", "probe_mAP": "probe mAP",
+    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN", "untrained_probe_accuracy": "untrained probe",
+}  # fmt: skip
+
+
+def title(metric: str) -> str:
+    """A column's name: short, with its unit, and its stage unless that is `evaluate`."""
+    stage, _, name = metric.partition(".")
+    text = SHORT.get(name, name.replace("_", " ")) if stage == "evaluate" else metric
+    return f"{text}, %" if is_share(metric) else text

@@ -1,0 +1,191 @@
+"""A run folder -> figures/*.png and report.html, one file that needs neither network nor script."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcrast.runs.report import figures
+from vcrast.runs.report.figures import Drawn
+from vcrast.runs.report.headline import duration, headline, wall_seconds
+from vcrast.runs.report.numbers import stack_folds
+from vcrast.runs.report.record import RunRecord, read_run
+from vcrast.runs.report.write import address, write_page
+
+
+@dataclass(frozen=True)
+class Section:
+    """One figure of the page: its PNG inlined, and the sentence on how to read it."""
+
+    title: str
+    text: str
+    notes: list[str]
+    source: str
+    wide: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A figure to try: it is left out, with the reason, where the run lacks its numbers."""
+
+    name: str
+    title: str
+    text: str
+    draw: Callable[[], Drawn]
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `figures/*.png` and `report.html` of a run, finished or not.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: the folder is not a run folder.
+    """
+    record = read_run(folder)
+    missing = list(record.missing)
+    # Wide figures last: between narrow ones they would leave holes beside those.
+    sections = sorted(_sections(record, missing), key=lambda section: section.wide)
+    page = record.folder / "report.html"
+    write_page(
+        page,
+        "template.html",
+        recipe=record.recipe,
+        folder=record.folder.name,
+        facts=facts(record),
+        headline=headline(record.summary),
+        warnings=[str(text) for text in record.summary.get("warnings") or []],
+        missing=missing,
+        sections=sections,
+        config=record.config_text,
+        environment=list(flatten(record.env)),
+    )
+    return page
+
+
+def facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Command, commit, machine and duration: what one needs to repeat the run. Unknown ones are left out."""
+    env = dict(flatten(record.env))
+    spent = wall_seconds(record.summary, record.lines)
+    rebuilt = f"launch/local.py {shlex.join([record.recipe, *record.overrides])}"
+    found = {
+        "Command": record.commands[0] if record.commands else rebuilt,
+        "Continued by": "; ".join(record.commands[1:]),
+        "Commit": find(env, "commit", "git_commit", "sha"),
+        "Processes": find(env, "variables.WORLD_SIZE"),
+        "Processor": find(env, "cpu", "cpu.name", "cpu.model", "cpu_name", "processor"),
+        "GPU": find(env, "gpu", "gpu.name", "gpus", "gpu.0", "gpus.0", "gpu.0.name", "gpus.0.name", "gpu_name"),
+        "Python": find(env, "python", "python.version"),
+        "PyTorch": find(env, "torch", "torch.version", "versions.torch", "packages.torch"),
+        "Duration": duration(spent) if spent is not None else "",
+    }
+    return [(name, value) for name, value in found.items() if value]
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings and lists as dotted names: {"gpu": [{"name": "T4"}]} -> ("gpu.0.name", "T4")."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and all(isinstance(inner, str) for inner in value):
+        yield prefix, shlex.join(value) if prefix.endswith(("command", "argv")) else ", ".join(value)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from flatten(inner, f"{prefix}.{number}")
+    elif value is not None:
+        yield prefix, str(value)
+
+
+def find(env: Mapping[str, str], *names: str) -> str:
+    """The value of the first of `names`, at the top or at the end of a dotted name; "" if there is none."""
+    for name in names:
+        for key, value in env.items():
+            if value and (key == name or key.endswith(f".{name}")):
+                return value
+    return ""
+
+
+def _sections(record: RunRecord, missing: list[str]) -> Iterator[Section]:
+    """The figures that can be drawn; the others are added to `missing` with the reason."""
+    pictures = record.folder / "figures"
+    pictures.mkdir(exist_ok=True)
+    for plan in plans(record):
+        try:
+            drawn = plan.draw()
+        except (ValueError, KeyError, IndexError) as error:
+            (pictures / f"{plan.name}.png").unlink(missing_ok=True)
+            missing.append(f"{plan.title}: {error.args[0] if error.args else error}")
+            continue
+        png = drawn.save(pictures / f"{plan.name}.png")
+        yield Section(plan.title, plan.text, _notes(drawn, record.classes), address("image/png", png), drawn.wide)
+
+
+def plans(record: RunRecord) -> list[Plan]:
+    """Every figure that a complete run has, in the order of the page."""
+    lines, classes = record.lines, record.classes
+    return [
+        Plan("accuracy", "Accuracy while finetuning",
+             "Share of the test clips whose highest score is their class, after each epoch. Read the end of the "
+             "curve, not its peak: choosing the best epoch by test clips flatters the model.",
+             lambda: figures.accuracy_figure(lines, len(classes))),
+        Plan("confusion", "Confusion matrix",
+             "A row holds the test clips of one class, a column what they were taken for; the diagonal is right. "
+             "Counts are added over the folds, colour is the share of the row.",
+             lambda: _confusion(record)),
+        Plan("embedding_map", "Map of the embeddings",
+             "Each mark is a test clip. Classes that form separate clouds are told apart by the encoder; the axes "
+             "show only the two largest directions, so clouds that overlap here may still be apart.",
+             lambda: _map(record)),
+        Plan("collapse", "Does the embedding stay alive?",
+             "Both curves should stay well above zero. A std near 0 means that every clip gets the same "
+             "embedding; a rank that falls towards 1 means that all differ along one direction only.",
+             lambda: figures.collapse_figure(lines)),
+        Plan("loss_finetune", "Loss of finetuning",
+             "It should fall and flatten. With mixup and label smoothing it does not reach 0.",
+             lambda: figures.loss_figure(lines, "finetune")),
+        Plan("learning_rate", "Learning rate",
+             "Warm-up, then decay. A loss that jumps while the rate is highest asks for a lower rate.",
+             lambda: figures.rate_figure(lines)),
+        Plan("loss_pretrain", "Loss of pretraining",
+             "The loss cannot fall below its floor (dashed), which depends on batch size and projector width: "
+             "compare runs by the loss above it. A covariance term near 0 beside a high variance term is collapse.",
+             lambda: figures.loss_figure(lines, "pretrain")),
+        Plan("views", "What the encoder saw",
+             "Each row is one clip and the two views that pretraining makes of it. The views should differ "
+             "visibly, and a listener should still recognise the sound in both.",
+             lambda: _views(record)),
+    ]  # fmt: skip
+
+
+def _confusion(record: RunRecord) -> Drawn:
+    scores, labels = stack_folds(record.evaluations, ["scores", "labels"])
+    return figures.confusion_figure(scores, labels, record.classes)
+
+
+def _map(record: RunRecord) -> Drawn:
+    """The map of the first fold that has embeddings: each fold has its own encoder, so folds cannot share axes."""
+    for arrays in record.evaluations.values():
+        if "embeddings" in arrays:
+            return figures.map_figure(arrays["embeddings"], arrays.get("labels"), record.classes)
+    raise ValueError("no fold's evaluation holds embeddings")
+
+
+def _views(record: RunRecord) -> Drawn:
+    if not record.views:
+        raise ValueError("no views were saved")
+    shift = record.frame_shift_ms
+    if shift is None:
+        raise ValueError("config.yaml does not say how long a frame is (features.frame_shift_ms)")
+    return figures.views_figure(next(iter(record.views.values())), frame_shift_ms=shift)
+
+
+def _notes(drawn: Drawn, classes: list[str]) -> list[str]:
+    """The most frequent mistakes, under a confusion matrix."""
+    return [
+        f"{classes[true]} taken for {classes[predicted]}: {number} of {total} clips"
+        for true, predicted, number, total in drawn.data.get("worst", [])
+    ]

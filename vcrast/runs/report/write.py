@@ -1,0 +1,34 @@
+"""From a template to a file: everything filled in is escaped, and a reader never sees half a page."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill in a template of this folder and write it aside, then rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(filled_in(template, **values), encoding="utf-8")
+    aside.replace(path)
+
+
+def filled_in(template: str, **values: Any) -> str:
+    """The page as text.
+
+    Raises:
+        jinja2.UndefinedError: the template asks for something that was not given.
+    """
+    environment = Environment(
+        loader=PackageLoader("vcrast.runs.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)
+
+
+def address(kind: str, data: bytes) -> str:
+    """Bytes of a MIME type such as `image/png` as an address, so that the page holds them itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
