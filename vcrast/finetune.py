@@ -11,10 +11,10 @@ from torch import Tensor
 from vcrast.config.registry import ENGINES
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import training_batches
+from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.features.cutmix import CutMix
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
-from vcrast.metrics import accuracy, mean_average_precision
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised

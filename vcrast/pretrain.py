@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from vcrast.config.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
-from vcrast.embedding import embed_clips
+from vcrast.evaluation.embedding import embed_clips
+from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.inference import export
-from vcrast.metrics import effective_rank, embedding_std
 from vcrast.models.encoder import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes

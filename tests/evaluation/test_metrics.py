@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from vcrast.metrics import (
+from vcrast.evaluation.metrics import (
     accuracy,
     auc,
     average_precision,
@@ -20,7 +20,7 @@ from vcrast.metrics import (
     mean_average_precision,
     num_unranked,
 )
-from vcrast.probes import knn_predict, linear_probe
+from vcrast.evaluation.probes import knn_predict, linear_probe
 
 
 def scored(seed, num_clips=60, num_classes=5, levels=8):

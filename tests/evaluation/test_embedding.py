@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from test_run import run_here
 
-from vcrast import embedding
+from vcrast.evaluation import embedding
 
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 SHORT = ("pretrain.steps=2", "stages=[pretrain,evaluate]", "pretrain.watch_every_epochs=9")
@@ -21,7 +21,7 @@ def embedded(monkeypatch):
         counts.append(len(clips))
         return plain(job, encoder, clips)
 
-    monkeypatch.setattr("vcrast.embedding.embed_clips", counting)
+    monkeypatch.setattr("vcrast.evaluation.embedding.embed_clips", counting)
     return counts
 
 
@@ -48,6 +48,6 @@ def test_an_encoder_of_its_own_for_each_fold_is_embedded_again(tmp_path, embedde
 
 
 def test_one_fold_keeps_no_embeddings(tmp_path, embedded, monkeypatch):
-    monkeypatch.setattr("vcrast.embedding.fingerprint", lambda *_: pytest.fail("there is nothing to share"))
+    monkeypatch.setattr("vcrast.evaluation.embedding.fingerprint", lambda *_: pytest.fail("there is nothing to share"))
     run_here(tmp_path / "alone", *SHORT, "pretrain.steps=1")
     assert embedded == [48, 12, 48, 12]

@@ -1,0 +1,1 @@
+"""What a model is worth: metrics, embeddings, probes on frozen features."""
