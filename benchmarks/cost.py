@@ -14,8 +14,8 @@ from benchmarks.flops import projector_flops, step_flops
 from benchmarks.memory import CONTEXT_BYTES, MEL_BINS, VIEWS, footprint
 from vcrast.config.compose import compose
 from vcrast.config.schema import ModelConfig
+from vcrast.models.ast import Encoder
 from vcrast.models.build import build_encoder
-from vcrast.models.encoder import Encoder
 from vcrast.models.projector import Projector
 from vcrast.training.plan import GIB, MARGIN, Plan, choose
 from vcrast.training.reduce import BUCKET_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 
 
 def embed_flops(encoder: Encoder, num_frames: int) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from vcrast.cli import main, message, parser
 from vcrast.commands import doctor
 from vcrast.inference import export, load
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 
 RATE = 8000
 

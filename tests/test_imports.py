@@ -14,7 +14,7 @@ LAYERS = {
     "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
     "vcrast.evaluation.metrics": 1, "vcrast.evaluation.probes": 1, "vcrast.ridge": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,
-    "vcrast.inference": 3, "vcrast.exported": 3, "vcrast.config.words": 3, "vcrast.runs.summary": 3, "vcrast.config.resume": 3,
+    "vcrast.inference": 3, "vcrast.models.export": 3, "vcrast.config.words": 3, "vcrast.runs.summary": 3, "vcrast.config.resume": 3,
     "vcrast.runs.job": 3, "vcrast.runs.stage": 3, "vcrast.stream": 3, "vcrast.evaluation.embedding": 3,
     "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.runs.report": 4, "vcrast.runs.compare": 4,
     "vcrast.run": 5, "vcrast.dry_run": 5,

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vcrast
-from vcrast.exported import build_head, describe_head, load_head, to_plain
 from vcrast.features.fbank import Fbank
 from vcrast.inference import export, load
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
+from vcrast.models.export import build_head, describe_head, load_head, to_plain
 from vcrast.models.pretrained import load_encoder
 
 RATE = 8000

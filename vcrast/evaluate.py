@@ -12,9 +12,9 @@ from torch import Tensor
 from vcrast.evaluation.embedding import Embedded, embed_for_all_folds
 from vcrast.evaluation.metrics import accuracy, auc, d_prime, mean_average_precision
 from vcrast.evaluation.probes import knn_predict, linear_probe
-from vcrast.exported import load_head
 from vcrast.finetune import build_classifier, load_pretrained, scores
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
+from vcrast.models.export import load_head
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.job import Job
 from vcrast.training.dist import is_first

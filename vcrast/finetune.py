@@ -15,7 +15,7 @@ from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.features.cutmix import CutMix
 from vcrast.features.mixup import mixup
 from vcrast.inference import export
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.pretrain import export_options

@@ -19,7 +19,9 @@ from torchaudio.functional import resample
 
 from vcrast.data.audio import read_wav
 from vcrast.data.dataset import fit
-from vcrast.exported import (
+from vcrast.features.fbank import Fbank
+from vcrast.models.ast import Encoder
+from vcrast.models.export import (
     build_head,
     describe_head,
     fill,
@@ -29,8 +31,6 @@ from vcrast.exported import (
     read_weights,
     write_export,
 )
-from vcrast.features.fbank import Fbank
-from vcrast.models.encoder import Encoder
 
 __all__ = ["Model", "export", "load", "load_head"]
 

@@ -15,7 +15,7 @@ from vcrast.evaluation.embedding import embed_clips
 from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.inference import export
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.job import Job

@@ -3,7 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import block_flops, encoder_flops, projector_flops, step_flops
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.projector import Projector
 
 

@@ -10,7 +10,7 @@ from vcrast.cli import main
 from vcrast.commands.probe import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.config.compose import compose
 from vcrast.inference import Model, export, load
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.runs.job import Job, seed_for
 
 RATE = 16000

@@ -22,8 +22,8 @@ from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
+from vcrast.models.ast import Encoder
 from vcrast.models.attention import Attention
-from vcrast.models.encoder import Encoder
 from vcrast.objectives.vcr import VCR
 from vcrast.run import run
 from vcrast.runs.report.figures import views_figure

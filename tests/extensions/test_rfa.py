@@ -12,7 +12,7 @@ from extensions.rfa.features import draw_directions
 from extensions.rfa.gate import CHUNK
 from extensions.rfa.naive import attend, exact_attention, fourier_kernel, gate_weights, positive_kernel
 from vcrast.config.registry import ATTENTIONS
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 
 RFA = {"name": "rfa", "module": "extensions.rfa.attention"}
 KERNELS = {"fourier": fourier_kernel, "positive": positive_kernel}

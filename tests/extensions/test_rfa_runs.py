@@ -16,7 +16,7 @@ from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR

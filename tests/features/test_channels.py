@@ -12,7 +12,7 @@ from vcrast.features.channels import FIRST_STD, SECOND_STD, differences, energy
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.patch_embed import PatchEmbed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

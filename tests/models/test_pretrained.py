@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from vcrast.config.registry import ATTENTIONS
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.pretrained import fill, fit_positions, from_timm, load_encoder
 
 HEIGHT, WIDTH = 64, 112  # mel bins and frames: 4 x 7 patches, so that a mixed-up axis shows

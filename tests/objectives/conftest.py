@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from vcrast.features.draws import Draws
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 
 
 class PlainViews(nn.Module):

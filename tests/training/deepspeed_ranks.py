@@ -16,7 +16,7 @@ from torch import multiprocessing
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
 from vcrast.training.dist import process_group, rank, share_of

@@ -14,7 +14,7 @@ from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.mixup import mixup
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
 from vcrast.synth.pairs import Doppelgangers

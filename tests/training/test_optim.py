@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vcrast.config.registry import OPTIMS
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.training.lars import Lars
 from vcrast.training.optim import adamw, lars, layer_decay_adamw, parameter_groups
 

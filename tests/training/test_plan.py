@@ -12,7 +12,7 @@ from vcrast.config.compose import compose
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.objectives.vcr import VCR
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward, num_recomputed

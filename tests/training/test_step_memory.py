@@ -9,7 +9,7 @@ from benchmarks.variants import ThesisVCR
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.objectives.vcr import VCR
 from vcrast.training import exact
 from vcrast.training.engine import TorchEngine

@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the model and print what was written."""
     if arguments.format == "onnx":
         require_onnx()
-    from vcrast.exported import DESCRIPTION, WEIGHTS, find_export, read_description, read_weights
     from vcrast.inference import load
+    from vcrast.models.export import DESCRIPTION, WEIGHTS, find_export, read_description, read_weights
 
     source = find_export(Path(arguments.model), fold=arguments.fold, stage=arguments.stage)
     # A damaged export must not be passed on.

@@ -154,7 +154,7 @@ def untrained(model: Model, *, run_seed: int) -> Model:
     import torch
 
     from vcrast.inference import Model
-    from vcrast.models.encoder import Encoder
+    from vcrast.models.ast import Encoder
     from vcrast.runs.job import seed_for
 
     torch.manual_seed(seed_for(run_seed, "encoder"))

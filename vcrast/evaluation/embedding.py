@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vcrast.data.dataset import ClipDataset
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.runs.job import Job
 from vcrast.training.dist import gather_rows, share_of
 

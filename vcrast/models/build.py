@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vcrast.config.schema import ModelConfig
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 
 
 def build_encoder(

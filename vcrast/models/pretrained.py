@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vcrast.models.ast import Encoder
 from vcrast.models.attention import Attention
-from vcrast.models.encoder import Encoder
 from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
 
 log = logging.getLogger(__name__)

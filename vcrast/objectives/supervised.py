@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vcrast.config.registry import OBJECTIVES
 from vcrast.features.cutmix import CutMix
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.objectives.terms import upcast
 from vcrast.objectives.vcr import Inputs, draw_inputs
 

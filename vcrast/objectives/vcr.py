@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vcrast.config.registry import OBJECTIVES
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.models.projector import Projector
 from vcrast.objectives.terms import (
     covariance_term,

@@ -18,7 +18,7 @@ from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
-from vcrast.models.encoder import Encoder
+from vcrast.models.ast import Encoder
 from vcrast.runs.summary import Summary
 from vcrast.training.dist import share_of
 from vcrast.runs.interrupt import Interrupt

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from vcrast.config.schema import ModelConfig
+from vcrast.models.ast import Encoder
 from vcrast.models.block import Block
 from vcrast.models.build import build_encoder
-from vcrast.models.encoder import Encoder
 from vcrast.models.patch_embed import PatchEmbed
 from vcrast.models.projector import Projector
 
