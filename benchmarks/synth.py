@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.device import header, seconds_each
 from vcrast.config.compose import compose
 from vcrast.config.schema import Config
+from vcrast.data.streams import OF_THE_BATCH, doppelgangers
+from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
 from vcrast.objectives.vcr import VCR
-from vcrast.stream import OF_THE_BATCH, doppelgangers
-from vcrast.synth.pairs import Doppelgangers
 from vcrast.training.engine import TorchEngine, resolve_precision
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw

@@ -64,9 +64,9 @@ def test_too_much_mixing_is_refused(tmp_path):
 
 BUZZ = """
 import torch
-import vcrast.stream
+import vcrast.data.streams
 from vcrast.config.registry import PROGRAMS
-from vcrast.synth.program import Layers
+from vcrast.data.synth.program import Layers
 
 @PROGRAMS.register("buzz")
 class Buzz(Layers):

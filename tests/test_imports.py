@@ -11,17 +11,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "vcrast.config.schema": 0, "vcrast.config.registry": 0, "vcrast.config.compose": 0, "vcrast.config.saved": 0, "vcrast.config.files": 0,
     "vcrast": 0,
-    "vcrast.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
+    "vcrast.data.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
     "vcrast.evaluation.metrics": 1, "vcrast.evaluation.probes": 1, "vcrast.ridge": 1,
     "vcrast.training": 2, "vcrast.objectives": 2,
     "vcrast.inference": 3, "vcrast.models.export": 3, "vcrast.config.words": 3, "vcrast.runs.summary": 3, "vcrast.config.resume": 3,
-    "vcrast.runs.job": 3, "vcrast.runs.stage": 3, "vcrast.stream": 3, "vcrast.evaluation.embedding": 3,
+    "vcrast.runs.job": 3, "vcrast.runs.stage": 3, "vcrast.data.streams": 3, "vcrast.evaluation.embedding": 3,
     "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.runs.report": 4, "vcrast.runs.compare": 4,
     "vcrast.run": 5, "vcrast.dry_run": 5,
     "vcrast.cli": 6, "vcrast.commands": 6, "launch": 6, "extensions": 6,
 }  # fmt: skip
-SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models", "vcrast.synth")
-ALLOWED_ACROSS = {("vcrast.data.sources.synthetic", "vcrast.synth")}
+SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models", "vcrast.data.synth")
+ALLOWED_ACROSS = {("vcrast.data.sources.synthetic", "vcrast.data.synth")}
 ONLY_IN = {
     "deepspeed": {"vcrast/training/engine_deepspeed.py"},
     "timm": {"vcrast/models/pretrained.py"},

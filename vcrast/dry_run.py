@@ -10,13 +10,13 @@ from typing import Any
 from vcrast.config.schema import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
+from vcrast.data.streams import clips_per_epoch
 from vcrast.pretrain import peak_lr
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 from vcrast.runs.report.headline import duration, size
 from vcrast.runs.stage import total_steps
 from vcrast.runs.summary import Summary
-from vcrast.stream import clips_per_epoch
 from vcrast.training.schedule import Warmup
 
 REHEARSED = ("pretrain", "finetune")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from vcrast.config.registry import ENGINES, OBJECTIVES, OPTIMS, SCHEDULES
+from vcrast.data.streams import Stream, open_stream
 from vcrast.evaluation.embedding import embed_clips
 from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
@@ -21,7 +22,6 @@ from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.job import Job
 from vcrast.runs.progress import Progress
 from vcrast.runs.stage import Stage, num_parameters, total_steps
-from vcrast.stream import Stream, open_stream
 from vcrast.training.dist import from_first, is_first, rank, world_size
 from vcrast.training.exact import exact_backward
 

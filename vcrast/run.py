@@ -23,6 +23,7 @@ from vcrast.config.saved import save_config
 from vcrast.config.schema import Config
 from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
+from vcrast.data.streams import recordings_per_batch
 from vcrast.evaluate import evaluate
 from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank
@@ -38,7 +39,6 @@ from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
-from vcrast.stream import recordings_per_batch
 from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
 from vcrast.training.engine import resolve_precision
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import synth
 from benchmarks.synth import COLUMNS, Tally, audible, main, parse
-from vcrast.synth.pairs import Doppelgangers
+from vcrast.data.synth.pairs import Doppelgangers
 
 ROOT = Path(__file__).resolve().parents[2]
 

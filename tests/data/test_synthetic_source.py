@@ -9,8 +9,8 @@ import yaml
 from vcrast.config.schema import DataConfig
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.sources.synthetic import synthetic
+from vcrast.data.synth.engine import CLASSES
 from vcrast.features.fbank import Fbank
-from vcrast.synth.engine import CLASSES
 
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "configs" / "data" / "synthetic.yaml").read_text())
 PATH = "synth://siren/3?seed=0&duration=1.5&snr=5:40&engine=2"

@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
@@ -17,7 +18,6 @@ from vcrast.features.views import Views
 from vcrast.models.ast import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
-from vcrast.synth.pairs import Doppelgangers
 from vcrast.training.engine import Report, TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw, lars

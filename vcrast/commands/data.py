@@ -106,9 +106,9 @@ def run_preview(args: argparse.Namespace) -> int:
         ValueError: no pair is asked for, or a setting is wrong.
     """
     from vcrast.config.compose import compose
+    from vcrast.data.streams import OF_THE_BATCH, doppelgangers
     from vcrast.features.fbank import Fbank
     from vcrast.runs.report.listening import write_listening_page
-    from vcrast.stream import OF_THE_BATCH, doppelgangers
 
     if args.pairs < 1:
         raise ValueError(f"--pairs {args.pairs}: give at least 1")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vcrast.data.synth.probe import Probed
     from vcrast.inference import Model
-    from vcrast.synth.probe import Probed
 
 RIVALS = ("encoder", "untrained", "log_mel")
 
@@ -116,11 +116,11 @@ def probe_model(
         Scores under `encoder`, `untrained` and `log_mel`.
 
     Raises:
-        ValueError: as in `vcrast.synth.probe.probe`.
+        ValueError: as in `vcrast.data.synth.probe.probe`.
     """
+    from vcrast.data.synth.control import LOWEST_RATE
+    from vcrast.data.synth.probe import probe
     from vcrast.runs.progress import Progress
-    from vcrast.synth.control import LOWEST_RATE
-    from vcrast.synth.probe import probe
 
     # A model of a lower rate hears them as it hears any file of another rate.
     rate = max(model.sample_rate, LOWEST_RATE)

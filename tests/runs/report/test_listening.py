@@ -11,9 +11,9 @@ from PIL import Image
 from vcrast.cli import main
 from vcrast.config.compose import compose
 from vcrast.runs.report.listening import picture_address, shown, wav_address
-from vcrast.stream import OF_THE_BATCH, doppelgangers
-from vcrast.synth.audiopg import WAVEFORMS
-from vcrast.synth.space import Parameter
+from vcrast.data.streams import OF_THE_BATCH, doppelgangers
+from vcrast.data.synth.audiopg import WAVEFORMS
+from vcrast.data.synth.space import Parameter
 
 
 def content(address):

@@ -3,7 +3,7 @@
 import pytest
 
 from vcrast.runs.report.probe_figure import LOWEST, probe_figure
-from vcrast.synth.probe import Finding, Probed
+from vcrast.data.synth.probe import Finding, Probed
 
 
 def test_a_bar_for_every_parameter_and_encoder(tmp_path):

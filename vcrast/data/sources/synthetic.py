@@ -15,7 +15,7 @@ from vcrast.config.words import suggest
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.clip import Clip, Corpus
 from vcrast.data.settings import refuse_settings
-from vcrast.synth.engine import CLASSES, ENGINE, render_class
+from vcrast.data.synth.engine import CLASSES, ENGINE, render_class
 
 SCHEME = "synth"
 OPTIONS = ("num_clips", "seed", "snr_db", "classes")

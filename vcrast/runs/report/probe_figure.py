@@ -8,7 +8,7 @@ from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.style import COLOURS, house_style, new_figure
 
 if TYPE_CHECKING:
-    from vcrast.synth.probe import Probed
+    from vcrast.data.synth.probe import Probed
 
 LOWEST = -0.1  # a score far below 0 says no more than one just below it
 
