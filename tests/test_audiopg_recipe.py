@@ -6,7 +6,7 @@ import pytest
 from small_run import small
 from test_run import run_here
 
-from vcrast.cli import main
+from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.run import start
 

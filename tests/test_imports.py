@@ -7,28 +7,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Lower number = lower layer; a module may import its own layer and below, unless a rule below says otherwise.
+# A module may import its own layer and those below. `vcrast` itself (version, load) may be named anywhere.
 LAYERS = {
-    "vcrast.config.schema": 0, "vcrast.config.registry": 0, "vcrast.config.compose": 0, "vcrast.config.saved": 0, "vcrast.config.files": 0,
-    "vcrast": 0,
-    "vcrast.data.synth": 1, "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
-    "vcrast.evaluation.metrics": 1, "vcrast.evaluation.probes": 1, "vcrast.ridge": 1,
-    "vcrast.training": 2, "vcrast.objectives": 2,
-    "vcrast.inference": 3, "vcrast.models.export": 3, "vcrast.config.words": 3, "vcrast.runs.summary": 3, "vcrast.config.resume": 3,
-    "vcrast.runs.job": 3, "vcrast.runs.stage": 3, "vcrast.data.streams": 3, "vcrast.evaluation.embedding": 3,
-    "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.runs.report": 4, "vcrast.runs.compare": 4,
-    "vcrast.run": 5, "vcrast.dry_run": 5,
-    "vcrast.cli": 6, "vcrast.commands": 6, "launch": 6, "extensions": 6,
+    "vcrast.config": 0,
+    "vcrast.data": 1, "vcrast.features": 1, "vcrast.models": 1,
+    "vcrast.objectives": 2, "vcrast.training": 2, "vcrast.evaluation": 2,
+    "vcrast.runs": 3,
+    "vcrast.train": 4, "vcrast.pretrain": 4, "vcrast.finetune": 4, "vcrast.evaluate": 4, "vcrast.inference": 4,
+    "vcrast.run": 5,
+    "vcrast.cli": 6, "vcrast.__main__": 6, "launch": 6, "extensions": 6,
+    "vcrast": 6,
 }  # fmt: skip
-SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models", "vcrast.data.synth")
-ALLOWED_ACROSS = {("vcrast.data.sources.synthetic", "vcrast.data.synth")}
+SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models")
 ONLY_IN = {
     "deepspeed": {"vcrast/training/engine_deepspeed.py"},
     "timm": {"vcrast/models/pretrained.py"},
     "wandb": {"vcrast/runs/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
-    "soundfile": {"vcrast/data/audio.py", "vcrast/commands/doctor.py"},
+    "soundfile": {"vcrast/data/audio.py", "vcrast/cli/doctor.py"},
     "soxr": {"vcrast/data/audio.py"},
     "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py"},
 }
@@ -73,11 +70,10 @@ def test_imports_point_down(path, module):
     assert own is not None, f"{module} is in no layer; add it to LAYERS"
     for name in imported(path):
         other = group(name)
-        if other is None or module == "vcrast":
+        if other is None or name == "vcrast":
             continue
         assert LAYERS[other] <= LAYERS[own], f"{module} imports {name}, which lies above it"
-        if own in SEPARATE and other in SEPARATE and own != other:
-            assert (module, other) in ALLOWED_ACROSS, f"{module} imports {name}; these parts do not know each other"
+        assert other == own or {own, other} - set(SEPARATE), f"{module} imports {name}; they do not know each other"
 
 
 @pytest.mark.parametrize(("path", "module"), FILES, ids=[module for _, module in FILES])

@@ -11,7 +11,7 @@ import torch
 from small_run import small
 
 import vcrast
-from vcrast.cli import main
+from vcrast.cli.main import main
 from vcrast.config.resume import resolve
 from vcrast.run import run
 

@@ -10,7 +10,7 @@ from readme_tree import tree
 from launch.arguments import parse
 from launch.slurm_options import check
 from launch.sweep import expand
-from vcrast.cli import parser
+from vcrast.cli.main import parser
 from vcrast.config.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent

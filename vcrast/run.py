@@ -61,7 +61,7 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
     try:
         with process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone):
             if dry_run:
-                from vcrast.dry_run import rehearse
+                from vcrast.cli.dry_run import rehearse
 
                 return rehearse(config)
             config.run.dir = from_first(config.run.dir)

@@ -10,7 +10,7 @@ from vcrast.config.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPT
 from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = {
     "attention": ATTENTIONS, "linear": LINEARS, "objective": OBJECTIVES, "optim": OPTIMS, "schedule": SCHEDULES,
     "engine": ENGINES, "source": STREAMS,

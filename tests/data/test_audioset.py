@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sound_files import noise, settings, write
 
-from vcrast.commands.data import run_download
+from vcrast.cli.data import run_download
 from vcrast.data import preflight as preflight_module
 from vcrast.data.clip import Clip
 from vcrast.data.download_audioset import download_audioset
@@ -313,7 +313,7 @@ def test_download_of_something_else_leaves_nothing(tmp_path, server, name, conte
 
 
 def test_download_verb(tmp_path, server, capsys):
-    from vcrast.cli import parser
+    from vcrast.cli.main import parser
 
     arguments = parser().parse_args(["data", "download", "audioset", "--root", str(tmp_path), "--url", server.url])
     assert run_download(arguments) == 0

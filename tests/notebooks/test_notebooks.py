@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launch.arguments import parse, resumed_folder
-from vcrast.cli import parser
+from vcrast.cli.main import parser
 from vcrast.config.compose import compose
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcrast.cli import main
+from vcrast.cli.main import main
 from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.config.compose import compose
 from vcrast.config.saved import save_config

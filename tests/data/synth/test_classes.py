@@ -197,7 +197,7 @@ def test_some_classes_differ_in_time_only_and_some_in_spectrum_only():
 
 
 def test_the_documented_table_is_the_code():
-    page = (Path(__file__).parents[2] / "docs" / "synthetic.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "synthetic.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", page, re.MULTILINE))
     assert sorted(rows) == list(CLASSES)
     for name, text in rows.items():

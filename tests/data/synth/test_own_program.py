@@ -10,13 +10,13 @@ import torch
 from small_run import metric_steps, small
 
 import extensions
-from vcrast.cli import main
+from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.config.resume import resolve
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.run import run
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "synthetic.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[3] / "docs" / "synthetic.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## A sound of your own\n")[2].partition("\n## ")[0]
 (PATH, CODE), *OTHERS = re.findall(r"```python\n# (\S+)\n(.*?)```", SECTION, re.DOTALL)
 PREVIEW, PRETRAIN = (shlex.split(line) for line in re.findall(r"```\n(vcrast .*?)\n(python .*?)\n```", SECTION)[0])

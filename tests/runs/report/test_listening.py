@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vcrast.cli import main
+from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.runs.report.listening import picture_address, shown, wav_address
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vcrast.cli import main
+from vcrast.cli.main import main
 
 SECRET = "hush" * 10
 LOGGED = """
@@ -42,7 +42,7 @@ def run_dir(tmp_path):
 
 
 def sync(run_dir: Path, *words: str, **more: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "vcrast.cli", "sync", str(run_dir), *words]
+    command = [sys.executable, "-m", "vcrast.cli.main", "sync", str(run_dir), *words]
     settings = environment(run_dir.parent, **more)
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout, done.stderr

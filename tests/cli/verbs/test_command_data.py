@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from vcrast.commands.data import add_parser
+from vcrast.cli.data import add_parser
 from vcrast.features.fbank import Fbank
 
 

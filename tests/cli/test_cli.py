@@ -13,8 +13,7 @@ import soundfile as sf
 import torch
 from torch import nn
 
-from vcrast.cli import main, message, parser
-from vcrast.commands import doctor
+from vcrast.cli.main import doctor, main, message, parser
 from vcrast.inference import export, load
 from vcrast.models.ast import Encoder
 
@@ -60,9 +59,7 @@ def good(folder):
 
 
 def test_help_does_not_wait_for_torch():
-    code = (
-        "import sys, vcrast.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
-    )
+    code = "import sys\nimport vcrast.cli.main as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("False\n")
     assert "embed" in done.stdout
@@ -108,7 +105,7 @@ def test_key_errors_lose_their_quotes():
 
 
 def test_a_closed_pipe_is_no_error():
-    command = f"{sys.executable} -m vcrast.cli list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m vcrast.cli.main list | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.top < 1:
         raise ValueError(f"--top {arguments.top}: must be at least 1")
-    from vcrast.commands.files import find_sounds, read_sounds
+    from vcrast.cli.files import find_sounds, read_sounds
     from vcrast.inference import load
 
     files = find_sounds(arguments.paths)

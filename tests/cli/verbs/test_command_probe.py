@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from vcrast.cli import main
-from vcrast.commands.probe import log_mel_statistics, of_length, probe_model, untrained
+from vcrast.cli.main import main
+from vcrast.cli.probe import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.config.compose import compose
 from vcrast.inference import Model, export, load
 from vcrast.models.ast import Encoder

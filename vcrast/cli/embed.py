@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--batch-size {arguments.batch_size}: must be at least 1")
     if not arguments.out.parent.is_dir():
         raise FileNotFoundError(f"--out {arguments.out}: the folder {arguments.out.parent} does not exist")
-    from vcrast.commands.files import find_sounds, read_sounds
+    from vcrast.cli.files import find_sounds, read_sounds
     from vcrast.inference import load
 
     files = find_sounds(arguments.paths)

@@ -1,0 +1,1 @@
+"""The `vcrast` command, one verb a file."""
