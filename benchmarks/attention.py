@@ -29,7 +29,7 @@ from extensions.rfa.naive import exact_attention
 from vcrast.models.attention import SoftmaxAttention
 from vcrast.models.attention_memory_efficient import MemoryEfficientAttention
 from vcrast.models.block import Block
-from vcrast.training.engine import AUTOCAST, resolve_precision
+from vcrast.training.device import AUTOCAST, resolve_precision
 
 WIDTH = 64
 TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)

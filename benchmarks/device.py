@@ -9,7 +9,7 @@ import torch
 
 from vcrast.models import attention_memory_efficient
 from vcrast.runs.environment import describe_environment
-from vcrast.training.engine import AUTOCAST
+from vcrast.training.device import AUTOCAST
 
 T4_BYTES = 15 * 2**30
 T4_NOTE = (

@@ -24,7 +24,7 @@ from benchmarks.device import header, seconds_each
 from vcrast.config.schema import ModelConfig, config_dir
 from vcrast.models.build import build_encoder
 from vcrast.models.linear import build_linear
-from vcrast.training.engine import AUTOCAST, resolve_precision
+from vcrast.training.device import AUTOCAST, resolve_precision
 
 WIDTHS = (192, 384, 768)
 MODELS = ("tiny", "small", "base")

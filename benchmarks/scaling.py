@@ -37,7 +37,7 @@ from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
 from vcrast.objectives.vcr import VCR
-from vcrast.training.dist import process_group, rank, share_of, world_size
+from vcrast.training.dist import process_group, rank, rank_slice, world_size
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> Measured:
     """Run steps as one process of the group."""
     device = torch.device("cpu")
     engine, objective, num_samples = build(arguments)
-    mine = share_of(arguments.batch)
+    mine = rank_slice(arguments.batch)
     wavs = torch.randn(arguments.batch, num_samples, generator=torch.Generator().manual_seed(1))[mine.start : mine.stop]
 
     def step(number: int) -> None:

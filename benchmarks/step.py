@@ -29,7 +29,8 @@ from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
 from vcrast.objectives.vcr import VCR
-from vcrast.training.engine import TorchEngine, resolve_precision
+from vcrast.training.device import resolve_precision
+from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import Outcome, exact_backward
 from vcrast.training.optim import adamw
 from vcrast.training.plan import CudaMemory, plan_step

@@ -17,7 +17,7 @@ from vcrast.models.ast import Encoder
 from vcrast.models.export import load_head
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.job import Job
-from vcrast.training.dist import is_first
+from vcrast.training.dist import is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     frozen, test = probe(job, encoder, prefix="")
     kept = {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     result = {**finetuned(job, kept), **frozen, **untrained, "num_test_clips": len(job.test)}
-    if is_first():
+    if is_rank_zero():
         folder = job.run_dir / "evaluation"
         folder.mkdir(exist_ok=True)
         save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"fold_{job.fold}.safetensors")

@@ -23,7 +23,7 @@ from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.job import Job
 from vcrast.runs.progress import Progress
 from vcrast.runs.stage import Stage, num_parameters, total_steps
-from vcrast.training.dist import from_first, gather_rows, is_first, rank, share_of, world_size
+from vcrast.training.dist import broadcast_object, gather_rows, is_rank_zero, rank, rank_slice, world_size
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import layer_decay_adamw
 from vcrast.training.schedule import Cosine
@@ -60,7 +60,7 @@ def finetune(job: Job) -> dict[str, Any]:
         num_workers=config.data.num_workers, device=job.device, rank=rank(), world_size=world_size(),
     )  # fmt: skip
     clock = Clock()
-    with Progress("finetune", job.fold, num_steps, start_step=first, shown=is_first()) as progress:
+    with Progress("finetune", job.fold, num_steps, start_step=first, shown=is_rank_zero()) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
             batch = next(batches)
@@ -83,7 +83,7 @@ def finetune(job: Job) -> dict[str, Any]:
                 job.log.log("finetune", job.fold, step + 1, {**values, **speed})
                 progress.update(step + 1, loss=outcome.loss, samples_per_s=speed["samples_per_s"])
             if (step + 1) % test_every == 0 or step + 1 == num_steps:
-                with engine.whole_weights():
+                with engine.gathered_weights():
                     found = test(job, objective)
                 job.log.log("finetune", job.fold, step + 1, {"epoch": (step + 1) / per_epoch, **found})
             stage.end_of_step(step + 1)
@@ -142,7 +142,7 @@ def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor,
     objective.eval()
     num_classes = len(job.classes)
     kept = [(torch.empty(0, num_classes), torch.empty(0, num_classes), torch.empty(0, dtype=torch.int64))]
-    for batch in job.batches(clips, share_of(len(clips))):
+    for batch in job.batches(clips, rank_slice(len(clips))):
         logits = objective.logits(objective.encoder(fbank(batch.wav)).float().mean(dim=1))
         chances = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
         kept.append((chances.cpu(), batch.label.cpu(), batch.index.cpu()))
@@ -161,10 +161,10 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
 
 def finish(job: Job, objective: Supervised, stage: Stage) -> dict[str, Any]:
     """Export the classifier and collect the stage's numbers."""
-    with stage.engine.whole_weights():
-        if is_first():
+    with stage.engine.gathered_weights():
+        if is_rank_zero():
             export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **export_options(job))
-    return from_first(results(job, stage) if is_first() else {})
+    return broadcast_object(results(job, stage) if is_rank_zero() else {})
 
 
 def results(job: Job, stage: Stage) -> dict[str, Any]:

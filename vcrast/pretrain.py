@@ -22,7 +22,7 @@ from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.job import Job
 from vcrast.runs.progress import Progress
 from vcrast.runs.stage import Stage, num_parameters, total_steps
-from vcrast.training.dist import from_first, is_first, rank, world_size
+from vcrast.training.dist import broadcast_object, is_rank_zero, rank, world_size
 from vcrast.training.exact import exact_backward
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,11 @@ def pretrain(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     watch = FeatureWatch(job, objective.encoder, engine, num_clips=options.watch_clips)
     watch_every = max(1, round(options.watch_every_epochs * per_epoch))
-    if is_first():
+    if is_rank_zero():
         save_example_views(job, objective, stream)
     batches = stream.batches(first, num_steps, rank=rank(), world_size=world_size())
     clock = Clock()
-    with Progress("pretrain", job.fold, num_steps, start_step=first, shown=is_first()) as progress:
+    with Progress("pretrain", job.fold, num_steps, start_step=first, shown=is_rank_zero()) as progress:
         for step in range(first, num_steps):
             clock.begin_step()
             wavs = next(batches)
@@ -95,7 +95,7 @@ def pretrained_before(job: Job) -> dict[str, Any] | None:
     for fold in job.summary.content["folds"]:
         if fold != job.fold and job.summary.done(fold, "pretrain"):
             log.info("fold %s pretrain: nothing of it depends on the fold; taken from fold %s", job.fold, fold)
-            if is_first():
+            if is_rank_zero():
                 earlier = replace(job, fold=fold).exported("pretrained")
                 shutil.copytree(earlier, job.exported("pretrained"), dirs_exist_ok=True)
             return {**job.summary.result(fold, "pretrain"), "wall_s": 0.0}
@@ -133,7 +133,7 @@ class FeatureWatch:
 
     def measure(self, step: int) -> None:
         """Measure, log, and warn when the embeddings have collapsed."""
-        with self.engine.whole_weights():
+        with self.engine.gathered_weights():
             embeddings = embed_clips(self.job, self.encoder, self.job.train.first(self.num_clips)).embedding
         rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
         self.last = {"embedding_std": std, "effective_rank": rank}
@@ -168,10 +168,10 @@ def finish(job: Job, objective: Any, stage: Stage, watch: FeatureWatch) -> dict[
     """Export the encoder and collect the stage's numbers."""
     if not watch.last:
         watch.measure(stage.num_steps)
-    with stage.engine.whole_weights():
-        if is_first():
+    with stage.engine.gathered_weights():
+        if is_rank_zero():
             export(job.exported("pretrained"), encoder=objective.encoder, head=None, **export_options(job))
-    return from_first(results(job, stage, watch) if is_first() else {})
+    return broadcast_object(results(job, stage, watch) if is_rank_zero() else {})
 
 
 def results(job: Job, stage: Stage, watch: FeatureWatch) -> dict[str, Any]:

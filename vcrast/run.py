@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import shlex
 import signal
@@ -14,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from vcrast.config.compose import to_dict
@@ -39,8 +37,16 @@ from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
-from vcrast.training.dist import from_first, in_turn, is_first, place, process_group, rank, world_size
-from vcrast.training.engine import resolve_precision
+from vcrast.training.device import resolve_device, resolve_precision
+from vcrast.training.dist import (
+    broadcast_object,
+    is_rank_zero,
+    process_group,
+    rank,
+    rank_zero_first,
+    torchrun_rank,
+    world_size,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +70,10 @@ def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool 
                 from vcrast.cli.dry_run import rehearse
 
                 return rehearse(config)
-            config.run.dir = from_first(config.run.dir)
+            config.run.dir = broadcast_object(config.run.dir)
             run(config, overrides)
     except Interrupted as stopped:
-        if place().rank == 0:
+        if torchrun_rank().rank == 0:
             print(f"\n{stopped}; everything is saved. Go on with:")
             print(f"  python launch/local.py run.resume={config.run.dir}")
         return 128 + int(getattr(signal, stopped.signal_name))
@@ -83,21 +89,21 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     resolve_precision(config.precision, resolve_device(config.run.device))
     Fbank(sample_rate=config.data.sample_rate, **vars(config.features))
     with ExitStack() as stack:
-        if is_first():
+        if is_rank_zero():
             stack.enter_context(RunLock(folder))
         interrupt = stack.enter_context(Interrupt(also=["SIGUSR1", "SIGUSR2"]))
         setup_logging(folder, rank())
-        if is_first():
+        if is_rank_zero():
             keep_settings(config, overrides, folder)
         log.info("run folder: %s", folder)
         log.info("process %d of %d on %s", rank(), world_size(), platform.node())
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
-        metrics = MetricLog(folder, config.logger, config=to_dict(config), active=is_first())
+        metrics = MetricLog(folder, config.logger, config=to_dict(config), active=is_rank_zero())
         stack.callback(metrics.close)
         for job in jobs(config, corpus, folds, folder, metrics, summary, interrupt):
             run_stages(job)
         summary.write()
-        if is_first():
+        if is_rank_zero():
             report = write_report(folder)
             print_summary(folder)
             print(f"report: {report}")
@@ -130,7 +136,7 @@ def jobs(
     precision = resolve_precision(config.precision, device)
     if device.type == "cpu" and not cpu_computes(precision):
         log.warning("precision=%s: this processor only emulates it, many times slower than fp32", precision)
-    with in_turn():
+    with rank_zero_first():
         data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
@@ -138,7 +144,7 @@ def jobs(
     for fold in folds:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
-        with in_turn():
+        with rank_zero_first():
             mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
@@ -181,35 +187,6 @@ def check_sizes(config: Config, part: FoldData, fold: str) -> None:
                 "%s.batch_size=%d is an odd number of clips for each of %d processes: mixup and background noise find "
                 "other partners than in one process", stage, size, world_size(),
             )  # fmt: skip
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; `cuda` is the GPU of this process's place on its machine.
-
-    Raises:
-        ValueError: a device that this machine lacks.
-    """
-    here = place()
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"run.device={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
-        )
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"run.device={name}: no such device; choose from auto, cpu, cuda, cuda:N") from None
-    if device.type != "cuda" or here.local_world_size == 1:
-        return device
-    if device.index is not None:
-        raise ValueError(f"run.device={name}: {here.local_world_size} processes cannot share one GPU; use cuda or auto")
-    number = torch.cuda.device_count()
-    if number == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:  # a scheduler has hidden those of the other processes
-        return torch.device("cuda", 0)
-    if number < here.local_world_size:
-        raise ValueError(f"launch.num_processes={here.local_world_size}: there are {number} GPUs here; each takes one")
-    return torch.device("cuda", here.local_rank)
 
 
 def keep_settings(config: Config, overrides: Sequence[str], folder: Path) -> None:

@@ -13,7 +13,7 @@ import soundfile as sf
 import torch
 from torch import nn
 
-from vcrast.cli.main import doctor, main, message, parser
+from vcrast.cli import doctor, main, message, parser
 from vcrast.inference import export, load
 from vcrast.models.ast import Encoder
 
@@ -59,7 +59,8 @@ def good(folder):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys\nimport vcrast.cli.main as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    code = "import sys\nfrom vcrast.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("False\n")
     assert "embed" in done.stdout

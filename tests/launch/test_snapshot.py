@@ -116,5 +116,5 @@ def test_a_copy_of_this_project_composes_by_itself(tmp_path):
         ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={copy}", sys.executable, "-c", program],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == [str(copy / "vcrast" / "compose.py"), "demo"]
+    assert done.stdout.split() == [str(copy / "vcrast" / "config" / "compose.py"), "demo"]
     assert json.loads((copy / "snapshot.json").read_text())["files"] == len(source_files(ROOT))

@@ -19,7 +19,7 @@ from vcrast.features.views import Views
 from vcrast.models.ast import Encoder
 from vcrast.objectives.supervised import Supervised
 from vcrast.objectives.vcr import VCR
-from vcrast.training.dist import process_group, rank, share_of
+from vcrast.training.dist import process_group, rank, rank_slice
 from vcrast.training.engine import TorchEngine
 from vcrast.training.engine_deepspeed import DeepSpeedEngine
 from vcrast.training.exact import exact_backward
@@ -113,7 +113,7 @@ def train(engine, objective, steps, *, micro_batch_size=None, poison=None):
         generator = torch.Generator().manual_seed(step)
         wavs = torch.randn(BATCH, 3000, generator=generator) * 0.1
         labels = torch.eye(3)[torch.randint(3, (BATCH,), generator=generator)]
-        mine = share_of(BATCH)
+        mine = rank_slice(BATCH)
         wavs, labels = wavs[mine.start : mine.stop], labels[mine.start : mine.stop]
         if step == poison and rank() == 1:
             wavs = wavs * torch.inf
@@ -128,7 +128,7 @@ def train(engine, objective, steps, *, micro_batch_size=None, poison=None):
 
 
 def compare(cases):
-    """For each (name, kind, precision, options): log, state, and sum of the weights that `whole_weights` shows.
+    """For each (name, kind, precision, options): log, state, and sum of the weights that `gathered_weights` shows.
 
     Of the four steps the second has an input that is not finite on rank 1.
     """
@@ -137,7 +137,7 @@ def compare(cases):
         objective = make_objective(kind)
         engine = make_engine(name, objective, precision=precision, **options)
         log = train(engine, objective, range(4), micro_batch_size=4, poison=1)
-        with engine.whole_weights():
+        with engine.gathered_weights():
             total = sum(weight.double().sum().item() for weight in objective.parameters())
             # As many forwards as this process likes: nobody waits for another.
             for _ in range(1 + rank()):

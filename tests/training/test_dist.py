@@ -9,18 +9,18 @@ from vcrast.runs.interrupt import Interrupt
 from vcrast.training.dist import (
     PeerLostError,
     Place,
+    all_ranks,
+    all_reduce_max,
     average,
-    everywhere,
-    from_first,
+    broadcast_object,
     gather_clips,
     gather_rows,
-    highest,
-    in_turn,
-    is_first,
-    place,
+    is_rank_zero,
     process_group,
     rank,
-    share_of,
+    rank_slice,
+    rank_zero_first,
+    torchrun_rank,
     world_size,
 )
 
@@ -34,30 +34,30 @@ def _alone(monkeypatch):
 
 
 def test_alone():
-    assert (rank(), world_size(), is_first(), place()) == (0, 1, True, Place(0, 1, 0, 1))
+    assert (rank(), world_size(), is_rank_zero(), torchrun_rank()) == (0, 1, True, Place(0, 1, 0, 1))
     value = torch.randn(2, 3, 4)
     assert gather_clips(value) is value
     assert gather_rows(value) is value
     assert average(value) is value
-    assert highest(1, 2) == [1, 2]
-    assert everywhere(True)
-    assert not everywhere(False)
-    assert from_first("x") == "x"
-    assert share_of(7) == range(7)
-    with in_turn(), process_group(torch.device("cpu"), timeout_s=1):
+    assert all_reduce_max(1, 2) == [1, 2]
+    assert all_ranks(True)
+    assert not all_ranks(False)
+    assert broadcast_object("x") == "x"
+    assert rank_slice(7) == range(7)
+    with rank_zero_first(), process_group(torch.device("cpu"), timeout_s=1):
         assert not distributed.is_initialized()
 
 
 def test_place_reads_torchruns_variables(monkeypatch):
     for name, value in zip(NAMES, ("5", "8", "1", "4", "host", "1234"), strict=True):
         monkeypatch.setenv(name, value)
-    assert place() == Place(5, 8, 1, 4)
+    assert torchrun_rank() == Place(5, 8, 1, 4)
     monkeypatch.setenv("RANK", "8")
     with pytest.raises(ValueError, match="RANK=8, WORLD_SIZE=8"):
-        place()
+        torchrun_rank()
     monkeypatch.delenv("MASTER_PORT")
     with pytest.raises(ValueError, match="MASTER_PORT not set"):
-        place()
+        torchrun_rank()
 
 
 def test_processes_that_do_not_come_are_reported(monkeypatch):
@@ -74,16 +74,16 @@ def exchanges(folder):
     """Every exchange once; what each rank saw."""
     me = rank()
     seen = {
-        "place": (me, world_size(), is_first()),
-        "highest": highest(me, -me, 7),
-        "everywhere": (everywhere(True), everywhere(me != 1)),
-        "from_first": from_first({"rank": me, "path": folder} if is_first() else None),
+        "place": (me, world_size(), is_rank_zero()),
+        "highest": all_reduce_max(me, -me, 7),
+        "everywhere": (all_ranks(True), all_ranks(me != 1)),
+        "broadcast_object": broadcast_object({"rank": me, "path": folder} if is_rank_zero() else None),
         "rows": gather_rows(torch.full((me, 2), float(me))),  # rank 0 has none
         "average": average(torch.tensor(float(me))),
-        "share": list(share_of(8)),
+        "share": list(rank_slice(8)),
     }
     for turn in range(2):
-        with in_turn():
+        with rank_zero_first():
             began = time.monotonic()
             time.sleep(0.1)
             seen[f"turn {turn}"] = (began, time.monotonic())
@@ -102,7 +102,7 @@ def test_exchanges(tmp_path):
     for seen in found:
         assert seen["highest"] == [2, 0, 7]
         assert seen["everywhere"] == (True, False)
-        assert seen["from_first"] == {"rank": 0, "path": str(tmp_path)}
+        assert seen["broadcast_object"] == {"rank": 0, "path": str(tmp_path)}
         assert seen["rows"].tolist() == [[1.0, 1.0], [2.0, 2.0], [2.0, 2.0]]
         assert seen["average"] == 1.0
         assert (seen["agreed"], seen["not asked"]) == ("SIGTERM", None)
@@ -117,7 +117,7 @@ def leave_early():
         return "left"
     try:
         for _ in range(3):
-            highest(1.0)
+            all_reduce_max(1.0)
     except PeerLostError as error:
         return str(error)
     return "nothing noticed"

@@ -7,7 +7,8 @@ from torch import nn
 
 from vcrast.config.registry import ENGINES
 from vcrast.runs.flatten import flatten_state, unflatten_state
-from vcrast.training.engine import PATIENCE, TorchEngine, compile_encoder, resolve_precision
+from vcrast.training.device import resolve_precision
+from vcrast.training.engine import PATIENCE, TorchEngine, compile_encoder
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import adamw, lars
 

@@ -11,7 +11,7 @@ from torch import distributed, nn
 
 from vcrast.features.draws import Draws
 from vcrast.training import exact
-from vcrast.training.dist import gather_rows, rank, share_of, world_size
+from vcrast.training.dist import gather_rows, rank, rank_slice, world_size
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
 from vcrast.training.optim import adamw
@@ -31,7 +31,7 @@ def step_of(objective, size=None, *, kept=0, labels=None, alter=None, bucket_byt
         objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None
     )  # fmt: skip
     engine.gradients = GradientAverage(engine.parameters, bucket_bytes=bucket_bytes)
-    mine = share_of(BATCH)
+    mine = rank_slice(BATCH)
     clips = slice(mine.start, mine.stop)
     wavs = (torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1)[clips]
     draws = Draws(5, step, BATCH, start=mine.start, stop=mine.stop)
@@ -129,7 +129,7 @@ def wrong_ways():
     original = type(local.objective).loss
 
     def loss(self, vectors, labels=None):
-        share = share_of(BATCH)
+        share = rank_slice(BATCH)
         projected = torch.stack([self.projector(view[share.start : share.stop]) for view in vectors])
         with patch.object(self, "projector", nn.Identity()):
             return original(self, exact.gather_clips(projected), labels)
@@ -185,7 +185,7 @@ def bad_steps():
     objective = make_objective("supervised")
     engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=1.0)
     before = [weight.detach().clone() for weight in engine.parameters]
-    mine = share_of(BATCH)
+    mine = rank_slice(BATCH)
     wavs = torch.randn(len(mine), 3000, generator=torch.Generator().manual_seed(rank())) * 0.1
     draws = Draws(5, 0, BATCH, start=mine.start, stop=mine.stop)
     labels = LABELS[mine.start : mine.stop] * (torch.nan if rank() == 1 else 1.0)

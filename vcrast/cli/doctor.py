@@ -75,7 +75,7 @@ def check_torch(findings: Findings) -> bool:
     except (ImportError, OSError) as error:
         findings.problems.append(f"torch does not import ({error}); pip install torch")
         return False
-    from vcrast.training.engine import resolve_precision
+    from vcrast.training.device import resolve_precision
 
     show("torch", f"{torch.__version__} (CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} CPU threads)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -241,6 +241,6 @@ def kernels(device: str) -> Iterator[tuple[str, str]]:
 def _dtype(device: str) -> Any:
     import torch
 
-    from vcrast.training.engine import resolve_precision
+    from vcrast.training.device import resolve_precision
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[resolve_precision("auto", device)]

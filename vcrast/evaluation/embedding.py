@@ -11,7 +11,7 @@ from torch import Tensor
 from vcrast.data.dataset import ClipDataset
 from vcrast.models.ast import Encoder
 from vcrast.runs.job import Job
-from vcrast.training.dist import gather_rows, share_of
+from vcrast.training.dist import gather_rows, rank_slice
 
 
 class Embedded(NamedTuple):
@@ -34,7 +34,7 @@ def embed_clips(job: Job, encoder: Encoder, clips: ClipDataset) -> Embedded:
     rows = [(torch.empty(0, encoder.embed_dim), torch.empty(0, clips.num_classes), torch.empty(0, dtype=torch.int64))]
     rows += [
         (encoder(fbank(batch.wav)).float().mean(dim=1).cpu(), batch.label.cpu(), batch.index.cpu())
-        for batch in job.batches(clips, share_of(len(clips)))
+        for batch in job.batches(clips, rank_slice(len(clips)))
     ]
     encoder.train(was_training)
     return Embedded(*(gather_rows(torch.cat(part)) for part in zip(*rows, strict=True)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-from vcrast.training.dist import highest
+from vcrast.training.dist import all_reduce_max
 
 
 class Interrupt:
@@ -38,7 +38,7 @@ class Interrupt:
 
     def agreed(self) -> str | None:
         """The name of a signal that any process was sent; the same answer on all, which must all ask."""
-        return self.name(highest(self.number)[0])
+        return self.name(all_reduce_max(self.number)[0])
 
     @property
     def number(self) -> int:

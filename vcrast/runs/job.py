@@ -20,7 +20,7 @@ from vcrast.features.views import Views
 from vcrast.models.build import build_encoder
 from vcrast.models.ast import Encoder
 from vcrast.runs.summary import Summary
-from vcrast.training.dist import share_of
+from vcrast.training.dist import rank_slice
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 
@@ -115,7 +115,7 @@ class Job:
 
     def draws(self, stage: str, step: int, batch_size: int) -> Draws:
         """The random numbers of a step for this process's part of the batch."""
-        mine = share_of(batch_size)
+        mine = rank_slice(batch_size)
         return Draws(self.seed(stage), step, batch_size, device=self.device, start=mine.start, stop=mine.stop)
 
     def checkpoints(self, stage: str) -> Path:

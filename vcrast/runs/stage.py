@@ -12,7 +12,7 @@ from torch import nn
 
 from vcrast.runs.job import Job
 from vcrast.runs import checkpoint
-from vcrast.training.dist import from_first, highest, is_first, world_size
+from vcrast.training.dist import broadcast_object, all_reduce_max, is_rank_zero, world_size
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule
@@ -53,7 +53,7 @@ class Stage:
         The order of all stages: this run's own checkpoint; weights given by `model.checkpoint` or by the stage before
         (loaded when the objective was built); random weights.
         """
-        found = from_first(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_first() else None)
+        found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
         step = self._restore(found) if found else 0
         self.job.log.rewind(self.name, self.job.fold, step)
         return step
@@ -121,7 +121,7 @@ class Stage:
             "wall_s": self.wall_s,
             "step": step,
         }
-        if not is_first():
+        if not is_rank_zero():
             return
         tensors, skeleton = checkpoint.flatten_state(content)
         folder = self.job.checkpoints(self.name)
@@ -149,7 +149,7 @@ class Stage:
         """
         note_step(f"{self.name} of fold {self.job.fold}, step {step}")
         # The clock of the first process decides: those of others may be a moment ahead.
-        number, due = highest(self.job.interrupt.number, float(is_first() and self.due(step)))
+        number, due = all_reduce_max(self.job.interrupt.number, float(is_rank_zero() and self.due(step)))
         asked = self.job.interrupt.name(number)
         if asked or step == self.num_steps or due:
             self.save(step)

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from vcrast.training.dist import from_first, is_first
+from vcrast.training.dist import broadcast_object, is_rank_zero
 
 
 class Summary:
@@ -17,7 +17,7 @@ class Summary:
 
     def __init__(self, path: Path, *, recipe: str, classes: tuple[str, ...]) -> None:
         self.path = path
-        known = from_first(json.loads(path.read_text(encoding="utf-8")) if is_first() and path.is_file() else {})
+        known = broadcast_object(json.loads(path.read_text(encoding="utf-8")) if is_rank_zero() and path.is_file() else {})
         self.content: dict[str, Any] = {
             "recipe": recipe,
             "classes": list(classes),
@@ -50,7 +50,7 @@ class Summary:
 
     def write(self) -> None:
         """Write aside and rename, so that a reader never sees half a file; the first process does."""
-        if not is_first():
+        if not is_rank_zero():
             return
         content = {**self.content, **spread(self.content["folds"])}
         aside = self.path.with_name(self.path.name + ".tmp")

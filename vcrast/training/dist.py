@@ -41,7 +41,7 @@ class Place(NamedTuple):
     local_world_size: int
 
 
-def place() -> Place:
+def torchrun_rank() -> Place:
     """What torchrun's variables say; one process on one machine where they are not set.
 
     Raises:
@@ -78,7 +78,7 @@ def world_size() -> int:
     return distributed.get_world_size() if running() else 1
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process writes the run folder and speaks to the user."""
     return rank() == 0
 
@@ -95,7 +95,7 @@ def process_group(device: torch.device, *, timeout_s: float, even_alone: bool = 
     Raises:
         PeerLostError: the others did not come.
     """
-    here = place()
+    here = torchrun_rank()
     alone = here.world_size == 1
     if (alone and not even_alone) or running():
         yield
@@ -148,7 +148,7 @@ def _first_line(error: RuntimeError) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-def highest(*values: float) -> list[float]:
+def all_reduce_max(*values: float) -> list[float]:
     """The largest of each value over all processes; of CPU numbers, so that no GPU is waited for."""
     if not running():
         return list(values)
@@ -158,12 +158,12 @@ def highest(*values: float) -> list[float]:
     return [float(value) for value in found.tolist()]
 
 
-def everywhere(condition: bool) -> bool:
+def all_ranks(condition: bool) -> bool:
     """Whether it holds on every process."""
-    return highest(0.0 if condition else 1.0)[0] == 0.0
+    return all_reduce_max(0.0 if condition else 1.0)[0] == 0.0
 
 
-def from_first(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """What the first process has: plain values, of any size."""
     if not running():
         return value
@@ -174,7 +174,7 @@ def from_first(value: T) -> T:
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """Let the first process run the body, then the first of every machine, then all others.
 
     What is made once and kept on disk (a cache, statistics) is found there by those who come later, whether machines
@@ -183,7 +183,7 @@ def in_turn() -> Iterator[None]:
     if not running():
         yield
         return
-    turn = 0 if is_first() else 1 if place().local_rank == 0 else 2
+    turn = 0 if is_rank_zero() else 1 if torchrun_rank().local_rank == 0 else 2
     for now in range(3):
         if now == turn:
             yield
@@ -263,6 +263,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([torch.from_numpy(box) for box in boxes])
 
 
-def share_of(number: int) -> range:
+def rank_slice(number: int) -> range:
     """This process's contiguous part of `number` items; parts differ by one at most."""
     return range(rank() * number // world_size(), (rank() + 1) * number // world_size())

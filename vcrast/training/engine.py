@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vcrast.config.registry import ENGINES
+from vcrast.training.device import AUTOCAST
 from vcrast.training.dist import average, running
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import parameters_of
 from vcrast.training.reduce import GradientAverage
 from vcrast.training.watchdog import watched
 
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PATIENCE = {"fp32": 3, "bf16": 3, "fp16": 8}  # bad steps in a row; fp16 overflows now and then by design
 
 
@@ -35,25 +35,6 @@ class StepResult(NamedTuple):
 
     grad_norm: Tensor  # before clipping
     skipped: Tensor  # bool
-
-
-def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """`auto` is bf16 where the GPU computes in it, fp16 on older ones, fp32 on a CPU.
-
-    Raises:
-        ValueError: an unknown precision, or bf16 on a GPU that only emulates it.
-    """
-    device = torch.device(device)
-    if precision not in ("auto", *AUTOCAST):
-        raise ValueError(f"precision={precision}: choose from auto, bf16, fp16, fp32")
-    if device.type != "cuda":
-        return "fp32" if precision == "auto" else precision
-    # Not torch.cuda.is_bf16_supported(): it says yes on a T4, which emulates bf16, slowly.
-    native = torch.cuda.get_device_capability(device) >= (8, 0)
-    if precision == "bf16" and not native:
-        name = torch.cuda.get_device_name(device)
-        raise ValueError(f"precision=bf16: {name} only emulates it, slowly; set precision=fp16")
-    return ("bf16" if native else "fp16") if precision == "auto" else precision
 
 
 @ENGINES.register("torch")
@@ -113,7 +94,7 @@ class TorchEngine:
         dtype = AUTOCAST[self.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def whole_weights(self) -> AbstractContextManager[Any]:
+    def gathered_weights(self) -> AbstractContextManager[Any]:
         """All weights on every process, to use the module outside of steps: they always are."""
         return nullcontext()
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from vcrast.config.registry import ENGINES
-from vcrast.training.dist import average, is_first, running, waiting_for
-from vcrast.training.engine import AUTOCAST, PATIENCE, StepResult, checkpoint_encoder, compile_encoder, hopeless
+from vcrast.training.device import AUTOCAST
+from vcrast.training.dist import average, is_rank_zero, running, waiting_for
+from vcrast.training.engine import PATIENCE, StepResult, checkpoint_encoder, compile_encoder, hopeless
 from vcrast.training.exact import out_of_memory
 from vcrast.training.loss_scale import LossScale
 from vcrast.training.reduce import BUCKET_BYTES
@@ -44,7 +45,7 @@ class DeepSpeedEngine:
     """One device a process; the process group must exist, be it of one process.
 
     Args:
-        module: the objective, on its device; with stage 3 its weights are empty outside of steps and `whole_weights`.
+        module: the objective, on its device; stage 3 empties its weights outside of steps and `gathered_weights`.
         optimizer: AdamW over its parameters; from here on it holds this process's flat part of them.
         precision: `fp32`, `bf16` or `fp16`; parameters stay fp32, the encoder runs under autocast.
         device: where the module is.
@@ -104,7 +105,7 @@ class DeepSpeedEngine:
         cast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
         return exchanging(cast) if self.stage == 3 else cast
 
-    def whole_weights(self) -> AbstractContextManager[Any]:
+    def gathered_weights(self) -> AbstractContextManager[Any]:
         """All weights on every process, to use the module outside of steps; all processes enter together."""
         return unsplit(self.zero) if self.stage == 3 else nullcontext()
 
@@ -200,7 +201,7 @@ class DeepSpeedEngine:
         All processes call it. Tensors travel one at a time; the first process ends up with 12 bytes a parameter.
         """
         weights, moments = self.shards.module_state(self.module), self.shards.optimizer_state()
-        if not is_first():
+        if not is_rank_zero():
             return {}
         return {
             "module": weights,

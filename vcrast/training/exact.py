@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vcrast.training.dist import average, everywhere, gather_clips, world_size
+from vcrast.training.dist import all_ranks, average, gather_clips, world_size
 
 log = logging.getLogger(__name__)
 
@@ -140,12 +140,12 @@ def attempt(
         return one_by_one(engine, objective, found, labels, len(wavs), size)
 
     encoded = unless_out_of_memory(first_half)
-    if not everywhere(encoded is not None):
+    if not all_ranks(encoded is not None):
         return None
     scored = unless_out_of_memory(lambda: second_half(encoded))
     encoded = None  # its graph fills the memory in which a failed process still has to take part
     engine.finish_backward()
-    if not everywhere(scored is not None):
+    if not all_ranks(scored is not None):
         return None
     assert scored is not None
     loss, parts = scored

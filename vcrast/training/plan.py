@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vcrast.training.dist import everywhere, from_first, highest
+from vcrast.training.dist import all_ranks, all_reduce_max, broadcast_object
 from vcrast.training.exact import Objective, micro_batches, num_recomputed, out_of_memory
 
 log = logging.getLogger(__name__)
@@ -187,11 +187,11 @@ def plan_step(
         memory.release()
         memory.reset_peak()
     # All processes cut alike, as the one with the least memory must.
-    if not everywhere(footprint is not None) or footprint is None:
+    if not all_ranks(footprint is not None) or footprint is None:
         log.warning("the memory of a step could not be measured: a few clips alone do not fit")
         return Plan(batch_size, asked or 1, couples_clips=couples)
-    capacity = -int(highest(-memory.capacity())[0])
-    footprint = from_first(footprint)
+    capacity = -int(all_reduce_max(-memory.capacity())[0])
+    footprint = broadcast_object(footprint)
     size, kept = choose(footprint, batch_size, int(capacity * (1 - MARGIN)), asked=asked, can_keep=couples)
     return Plan(batch_size, size, kept, couples, footprint.peak(size, kept), capacity)
 

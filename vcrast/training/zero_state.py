@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from vcrast.training.dist import is_first, rank, waiting_for
+from vcrast.training.dist import is_rank_zero, rank, waiting_for
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Gathered = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
@@ -73,7 +73,7 @@ class Shards:
         whole[piece.start : piece.start + piece.length] = source[piece.place : piece.place + piece.length]
         with waiting_for("the gather of a checkpoint"):
             distributed.reduce(whole, dst=0)
-        return whole.view(shape_of(weight)).cpu() if is_first() else None
+        return whole.view(shape_of(weight)).cpu() if is_rank_zero() else None
 
     def deal(self, group: int, weight: nn.Parameter, whole: Tensor, targets: Sequence[Tensor]) -> None:
         """Put this process's part of a whole tensor into `targets`."""
@@ -89,7 +89,7 @@ class Shards:
             if not found:  # before the first step
                 continue
             moments = {name: self.gather(group, weight, self.moments(name)) for name in MOMENTS}
-            if is_first():
+            if is_rank_zero():
                 state[number] = {"step": torch.as_tensor(found["step"]).cpu().clone(), **moments}  # type: ignore[dict-item]
         numbers = iter(range(sum(len(weights) for weights in self.groups)))
         groups = [

@@ -1,0 +1,59 @@
+"""Resolve `run.device` and `precision`: which device this process uses, and in which type it computes."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from vcrast.training.dist import torchrun_rank
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; `cuda` is the GPU of this process's place on its machine.
+
+    Raises:
+        ValueError: a device that this machine lacks.
+    """
+    here = torchrun_rank()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"run.device={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"run.device={name}: no such device; choose from auto, cpu, cuda, cuda:N") from None
+    if device.type != "cuda" or here.local_world_size == 1:
+        return device
+    if device.index is not None:
+        raise ValueError(f"run.device={name}: {here.local_world_size} processes cannot share one GPU; use cuda or auto")
+    number = torch.cuda.device_count()
+    if number == 1 and "CUDA_VISIBLE_DEVICES" in os.environ:  # a scheduler has hidden those of the other processes
+        return torch.device("cuda", 0)
+    if number < here.local_world_size:
+        raise ValueError(f"launch.num_processes={here.local_world_size}: there are {number} GPUs here; each takes one")
+    return torch.device("cuda", here.local_rank)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """`auto` is bf16 where the GPU computes in it, fp16 on older ones, fp32 on a CPU.
+
+    Raises:
+        ValueError: an unknown precision, or bf16 on a GPU that only emulates it.
+    """
+    device = torch.device(device)
+    if precision not in ("auto", *AUTOCAST):
+        raise ValueError(f"precision={precision}: choose from auto, bf16, fp16, fp32")
+    if device.type != "cuda":
+        return "fp32" if precision == "auto" else precision
+    # Not torch.cuda.is_bf16_supported(): it says yes on a T4, which emulates bf16, slowly.
+    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "bf16" and not native:
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"precision=bf16: {name} only emulates it, slowly; set precision=fp16")
+    return ("bf16" if native else "fp16") if precision == "auto" else precision
