@@ -1,4 +1,4 @@
-"""Evaluation: accuracy of the finetuned model, linear probe and nearest neighbours on the frozen encoder."""
+"""Evaluation: what each entry of `evaluation=[...]` measures, on frozen features or on the finetuned model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vcrast.evaluation.embedding import Embedded, embed_for_all_folds
-from vcrast.evaluation.metrics import accuracy, auc, d_prime, mean_average_precision
-from vcrast.evaluation.probes import knn_predict, linear_probe
-from vcrast.finetune import build_classifier, load_pretrained, scores
-from vcrast.models.ast import Encoder
+from vcrast.config.metric import Metric
+from vcrast.evaluation.base import Evaluation, Features, Predictions, build_evaluations
+from vcrast.finetune import build_classifier, scores
+from vcrast.models.backbone import Backbone
 from vcrast.models.export import load_head
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.job import Job
@@ -21,17 +20,28 @@ from vcrast.training.dist import is_rank_zero
 
 log = logging.getLogger(__name__)
 
+Kept = dict[str, Tensor]
+"""What the report reads of a fold: scores, embeddings, labels and indices of the test clips."""
+NUMBERS = {"num_test_clips": Metric("Test clips", "count"), "wall_s": Metric("Wall time", "duration", "lower")}
+
 
 def evaluate(job: Job) -> dict[str, Any]:
     """Measure the fold's models on its test clips; keeps scores and embeddings for the report."""
     started = time.perf_counter()
-    encoder = job.encoder(patch_stride=job.config.pretrain.patch_stride)
-    untrained, _ = probe(job, encoder, prefix="untrained_")
-    origin = load_pretrained(job, encoder)
+    evaluations = build_evaluations(job.config.evaluation)
+    described = {name: metric for each in evaluations.values() for name, metric in each.described().items()}
+    job.summary.describe("evaluate", {**described, **NUMBERS})
+    chosen, kept = list(evaluations.values()), Kept()
+    encoder = job.backbone(patch_stride=job.config.pretrain.patch_stride)
+    untrained = on_features(job, encoder, [each for each in chosen if each.baseline], Kept())
+    origin = job.load_pretrained(encoder)
     log.info("fold %s evaluate: frozen features from %s", job.fold, origin)
-    frozen, test = probe(job, encoder, prefix="")
-    kept = {"embeddings": test.embedding, "labels": test.label, "index": test.index}
-    result = {**finetuned(job, kept), **frozen, **untrained, "num_test_clips": len(job.test)}
+    result = {
+        **on_predictions(job, chosen, kept),
+        **on_features(job, encoder, chosen, kept),
+        **{f"untrained_{name}": value for name, value in untrained.items()},
+        "num_test_clips": len(job.test),
+    }
     if is_rank_zero():
         folder = job.run_dir / "evaluation"
         folder.mkdir(exist_ok=True)
@@ -39,8 +49,24 @@ def evaluate(job: Job) -> dict[str, Any]:
     return {**result, "wall_s": time.perf_counter() - started}
 
 
-def finetuned(job: Job, kept: dict[str, Tensor]) -> dict[str, float]:
-    """Metrics of the finetuned classifier; none if the run has not finetuned. Adds its scores to `kept`."""
+def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> dict[str, float]:
+    """Numbers of those that need frozen features; the test clips' embeddings are added to `kept`."""
+    found: dict[str, float] = {}
+    embed = job.embedder()
+    asking = [each for each in evaluations if each.needs is Features]
+    for all_layers in sorted({False, *(each.all_layers for each in asking)}):
+        train, test = (embed(encoder, clips, all_layers=all_layers) for clips in (job.train, job.test))
+        for each in asking:
+            if each.all_layers == all_layers:
+                found |= each.measure(Features(train, test, job.multilabel))
+        if not all_layers:
+            kept |= {"embeddings": test.embedding, "labels": test.label, "index": test.index}
+    return found
+
+
+def on_predictions(job: Job, evaluations: list[Evaluation], kept: Kept) -> dict[str, float]:
+    """Numbers of those that need the finetuned model, none if the run has not finetuned; adds `scores` to `kept`."""
+    asking = [each for each in evaluations if each.needs is Predictions]
     if not job.summary.done(job.fold, "finetune"):
         return {}
     objective, _ = build_classifier(job)
@@ -48,41 +74,7 @@ def finetuned(job: Job, kept: dict[str, Tensor]) -> dict[str, float]:
     load_head(objective.head, job.exported("finetuned"))
     score, label, _ = scores(job, objective, job.test)
     kept["scores"] = score
-    return classification_metrics(score, label, multilabel=job.multilabel)
-
-
-def classification_metrics(score: Tensor, label: Tensor, *, multilabel: bool) -> dict[str, float]:
-    """Accuracy (single-label only), macro mAP, macro AUC and d-prime of scores (n, C) against labels (n, C)."""
-    values = {
-        "mAP": float(mean_average_precision(score, label)),
-        "auc": float(auc(score, label)),
-        "d_prime": float(d_prime(score, label)),
-    }
-    if not multilabel:
-        values = {"accuracy": float(accuracy(score, label.argmax(dim=1))), **values}
-    return values
-
-
-def probe(job: Job, encoder: Encoder, *, prefix: str) -> tuple[dict[str, float], Embedded]:
-    """Nearest neighbours and a linear probe on frozen embeddings; also the test clips' embeddings."""
-    options = job.config.evaluate
-    train, test = (embed_for_all_folds(job, encoder, clips) for clips in (job.train, job.test))
-    votes = knn_predict(
-        train.embedding, train.label, test.embedding, k=min(options.knn_k, len(job.train)),
-        temperature=options.knn_temperature,
-    )  # fmt: skip
-    logits = linear_probe(
-        train.embedding, train.label, test.embedding, multilabel=job.multilabel, steps=options.probe_steps,
-        weight_decay=options.probe_weight_decay,
-    )  # fmt: skip
-    values: dict[str, float] = {}
-    for name, score in (("knn", votes), ("probe", logits)):
-        values |= frozen_metrics(f"{prefix}{name}", score, test.label, multilabel=job.multilabel)
-    return values, test
-
-
-def frozen_metrics(name: str, score: Tensor, label: Tensor, *, multilabel: bool) -> dict[str, float]:
-    """Accuracy, or mAP when a clip may have several labels, under the probe's name."""
-    if multilabel:
-        return {f"{name}_mAP": float(mean_average_precision(score, label))}
-    return {f"{name}_accuracy": float(accuracy(score, label.argmax(dim=1)))}
+    found: dict[str, float] = {}
+    for each in asking:
+        found |= each.measure(Predictions(score, label, job.multilabel))
+    return found

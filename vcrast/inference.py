@@ -1,8 +1,8 @@
-"""A trained model in three lines, and the export that makes it.
+"""A trained model in three lines.
 
 model = vcrast.load("runs/esc50/2026-11-02_10-00-00")
 vector = model.embed("dog.wav")               # (768,)
-chances = model.predict("dog.wav")            # {"dog": 0.93, "rooster": 0.02, ...}
+scores = model.predict("dog.wav")            # {"dog": 0.93, "rooster": 0.02, ...}
 """
 
 from __future__ import annotations
@@ -20,70 +20,18 @@ from torchaudio.functional import resample
 from vcrast.data.audio import read_wav
 from vcrast.data.dataset import fit
 from vcrast.features.fbank import Fbank
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import Backbone, Tokens, build_backbone
 from vcrast.models.export import (
     build_head,
-    describe_head,
     fill,
     find_export,
-    load_head,
     read_description,
     read_weights,
-    write_export,
 )
 
-__all__ = ["Model", "export", "load", "load_head"]
+__all__ = ["Model", "load"]
 
 Clip = str | Path | np.ndarray | Tensor
-
-
-def export(
-    folder: Path,
-    *,
-    encoder: Encoder,
-    model: Mapping[str, Any] | None = None,
-    features: Mapping[str, Any],
-    labels: Sequence[str],
-    multilabel: bool,
-    head: nn.Module | None,
-    sample_rate: int,
-    clip_duration_s: float,
-    pad: str,
-    meta: Mapping[str, Any],
-) -> None:
-    """Write a model that `load` can rebuild: `weights.safetensors` and `model.json`.
-
-    Args:
-        folder: created if missing; an export in it is replaced.
-        encoder: the trained encoder.
-        model: the keywords it was built with; None takes them from `encoder.options`.
-        features: the keywords of `Fbank`, mean and std included.
-        labels: class names in the order of the head's outputs.
-        multilabel: scores are sigmoids of their own rather than one softmax.
-        head: the classifier on the clip vector; None after pretraining alone.
-        sample_rate: of the waveforms, Hz.
-        clip_duration_s: what the model was trained on.
-        pad: how shorter clips are filled, `silence` or `repeat`.
-        meta: whatever else a reader may want to know; plain data.
-
-    Raises:
-        ValueError: options that are not plain data, or a head that cannot be described by its layers.
-    """
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    if head is not None:
-        tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    description = {
-        "model": encoder.options if model is None else model,
-        "features": {"sample_rate": sample_rate, **features},
-        "labels": list(labels),
-        "multilabel": multilabel,
-        "head": None if head is None else describe_head(head),
-        "sample_rate": sample_rate,
-        "clip_duration_s": clip_duration_s,
-        "pad": pad,
-        "meta": meta,
-    }
-    write_export(Path(folder), tensors, description)
 
 
 def load(
@@ -112,7 +60,7 @@ def load(
     found = read_description(folder)
     tensors = read_weights(folder, found["weights_sha256"])
     try:
-        encoder = Encoder(**found["model"])
+        encoder = build_backbone(found["model"])
         features = Fbank(**found["features"])
         head = None if found["head"] is None else build_head(found["head"])
     except (TypeError, AttributeError) as error:
@@ -136,7 +84,7 @@ class Model:
     overlapping as little as possible, and the windows' results are averaged; shorter ones are padded as in training.
 
     Attributes:
-        encoder: (B, T, F) -> (B, N, D).
+        encoder: the backbone.
         features: (B, S) -> (B, T, F), normalised.
         labels: class names, in the order of the scores.
         sample_rate: of the waveforms, Hz.
@@ -145,7 +93,7 @@ class Model:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Backbone,
         features: Fbank,
         head: nn.Module | None,
         *,
@@ -170,7 +118,7 @@ class Model:
         return int(self.encoder.embed_dim)
 
     def embed(self, wav: Clip | Sequence[Clip], sample_rate: int | None = None, *, batch_size: int = 32) -> Tensor:
-        """The mean of a clip's tokens.
+        """A clip's vector, as the backbone pools its tokens.
 
         Args:
             wav: one sound, or several (see the class).
@@ -184,7 +132,7 @@ class Model:
             ValueError: an unreadable file, or samples that are empty, not finite, not floating or not mono.
         """
         clips, several = self.read(wav, sample_rate)
-        windows = self._per_window(clips, lambda tokens: tokens.mean(dim=1), batch_size)
+        windows = self._per_window(clips, self.encoder.pool, batch_size)
         vectors = torch.stack([each.mean(dim=0) for each in windows])
         return vectors if several else vectors[0]
 
@@ -196,7 +144,7 @@ class Model:
             ones. Token n lies at time n // f and frequency n % f of `encoder.grid`, which gives (t, f).
         """
         clips, several = self.read(wav, sample_rate)
-        windows = self._per_window(clips, lambda tokens: tokens, batch_size)
+        windows = self._per_window(clips, lambda tokens: tokens.values, batch_size)
         if len({len(each) for each in windows}) > 1:
             raise ValueError(
                 "tokens of sounds with different numbers of windows cannot be stacked; call once per sound"
@@ -223,7 +171,7 @@ class Model:
         """
         self.require_head()
         clips, several = self.read(wav, sample_rate)
-        windows = self._per_window(clips, self._chances, batch_size)
+        windows = self._per_window(clips, self._probabilities, batch_size)
         found = [self._named(each.mean(dim=0), top) for each in windows]
         return found if several else found[0]
 
@@ -277,18 +225,18 @@ class Model:
 
     @torch.no_grad()
     def _per_window(
-        self, clips: Sequence[Tensor], of_tokens: Callable[[Tensor], Tensor], batch_size: int
+        self, clips: Sequence[Tensor], of_tokens: Callable[[Tokens], Tensor], batch_size: int
     ) -> list[Tensor]:
         """`of_tokens` of every window, (W, ...) per clip; windows of different clips share a batch."""
         cut = [self.windows(clip) for clip in clips]
         batches = torch.cat(cut).split(batch_size)
-        results = [of_tokens(self.encoder(self.features(batch.to(self.device))).float()).cpu() for batch in batches]
+        results = [of_tokens(self.encoder(self.features(batch.to(self.device)))).float().cpu() for batch in batches]
         return list(torch.cat(results).split([len(each) for each in cut]))
 
-    def _chances(self, tokens: Tensor) -> Tensor:
-        logits = self.require_head()(tokens.mean(dim=1))
+    def _probabilities(self, tokens: Tokens) -> Tensor:
+        logits = self.require_head()(self.encoder.pool(tokens).float())
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=-1)
 
-    def _named(self, chances: Tensor, top: int | None) -> dict[str, float]:
-        order = chances.argsort(descending=True, stable=True).tolist()
-        return {self.labels[number]: float(chances[number]) for number in order[:top]}
+    def _named(self, probabilities: Tensor, top: int | None) -> dict[str, float]:
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+        return {self.labels[number]: float(probabilities[number]) for number in order[:top]}

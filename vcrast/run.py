@@ -23,6 +23,7 @@ from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
 from vcrast.data.streams import recordings_per_batch
 from vcrast.evaluate import evaluate
+from vcrast.evaluation.embedding import Known
 from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank
 from vcrast.finetune import finetune
@@ -140,7 +141,7 @@ def jobs(
         data = open_data(config.data, corpus)
     for text in data.warnings:
         summary.warn(text)
-    embedded: dict[str, Any] | None = {} if len(folds) > 1 else None
+    known: Known | None = {} if len(folds) > 1 else None
     for fold in folds:
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
@@ -149,7 +150,7 @@ def jobs(
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
-            summary=summary, interrupt=interrupt, embedded=embedded,
+            summary=summary, interrupt=interrupt, known=known,
         )  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from vcrast.config.schema import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
 from vcrast.data.streams import clips_per_epoch
-from vcrast.pretrain import peak_lr
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
+from vcrast.runs.parts import peak_lr
 from vcrast.runs.report.headline import duration, size
 from vcrast.runs.stage import total_steps
 from vcrast.runs.summary import Summary
@@ -60,9 +60,9 @@ def shortened(config: Config) -> Config:
         stage.steps = 2
         stage.log_every_steps = 1
     # Two steps end within any warm-up; `cost_line` looks at that of the whole run.
-    short.finetune.warmup_epochs = 0.0
-    if "warmup_epochs" in short.schedule:
-        short.schedule["warmup_epochs"] = 0.0
+    for schedule in (short.schedule, short.finetune.schedule):
+        if "warmup_epochs" in schedule:
+            schedule["warmup_epochs"] = 0.0
     short.pretrain.watch_clips = min(8, short.pretrain.watch_clips)
     return short
 
@@ -70,11 +70,11 @@ def shortened(config: Config) -> Config:
 def cost_line(config: Config, stage: str, result: dict[str, Any], *, num_clips: int, num_folds: int) -> str:
     """One line: steps, time and memory of a stage. Warns of a run that ends within its warm-up."""
     options = config.pretrain if stage == "pretrain" else config.finetune
+    parts = config if stage == "pretrain" else config.finetune
     num_clips = clips_per_epoch(config.source, num_clips) if stage == "pretrain" else num_clips
     per_epoch = num_clips // options.batch_size
     steps = total_steps(options.steps, options.epochs, per_epoch)
-    lr = peak_lr(config.optim, options.batch_size) if stage == "pretrain" else config.finetune.lr
-    warmup = config.schedule.get("warmup_epochs", 0) if stage == "pretrain" else config.finetune.warmup_epochs
+    lr, warmup = peak_lr(parts.optim, options.batch_size), parts.schedule.get("warmup_epochs", 0)
     Warmup(lr=lr, total_steps=steps, steps_per_epoch=per_epoch, warmup_epochs=warmup)
     seconds = steps * options.batch_size / result["samples_per_s"]
     whole = f" ({duration(num_folds * seconds)} in all)" if num_folds > 1 else ""

@@ -79,7 +79,8 @@ def write_onnx(model: Model, path: Path) -> None:
 
         def forward(self, fbank: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             tokens = self.encoder(fbank)
-            return tokens if self.head is None else (tokens, self.head(tokens.mean(dim=1)))
+            values = tokens.values
+            return values if self.head is None else (values, self.head(self.encoder.pool(tokens)))
 
     num_frames = model.features.num_frames(model.num_samples)
     # Two clips: with one the exporter takes the batch for a constant.

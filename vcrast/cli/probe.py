@@ -154,12 +154,12 @@ def untrained(model: Model, *, run_seed: int) -> Model:
     import torch
 
     from vcrast.inference import Model
-    from vcrast.models.ast import Encoder
+    from vcrast.models.backbone import build_backbone
     from vcrast.runs.job import seed_for
 
     torch.manual_seed(seed_for(run_seed, "encoder"))
     return Model(
-        Encoder(**model.encoder.options), model.features, None, labels=model.labels, multilabel=model.multilabel,
+        build_backbone(model.encoder.options), model.features, None, labels=model.labels, multilabel=model.multilabel,
         clip_duration_s=model.clip_duration_s, pad=model.pad, meta=model.meta, device=model.device,
     )  # fmt: skip
 

@@ -36,9 +36,18 @@ def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
-            return hydra_compose(PRIMARY, overrides=list(overrides))
+            return hydra_compose(PRIMARY, overrides=[in_hydras_words(word) for word in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from None
+
+
+GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/]+)")
+
+
+def in_hydras_words(word: str) -> str:
+    """`finetune.optim=lars`, which picks a file, as Hydra writes it: `optim@finetune.optim=lars`."""
+    found = GROUPS_OF_STAGES.fullmatch(word)
+    return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else word
 
 
 def to_config(raw: Any) -> Config:
@@ -96,7 +105,6 @@ def _check_values(config: Config) -> None:
         "finetune.epochs": config.finetune.epochs,
         "pretrain.steps": config.pretrain.steps,
         "finetune.steps": config.finetune.steps,
-        "evaluate.knn_k": config.evaluate.knn_k,
         "launch.num_processes": config.launch.num_processes,
         "launch.timeout_s": config.launch.timeout_s,
     }
@@ -121,8 +129,17 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = found.group(1)
         groups = [item for item in overrides if "." not in item.partition("=")[0] and not item.startswith(f"{key}=")]
         written = next((item for item in overrides if item.lstrip("+~").startswith(f"{key}=")), key)
-        return f"{written}: no such setting; {choices(_compose_quietly(groups), key)}"
+        whole = _compose_quietly(groups)
+        elsewhere = [full for full, _ in flatten(dict(OmegaConf.to_container(whole))) if same_setting(full, key)]
+        meant = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else choices(whole, key)
+        return f"{written}: no such setting; {meant}"
     return text.splitlines()[0]
+
+
+def same_setting(full: str, key: str) -> bool:
+    """Whether a setting has the first and last name of a key: `finetune.optim.lr` has those of `finetune.lr`."""
+    own, asked = full.split("."), key.split(".")
+    return len(asked) > 1 and len(own) > len(asked) and (own[0], own[-1]) == (asked[0], asked[-1])
 
 
 def _compose_quietly(overrides: Sequence[str]) -> Any:

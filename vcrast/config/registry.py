@@ -66,6 +66,12 @@ class Registry:
             raise KeyError(f"{self.kind} {name!r} is not registered; {suggest(name, self.builders)}")
         return self.builders[name]
 
+    def find(self, options: Mapping[str, Any]) -> Callable[..., Any]:
+        """The builder that a config group names, its module imported first; errors as in `build`."""
+        if module := options.get("module"):
+            import_part(f"{self.kind}.module", str(module))
+        return self.get(str(options["name"]))
+
     def build(self, options: Mapping[str, Any], **arguments: Any) -> Any:
         """Build the part that a config group describes.
 
@@ -77,10 +83,7 @@ class Registry:
             KeyError: no such part.
             ValueError: no such module, an option that the builder does not take, or of another type than it declares.
         """
-        name, module = str(options["name"]), options.get("module")
-        if module:
-            import_part(f"{self.kind}.module", str(module))
-        builder = self.get(name)
+        name, builder = str(options["name"]), self.find(options)
         chosen = {key: value for key, value in options.items() if key not in ("name", "module")}
         check_options(self.kind, name, builder, chosen)
         return builder(**{**chosen, **arguments})
@@ -110,7 +113,9 @@ ATTENTIONS = Registry("attention")
 LINEARS = Registry("linear")
 STREAMS = Registry("source")
 PROGRAMS = Registry("source.program")
+MODELS = Registry("model")
 OBJECTIVES = Registry("objective")
+EVALUATIONS = Registry("evaluation")
 OPTIMS = Registry("optim")
 SCHEDULES = Registry("schedule")
 ENGINES = Registry("engine")

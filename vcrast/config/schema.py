@@ -1,8 +1,8 @@
-"""The schemas of `configs/`: names and types of every setting (`vcrast.config.compose` reads and checks the files).
+"""The schemas of `configs/`: names and types of every setting (`compose.py` reads the files).
 
 Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
-part (`source`, `attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's
-own constructor checks them (`vcrast.config.registry`).
+part (such as `source`, `model`, `attention`, `objective`, `optim`, `engine`, `evaluation`) are plain mappings here: the
+part's own constructor checks them (`vcrast.config.registry`).
 """
 
 from __future__ import annotations
@@ -92,21 +92,6 @@ class ViewsConfig:
 
 
 @dataclass
-class ModelConfig:
-    """The encoder's sizes."""
-
-    name: str
-    embed_dim: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float
-    patch_size: list[int]
-    positions: str
-    drop_path: float
-    checkpoint: str | None
-
-
-@dataclass
 class PretrainConfig:
     """The self-supervised stage."""
 
@@ -130,32 +115,21 @@ class FinetuneConfig:
     epochs: float
     steps: int | None
     patch_stride: list[int] | None
-    lr: float
-    weight_decay: float
-    layer_decay: float
-    warmup_epochs: float
-    clip_grad_norm: float | None
-    mixup_probability: float
-    mixup_alpha: float
-    cutmix_probability: float
-    cutmix_alpha: float
-    mix_by: str
-    label_smoothing: float
     drop_path: float
+    clip_grad_norm: float | None
     log_every_steps: int
     evaluate_every_epochs: float
     views: ViewsConfig
+    objective: dict[str, Any]
+    optim: dict[str, Any]
+    schedule: dict[str, Any]
 
 
 @dataclass
 class EvaluateConfig:
-    """Accuracy of the finetuned model; linear probe and nearest neighbours on frozen features."""
+    """How clips are read for evaluation; what is measured is `evaluation`."""
 
     batch_size: int
-    knn_k: int
-    knn_temperature: float
-    probe_steps: int
-    probe_weight_decay: float
 
 
 @dataclass
@@ -200,7 +174,7 @@ class Config:
     source: dict[str, Any]
     features: FeaturesConfig
     views: ViewsConfig
-    model: ModelConfig
+    model: dict[str, Any]
     attention: dict[str, Any]
     linear: dict[str, Any]
     objective: dict[str, Any]
@@ -210,6 +184,7 @@ class Config:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     evaluate: EvaluateConfig
+    evaluation: dict[str, Any]
     slurm: SlurmConfig
 
 

@@ -1,69 +1,103 @@
-"""Clips -> one embedding each: deterministic crops, no views, mean of the patch tokens, fp32."""
+"""Embed clips with a frozen encoder: deterministic crops, no views, the backbone's pooling, fp32."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcrast.data.dataset import ClipDataset
-from vcrast.models.ast import Encoder
-from vcrast.runs.job import Job
+from vcrast.data.loader import Batch
+from vcrast.models.backbone import Backbone, Tokens
 from vcrast.training.dist import gather_rows, rank_slice
+
+Known = dict[str, dict[Any, tuple[Tensor, Tensor]]]
+"""Embeddings and labels by encoder and clip, which folds share."""
 
 
 class Embedded(NamedTuple):
-    """Embeddings (n, D), labels (n, C) and clip indices (n,), on CPU."""
+    """Embeddings (n, D), or (n, L, D) of all layers, labels (n, C) and clip indices (n,), on CPU."""
 
     embedding: Tensor
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on it
 
 
-@torch.no_grad()
-def embed_clips(job: Job, encoder: Encoder, clips: ClipDataset) -> Embedded:
-    """Embed every clip, each process a part of them; all get all.
+class Embedder:
+    """Embeds clips of one fold, each process a part of them.
 
-    The encoder is left in the mode (training or not) it came in.
+    Args:
+        fbank: the front end, on the device: (b, S) -> (b, T, F).
+        batches: some clips of a dataset, in order, on the device.
+        settings: what the front end is, as text.
+        known: what other folds have embedded; None if there is none. Folds cut the same clips in other ways, and an
+            untrained encoder, or one that pretrained without recordings, is the same in all of them. The last two
+            encoders' embeddings are kept.
     """
-    fbank, was_training = job.fbank(), encoder.training
-    encoder.eval()
-    # A process may have no clip; nothing has the shapes of something.
-    rows = [(torch.empty(0, encoder.embed_dim), torch.empty(0, clips.num_classes), torch.empty(0, dtype=torch.int64))]
-    rows += [
-        (encoder(fbank(batch.wav)).float().mean(dim=1).cpu(), batch.label.cpu(), batch.index.cpu())
-        for batch in job.batches(clips, rank_slice(len(clips)))
-    ]
-    encoder.train(was_training)
-    return Embedded(*(gather_rows(torch.cat(part)) for part in zip(*rows, strict=True)))
+
+    def __init__(
+        self,
+        fbank: nn.Module,
+        batches: Callable[[ClipDataset, range], Iterator[Batch]],
+        *,
+        settings: str = "",
+        known: Known | None = None,
+    ) -> None:
+        self.fbank, self.batches, self.settings, self.known = fbank, batches, settings, known
+
+    @torch.no_grad()
+    def fresh(self, encoder: Backbone, clips: ClipDataset, *, all_layers: bool = False) -> Embedded:
+        """Embed every clip; all processes get all. The encoder is left in the mode (training or not) it came in."""
+        was_training = encoder.training
+        encoder.eval()
+        rows = [
+            (
+                pooled(encoder, encoder(self.fbank(batch.wav), hidden=all_layers)).cpu(),
+                batch.label.cpu(),
+                batch.index.cpu(),
+            )
+            for batch in self.batches(clips, rank_slice(len(clips)))
+        ]  # fmt: skip - a row a clip
+        encoder.train(was_training)
+        return Embedded(*(gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))) if rows else self.none()
+
+    def none(self) -> Embedded:
+        """What a process without clips adds: it takes part in the exchange with nothing."""
+        # One empty axis joins with rows of any shape.
+        nothing = torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64)
+        return Embedded(*(gather_rows(part) for part in nothing))
+
+    def __call__(self, encoder: Backbone, clips: ClipDataset, *, all_layers: bool = False) -> Embedded:
+        """`fresh`, without computing again what another fold has computed with the same encoder."""
+        if self.known is None:
+            return self.fresh(encoder, clips, all_layers=all_layers)
+        name = f"{fingerprint(encoder, self.settings)} {all_layers}"
+        found = self.known.pop(name, {})
+        self.known[name] = found  # the last one now
+        while len(self.known) > 2:
+            del self.known[next(iter(self.known))]
+        segments = [clip.segment for clip in clips.clips]
+        if any(segment not in found for segment in segments):
+            fresh = self.fresh(encoder, clips, all_layers=all_layers)
+            found.update(zip(segments, zip(fresh.embedding, fresh.label, strict=True), strict=True))
+        embedding, label = (torch.stack(rows) for rows in zip(*(found[segment] for segment in segments), strict=True))
+        return Embedded(embedding, label, torch.arange(len(segments)))
 
 
-def embed_for_all_folds(job: Job, encoder: Encoder, clips: ClipDataset) -> Embedded:
-    """`embed_clips`, without computing again what another fold of the run has computed with the same encoder.
-
-    Folds cut the same clips in other ways, and an untrained encoder, or one that pretrained without recordings, is the
-    same in all of them. The last two encoders' embeddings are kept. Without other folds this is `embed_clips`.
-    """
-    if job.embedded is None:
-        return embed_clips(job, encoder, clips)
-    name = fingerprint(job, encoder)
-    known = job.embedded.pop(name, {})
-    job.embedded[name] = known  # the last one now
-    while len(job.embedded) > 2:
-        del job.embedded[next(iter(job.embedded))]
-    segments = [clip.segment for clip in clips.clips]
-    if any(segment not in known for segment in segments):
-        fresh = embed_clips(job, encoder, clips)
-        known.update(zip(segments, zip(fresh.embedding, fresh.label, strict=True), strict=True))
-    embedding, label = (torch.stack(rows) for rows in zip(*(known[segment] for segment in segments), strict=True))
-    return Embedded(embedding, label, torch.arange(len(segments)))
+def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:
+    """(b, D) vectors in fp32, or (b, L, D) of all layers where the tokens carry them."""
+    if not tokens.hidden:
+        return encoder.pool(tokens).float()
+    layers = [tokens._replace(values=values) for values in tokens.hidden]
+    return torch.stack([encoder.pool(layer).float() for layer in layers], dim=1)
 
 
-def fingerprint(job: Job, encoder: Encoder) -> str:
-    """What an embedding depends on besides the clip: every weight, and the front end's settings."""
-    digest = hashlib.sha256(repr(sorted(job.fbank_options().items())).encode())
+def fingerprint(encoder: nn.Module, settings: str) -> str:
+    """Hash what an embedding depends on besides the clip: every weight, and the front end's settings."""
+    digest = hashlib.sha256(settings.encode())
     for name, value in encoder.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())

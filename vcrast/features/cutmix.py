@@ -50,18 +50,16 @@ class CutMix:
         num_mel_bins: int,
     ) -> None:
         if not 0 <= probability <= 1:
-            raise ValueError(f"finetune.cutmix_probability={probability}: must lie in [0, 1]; 0 switches cutmix off")
+            raise ValueError(f"cutmix_probability={probability}: must lie in [0, 1]; 0 switches cutmix off")
         if probability + mixup_probability > 1 + 1e-9:
             raise ValueError(
-                f"finetune.cutmix_probability={probability}, finetune.mixup_probability={mixup_probability}: a clip is "
+                f"cutmix_probability={probability}, mixup_probability={mixup_probability}: a clip is "
                 "mixed in one way at most; lower one, so that together they do not exceed 1"
             )
         if not alpha > 0:
-            raise ValueError(
-                f"finetune.cutmix_alpha={alpha}: must be above 0; to switch cutmix off set cutmix_probability=0"
-            )
+            raise ValueError(f"cutmix_alpha={alpha}: must be above 0; to switch cutmix off set cutmix_probability=0")
         if mix_by not in MIX_BY:
-            raise ValueError(f"finetune.mix_by={mix_by}: choose from {', '.join(MIX_BY)}")
+            raise ValueError(f"mix_by={mix_by}: choose from {', '.join(MIX_BY)}")
         self.probability, self.mixup_probability, self.alpha = probability, mixup_probability, alpha
         self.mix_by, self.num_frames, self.num_mel_bins = mix_by, num_frames, num_mel_bins
 

@@ -30,12 +30,7 @@ def mixup(
     Source: Zhang et al. 2018, arXiv:1710.09412; between-class weights on mean-free waveforms as Gong et al. 2021,
         arXiv:2104.01778. There the partner is any clip of the dataset, here one of the batch (see `Draws.partners`).
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"finetune.mixup_probability={probability}: must lie in [0, 1]; 0 switches mixup off")
-    if not alpha > 0:
-        raise ValueError(f"finetune.mixup_alpha={alpha}: must be above 0; to switch mixup off set mixup_probability=0")
-    if mix_by not in MIX_BY:
-        raise ValueError(f"finetune.mix_by={mix_by}: choose from {', '.join(MIX_BY)}")
+    check_mixup(probability=probability, alpha=alpha, mix_by=mix_by)
     if not len(wavs) == len(labels) == draws.size:
         raise ValueError(f"{len(wavs)} clips, {len(labels)} labels and draws for {draws.size}: they must agree")
     if probability == 0:
@@ -56,3 +51,13 @@ def which(draws: Draws, low: float, high: float) -> Tensor:
     """(b,) bool: one uniform number a clip decides how it is mixed, so that ways with ranges of their own exclude."""
     chance = draws.uniform("mixup/chosen")
     return (chance >= low) & (chance < high)
+
+
+def check_mixup(*, probability: float, alpha: float, mix_by: str) -> None:
+    """Refuse options out of their range; errors as in `mixup`."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"mixup_probability={probability}: must lie in [0, 1]; 0 switches mixup off")
+    if not alpha > 0:
+        raise ValueError(f"mixup_alpha={alpha}: must be above 0; to switch mixup off set mixup_probability=0")
+    if mix_by not in MIX_BY:
+        raise ValueError(f"mix_by={mix_by}: choose from {', '.join(MIX_BY)}")

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vcrast.config.registry import MODELS
+from vcrast.models.backbone import Backbone, Tokens
 from vcrast.models.block import NORM_EPS, Block
 from vcrast.models.patch_embed import PatchEmbed
 from vcrast.models.pos_embed import LearnedPositions, SinCosPositions
 
 
-class Encoder(nn.Module):
+@MODELS.register("ast")
+class AST(Backbone):
     """(B, T, F) normalised filterbanks -> (B, N, D) tokens.
 
     There is no cls token: a clip's vector is the mean of its tokens, as in SSAST, so the AST's distillation tokens and
@@ -26,11 +29,11 @@ class Encoder(nn.Module):
         num_heads: H.
         mlp_ratio: hidden width of the MLPs over D.
         patch_size: (frames, mel bins).
-        patch_stride: (frames, mel bins) between patch starts; None means patches that touch and do not overlap.
         positions: `sincos` (fixed) or `learned`.
+        drop_path: probability for the last block; it rises linearly from 0 at the first.
+        patch_stride: (frames, mel bins) between patch starts; None means patches that touch and do not overlap.
         num_mel_bins: F.
         num_frames: T of the clips the model is built for: the reference grid of learned positions. Other lengths work.
-        drop_path: probability for the last block; it rises linearly from 0 at the first.
         num_channels: C of the filterbanks; with several, they are (B, C, T, F).
         attention: options of the attention backend, at least `name`.
         linear: options of the linear layers, at least `name`.
@@ -41,6 +44,9 @@ class Encoder(nn.Module):
     Source: Gong et al. 2021, arXiv:2104.01778; Gong et al. 2022, arXiv:2110.09784 (mean of the patch tokens).
     """
 
+    can_drop = True
+    can_mask = True
+
     def __init__(
         self,
         *,
@@ -49,32 +55,16 @@ class Encoder(nn.Module):
         num_heads: int,
         mlp_ratio: float,
         patch_size: Sequence[int],
-        patch_stride: Sequence[int] | None = None,
-        positions: str = "sincos",
-        num_mel_bins: int = 128,
+        positions: str,
+        drop_path: float,
+        patch_stride: Sequence[int] | None,
+        num_mel_bins: int,
         num_frames: int,
-        drop_path: float = 0.0,
-        num_channels: int = 1,
+        num_channels: int,
         attention: Mapping[str, Any],
         linear: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        # What an export writes down, so that the encoder can be built again: plain data.
-        self.options: dict[str, Any] = {
-            "embed_dim": embed_dim,
-            "depth": depth,
-            "num_heads": num_heads,
-            "mlp_ratio": mlp_ratio,
-            "patch_size": list(patch_size),
-            "patch_stride": None if patch_stride is None else list(patch_stride),
-            "positions": positions,
-            "num_mel_bins": num_mel_bins,
-            "num_frames": num_frames,
-            "drop_path": drop_path,
-            "num_channels": num_channels,
-            "attention": dict(attention),
-            "linear": dict(linear),
-        }
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path}: must lie in [0, 1)")
         self.embed_dim, self.num_mel_bins, self.num_frames = embed_dim, num_mel_bins, num_frames
@@ -97,9 +87,6 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.mask_token: nn.Parameter | None = None
-        # Set by the engine: a matter of memory, not of the model. True: a block keeps its input only and runs again in
-        # the backward.
-        self.checkpoint_blocks = False
         self.grid(num_frames)  # refuses a clip smaller than one patch now rather than at the first step
 
     def build_positions(self) -> SinCosPositions | LearnedPositions:
@@ -113,10 +100,7 @@ class Encoder(nn.Module):
         raise ValueError(f"model.positions={self.positions}: choose from sincos, learned")
 
     def enable_mask_token(self) -> None:
-        """Create the learned token that stands for masked patches.
-
-        Not made by default: a parameter that never gets a gradient stalls distributed training.
-        """
+        """See `Backbone`."""
         if self.mask_token is None:
             self.mask_token = nn.Parameter(torch.zeros(self.embed_dim))
             nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -130,55 +114,52 @@ class Encoder(nn.Module):
         """Patches along time and along frequency of a clip of `num_frames`."""
         return self.patch_embed.grid(num_frames, self.num_mel_bins)
 
-    def num_tokens(self, num_frames: int) -> int:
-        """N of a clip of `num_frames`."""
-        time, frequency = self.grid(num_frames)
-        return time * frequency
-
     @property
-    def num_chances(self) -> int:
-        """How many random numbers a clip needs for drop path: two a block, or none."""
+    def num_drop_path_draws(self) -> int:
+        """Two a block, or none."""
         return 2 * len(self.blocks) if self.drop_path > 0 else 0
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
+        """What makes tokens, then each block; the final norm is not named and learns like the head."""
+        return {"stem": r"^(?:patch_embed|pos_embed|mask_token)", "blocks": [(r"^blocks\.(\d+)", None)]}
+
     def forward(
-        self, fbank: Tensor, keep: Tensor | None = None, masked: str = "drop", chances: Tensor | None = None
-    ) -> Tensor:
-        """Encode clips.
-
-        Args:
-            fbank: (B, T, F), or (B, C, T, F).
-            keep: (B, Nkeep) int64 tokens that stay; None keeps all.
-            masked: what happens to the others: `drop` leaves them out, `mask` puts the mask token in their place.
-            chances: (B, num_chances) uniform in [0, 1) for drop path; None draws them from torch's generator.
-
-        Returns:
-            (B, N, D) after the final norm, or (B, Nkeep, D) when tokens were dropped.
+        self,
+        fbank: Tensor,
+        *,
+        keep: Tensor | None = None,
+        mask: Tensor | None = None,
+        drop_path_noise: Tensor | None = None,
+        hidden: bool = False,
+    ) -> Tokens:
+        """Encode clips; see `Backbone`.
 
         Raises:
-            ValueError: another number of mel bins than the model was built for, or a clip shorter than one patch.
+            ValueError: another number of mel bins than the model was built for, a clip shorter than one patch, or a
+                mask without `enable_mask_token`.
         """
-        tokens = self.select(self.embed(fbank, keep if masked == "mask" else None), keep if masked == "drop" else None)
+        tokens = self.select(self.embed(fbank, mask), keep)
+        layers = [tokens] if hidden else []
         for number, block in enumerate(self.blocks):
-            chance = None if chances is None else chances[:, 2 * number : 2 * number + 2]
+            noise = None if drop_path_noise is None else drop_path_noise[:, 2 * number : 2 * number + 2]
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, chance, use_reentrant=False)
+                tokens = checkpoint(block, tokens, noise, use_reentrant=False)
             else:
-                tokens = block(tokens, chance)
-        return self.norm(tokens)
+                tokens = block(tokens, noise)
+            if hidden:
+                layers.append(tokens)
+        return Tokens(self.norm(tokens), self.grid(fbank.shape[-2]), keep, tuple(layers))
 
-    def embed(self, fbank: Tensor, visible: Tensor | None = None) -> Tensor:
-        """(B, [C,] T, F) -> (B, N, D) patches, those not in `visible` (B, Nkeep) replaced, plus positions."""
+    def embed(self, fbank: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, [C,] T, F) -> (B, N, D) patches, those under `mask` (B, N) replaced, plus positions."""
         if fbank.shape[-1] != self.num_mel_bins:
             raise ValueError(f"filterbank of {fbank.shape[-1]} mel bins, the encoder was built for {self.num_mel_bins}")
         grid = self.grid(fbank.shape[-2])
         tokens = self.patch_embed(fbank)
-        if visible is not None:
+        if mask is not None:
             if self.mask_token is None:
-                raise ValueError(
-                    "masked='mask' needs the mask token; call enable_mask_token() before the optimiser is made"
-                )
-            shown = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter_(1, visible, True)
-            tokens = torch.where(shown.unsqueeze(2), tokens, self.mask_token.to(tokens.dtype))
+                raise ValueError("a mask needs the mask token; call enable_mask_token() before the optimiser is made")
+            tokens = torch.where(mask.unsqueeze(2), self.mask_token.to(tokens.dtype), tokens)
         embed = self.patch_embed
         return tokens + self.pos_embed(grid, embed.patch_size, embed.patch_stride, like=tokens)
 

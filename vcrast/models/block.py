@@ -46,25 +46,25 @@ class Block(nn.Module):
         self.fc1 = build_linear(linear, embed_dim, hidden)
         self.fc2 = build_linear(linear, hidden, embed_dim)
 
-    def forward(self, tokens: Tensor, chance: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, noise: Tensor | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D).
 
         Args:
             tokens: (B, N, D).
-            chance: (B, 2) uniform in [0, 1), which decides what drop path drops. Drawn here from torch's generator if
+            noise: (B, 2) uniform in [0, 1), which decides what drop path drops. Drawn here from torch's generator if
                 not given; then it depends on how the batch is cut into micro-batches.
         """
-        if self.drop_path > 0 and self.training and chance is None:
-            chance = torch.rand(len(tokens), 2, device=tokens.device)
-        tokens = tokens + self.drop(self.attn(self.norm1(tokens)), chance, 0)
-        return tokens + self.drop(self.fc2(F.gelu(self.fc1(self.norm2(tokens)))), chance, 1)
+        if self.drop_path > 0 and self.training and noise is None:
+            noise = torch.rand(len(tokens), 2, device=tokens.device)
+        tokens = tokens + self.drop(self.attn(self.norm1(tokens)), noise, 0)
+        return tokens + self.drop(self.fc2(F.gelu(self.fc1(self.norm2(tokens)))), noise, 1)
 
-    def drop(self, branch: Tensor, chance: Tensor | None, column: int) -> Tensor:
+    def drop(self, branch: Tensor, noise: Tensor | None, column: int) -> Tensor:
         """Zero the branch of unlucky clips and scale up the others, so that the mean stays.
 
         Source: Huang et al. 2016, arXiv:1603.09382.
         """
-        if self.drop_path == 0 or not self.training or chance is None:
+        if self.drop_path == 0 or not self.training or noise is None:
             return branch
-        scale = (chance[:, column] >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
+        scale = (noise[:, column] >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
         return branch * scale[:, None, None]

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vcrast import __version__
 from vcrast.config.words import natural
+from vcrast.models.backbone import Backbone
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -30,6 +31,53 @@ KEYS = (
     "model", "features", "labels", "multilabel", "head", "sample_rate", "clip_duration_s", "pad", "meta",
     "weights_sha256",
 )  # fmt: skip
+
+
+def export(
+    folder: Path,
+    *,
+    encoder: Backbone,
+    features: Mapping[str, Any],
+    labels: Sequence[str],
+    multilabel: bool,
+    head: nn.Module | None,
+    sample_rate: int,
+    clip_duration_s: float,
+    pad: str,
+    meta: Mapping[str, Any],
+) -> None:
+    """Write a model that `vcrast.load` can rebuild: `weights.safetensors` and `model.json`.
+
+    Args:
+        folder: created if missing; an export in it is replaced.
+        encoder: the trained backbone, made by `build_backbone`.
+        features: the keywords of `Fbank`, mean and std included.
+        labels: class names in the order of the head's outputs.
+        multilabel: scores are sigmoids of their own rather than one softmax.
+        head: the classifier on the clip vector; None after pretraining alone.
+        sample_rate: of the waveforms, Hz.
+        clip_duration_s: what the model was trained on.
+        pad: how shorter clips are filled, `silence` or `repeat`.
+        meta: whatever else a reader may want to know; plain data.
+
+    Raises:
+        ValueError: options that are not plain data, or a head that cannot be described by its layers.
+    """
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    if head is not None:
+        tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    description = {
+        "model": encoder.options,
+        "features": {"sample_rate": sample_rate, **features},
+        "labels": list(labels),
+        "multilabel": multilabel,
+        "head": None if head is None else describe_head(head),
+        "sample_rate": sample_rate,
+        "clip_duration_s": clip_duration_s,
+        "pad": pad,
+        "meta": meta,
+    }
+    write_export(Path(folder), tensors, description)
 
 
 def write_export(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vcrast.models.ast import Encoder
 from vcrast.models.attention import Attention
+from vcrast.models.backbone import Backbone
 from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ TIMM_NAMES = {"attn.proj.": "attn.out.", "mlp.fc1.": "fc1.", "mlp.fc2.": "fc2."}
 TIMM_UNUSED = ("cls_token", "dist_token", "head.", "head_dist.", "fc_norm.", "pre_logits.")
 
 
-def load_encoder(encoder: Encoder, source: str | Path) -> None:
+def load_encoder(encoder: Backbone, source: str | Path) -> None:
     """Fill an encoder with trained weights.
 
     Args:
@@ -100,7 +100,7 @@ def image_positions(table: Tensor, grid: tuple[int, int] | None = None) -> Tenso
     return table[0, num_tokens - height * width :].unflatten(0, (height, width)).transpose(0, 1).contiguous()
 
 
-def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
+def fill(encoder: Backbone, weights: Weights, source: str | Path) -> None:
     """Copy weights by name, after fitting learned positions to the encoder's grid.
 
     What belongs to an attention backend may be missing, superfluous or of another size, so that weights learnt under
@@ -117,7 +117,7 @@ def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
         weights["mask_token"] = own["mask_token"]
     if "pos_embed.table" in weights:
         table = weights.pop("pos_embed.table")
-        if isinstance(encoder.pos_embed, LearnedPositions):
+        if isinstance(getattr(encoder, "pos_embed", None), LearnedPositions):
             weights["pos_embed.table"] = fit_positions(table, own["pos_embed.table"].shape)
     weights = fit_backends(encoder, weights, source)
     problems = [f"{name} is missing" for name in own if name not in weights]
@@ -133,7 +133,7 @@ def fill(encoder: Encoder, weights: Weights, source: str | Path) -> None:
     encoder.load_state_dict(weights)
 
 
-def fit_backends(encoder: Encoder, weights: Weights, source: str | Path) -> Weights:
+def fit_backends(encoder: Backbone, weights: Weights, source: str | Path) -> Weights:
     """The weights, with the encoder's own tensors where the file has none for its attention backends; logs which."""
     mixes = tuple(f"{name}.mix." for name, part in encoder.named_modules() if isinstance(part, Attention))
     built = {name: value for name, value in encoder.state_dict().items() if name.startswith(mixes)}

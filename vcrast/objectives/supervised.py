@@ -1,8 +1,8 @@
-"""Classification with labels: what finetuning minimises."""
+"""Cross-entropy of a linear classifier on the mean token; for pretraining and finetuning."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,95 +10,98 @@ from torch.nn import functional as F
 
 from vcrast.config.registry import OBJECTIVES
 from vcrast.features.cutmix import CutMix
-from vcrast.models.ast import Encoder
-from vcrast.objectives.terms import upcast
-from vcrast.objectives.vcr import Inputs, draw_inputs
+from vcrast.features.draws import Draws
+from vcrast.features.mixup import check_mixup, mixup
+from vcrast.models.backbone import Backbone, upcast
+from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepare_views, represent_views
+
+VIEW = "a"
 
 
 @OBJECTIVES.register("supervised")
-class Supervised(nn.Module):
-    """A linear classifier on the mean of the tokens.
+class Supervised(Objective):
+    """Cross-entropy of a linear classifier, or binary cross-entropies where a clip may have several labels.
 
     Args:
-        encoder: (B, T, F) -> (B, N, D).
+        encoder: as in `Objective`.
         views: makes one view of each waveform.
-        num_classes: C.
-        multilabel: a clip may have several labels, or none: binary cross-entropy per class instead of softmax.
+        task: tells the number of classes, and whether a clip may have several labels, or none.
         label_smoothing: share of the target spread over all classes, in [0, 1).
-        cutmix: of the views, after everything else; `targets` gives the labels that go with it.
+        mixup_probability: of mixing a clip's waveform with another's, see `vcrast.features.mixup`.
+        mixup_alpha: its weight ~ Beta(alpha, alpha).
+        cutmix_probability: of taking a box of the filterbank from another clip's, see `vcrast.features.cutmix`.
+        cutmix_alpha: the share that stays ~ Beta(alpha, alpha).
+        mix_by: `clip`, each its own choice, weight and box, or `batch`, one for all.
 
     Raises:
-        ValueError: smoothing out of range, or no classes.
+        ValueError: an option out of its range, or no classes.
 
     Source: Gong et al. 2022, arXiv:2110.09784, Sec. 3.3 (mean of patch tokens, LayerNorm, linear).
     """
 
-    couples_clips = False  # the loss is a mean over clips: micro-batches may be scored one by one
+    needs_labels: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
-        encoder: Encoder,
+        encoder: Backbone,
         views: Any,
-        num_classes: int,
-        multilabel: bool,
-        label_smoothing: float = 0.0,
-        cutmix: CutMix | None = None,
+        task: Task,
+        label_smoothing: float,
+        mixup_probability: float,
+        mixup_alpha: float,
+        cutmix_probability: float,
+        cutmix_alpha: float,
+        mix_by: str,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder=encoder, views=views, task=task)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must lie in [0, 1)")
-        if num_classes < 1:
-            raise ValueError("the dataset names no classes; finetuning needs labels")
-        self.encoder, self.views, self.cutmix = encoder, views, cutmix
-        self.num_classes, self.multilabel, self.label_smoothing = num_classes, multilabel, label_smoothing
-        last = nn.Linear(encoder.embed_dim, num_classes)
+        if task.num_classes < 1:
+            raise ValueError("the dataset names no classes; objective=supervised and finetuning need labels")
+        self.label_smoothing = label_smoothing
+        self.mixup_options: dict[str, Any] = {"probability": mixup_probability, "alpha": mixup_alpha, "mix_by": mix_by}
+        check_mixup(**self.mixup_options)
+        self.cutmix = CutMix(
+            probability=cutmix_probability,
+            mixup_probability=mixup_probability,
+            alpha=cutmix_alpha,
+            mix_by=mix_by,
+            num_frames=task.num_frames,
+            num_mel_bins=task.num_mel_bins,
+        )  # fmt: skip - one line a kind of argument
+        last = nn.Linear(encoder.embed_dim, task.num_classes)
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)
         self.head = nn.Sequential(nn.LayerNorm(encoder.embed_dim), last)
-        self.masked = views.patch_drop_mode
-        if self.masked == "mask" and views.patch_drop > 0:
-            encoder.enable_mask_token()
 
-    @torch.no_grad()
-    def prepare(self, wavs: Tensor, draws: Any) -> Inputs:
-        """(B, S) waveforms -> one view and its random numbers, for the whole batch at once."""
-        fbank = self.views.make(wavs, draws, "a")
-        if self.cutmix is not None:
-            fbank = self.cutmix.fbank(fbank, draws)
-        return draw_inputs(self.encoder, self.views, fbank.unsqueeze(0), draws, "a")
+    def prepare(self, batch: Batch, draws: Draws) -> Clips:
+        """Mix some clips, make one view of each: `a...` as in `prepare_views`, and `target` (b, C)."""
+        wavs, labels = mixup(batch.wav, batch.label, draws, **self.mixup_options)
+        inputs = prepare_views(self.encoder, self.views, wavs, draws, VIEW)
+        inputs[VIEW] = self.cutmix.fbank(inputs[VIEW], draws)
+        return {**inputs, "target": self.cutmix.labels(labels, draws)}
 
-    def targets(self, labels: Tensor, draws: Any) -> Tensor:
-        """(B, C) labels of clips -> (B, C) of the views that `prepare` makes of them with the same draws."""
-        return labels if self.cutmix is None else self.cutmix.labels(labels, draws)
-
-    def represent(self, inputs: Inputs, clips: slice) -> Tensor:
-        """Some clips' vectors, (1, b, D), at least fp32; may run in micro-batches."""
-        fbank, keep, chances = inputs.part(clips)
-        return upcast(self.encoder(fbank, keep, self.masked, chances)).mean(dim=1).unsqueeze(0)
+    def represent(self, inputs: Clips) -> Clips:
+        """Classify some clips: `logits` (b, C), at least fp32, and their `target`."""
+        vectors = represent_views(self.encoder, inputs, VIEW)[VIEW]
+        return {"logits": self.logits(vectors), "target": inputs["target"]}
 
     def logits(self, vectors: Tensor) -> Tensor:
         """(..., D) vectors -> (..., C), at least fp32."""
         with torch.autocast(vectors.device.type, enabled=False):
             return self.head(upcast(vectors))
 
-    def loss(self, vectors: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of clips.
+    def clip_losses(self, outputs: Clips) -> Losses:
+        """(b,) cross-entropy, or the mean over the classes of binary ones.
 
         Args:
-            vectors: (1, b, D).
-            labels: (b, C) in [0, 1]: multi-hot, or mixed by mixup and cutmix; rows sum to 1 unless multilabel.
-
-        Raises:
-            ValueError: no labels.
+            outputs: `logits` (b, C) and `target` (b, C) in [0, 1]: multi-hot, or mixed by mixup and cutmix; rows sum to
+                1 unless a clip may have several labels.
         """
-        if labels is None:
-            raise ValueError("objective=supervised needs labelled clips")
-        logits = self.logits(vectors[0])
-        labels = labels.to(logits.dtype)
-        if self.multilabel:
-            smooth = labels * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
-            loss = F.binary_cross_entropy_with_logits(logits, smooth)
-        else:
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss, {"cross_entropy": loss.detach()}
+        logits = outputs["logits"]
+        target = outputs["target"].to(logits.dtype)
+        if not self.task.multilabel:
+            return {"loss": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")}
+        smooth = target * (1 - self.label_smoothing) + self.label_smoothing / self.task.num_classes
+        return {"loss": F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(dim=1)}

@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 STD_EPS = 1e-4
-
-
-def upcast(values: Tensor) -> Tensor:
-    """fp16 and bf16 to fp32; fp32 and float64 stay."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def invariance_term(za: Tensor, zb: Tensor) -> Tensor:

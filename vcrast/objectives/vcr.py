@@ -5,56 +5,34 @@ Source: Bardes, Ponce, LeCun 2022, arXiv:2105.04906; the authors' code where the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
+from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
-from vcrast.models.ast import Encoder
+from vcrast.features.draws import Draws
+from vcrast.models.backbone import Backbone
 from vcrast.models.projector import Projector
+from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepare_views, represent_views
 from vcrast.objectives.terms import (
     covariance_term,
     invariance_term,
     reachable_covariance_weight,
     std_of,
-    upcast,
     variance_term,
     vcr_floor,
 )
 
-
-class Inputs(NamedTuple):
-    """What the encoder is given, for all clips of this process; V views, stacked."""
-
-    fbank: Tensor  # (V, B, T, F), or (V, B, C, T, F)
-    keep: Tensor | None  # (V, B, Nkeep) tokens that stay
-    chances: Tensor | None  # (V, B, num_chances) for drop path
-
-    def part(self, clips: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Some clips, views and clips in one axis: (V * b, ...) each."""
-        fbank, keep, chances = (None if x is None else x[:, clips].flatten(0, 1) for x in self)
-        assert fbank is not None
-        return fbank, keep, chances
-
-
-def draw_inputs(encoder: Encoder, views: Any, fbank: Tensor, draws: Any, names: str) -> Inputs:
-    """Add to the views `names`, (V, B, [C,] T, F), the random numbers the encoder needs, by position in the batch."""
-    num_tokens = encoder.num_tokens(fbank.shape[-2])
-    keep = [views.keep(draws, name, num_tokens) for name in names]
-    chances = None
-    if encoder.num_chances and encoder.training:
-        chances = torch.stack([draws.uniform(f"{name}/drop_path", encoder.num_chances) for name in names])
-    return Inputs(fbank, None if keep[0] is None else torch.stack(keep), chances)
+VIEWS = ("a", "b")
 
 
 @OBJECTIVES.register("vcr")
-class VCR(nn.Module):
+class VCR(Objective):
     """The VCR loss of a batch.
 
     Args:
-        encoder: (B, T, F) -> (B, N, D).
+        encoder: as in `Objective`.
         views: makes two views of each waveform, and chooses the tokens that stay.
+        task: as in `Objective`.
         invariance_weight: of the mean squared difference of the views.
         variance_weight: of the hinge that keeps every dimension's std at 1.
         covariance_weight: of the squared correlations of dimensions. `auto` lowers it, if need be, to where std 1
@@ -66,81 +44,74 @@ class VCR(nn.Module):
         ValueError: a covariance weight that is neither a number nor `auto`, or a negative weight.
     """
 
-    couples_clips = True  # statistics of the batch: micro-batches must not be scored one by one
+    parts: ClassVar[dict[str, Metric]] = {
+        "invariance": Metric("Invariance term"),
+        "variance": Metric("Variance term"),
+        "covariance": Metric("Covariance term"),
+        "std": Metric("Mean std of the projections", "fixed"),
+        "floor": Metric("Floor of the loss"),
+        "above_floor": Metric("Loss above its floor", better="lower"),
+    }
+    gathered: ClassVar[tuple[str, ...]] = VIEWS
 
     def __init__(
         self,
         *,
-        encoder: Encoder,
+        encoder: Backbone,
         views: Any,
-        invariance_weight: float = 25.0,
-        variance_weight: float = 25.0,
-        covariance_weight: float | str = 1.0,
+        task: Task,
+        invariance_weight: float,
+        variance_weight: float,
+        covariance_weight: float | str,
         projector_dims: list[int],
     ) -> None:
-        super().__init__()
+        super().__init__(encoder=encoder, views=views, task=task)
         if isinstance(covariance_weight, str) and covariance_weight != "auto":
             raise ValueError(f"objective.covariance_weight={covariance_weight!r}: give a number, or auto")
         numbers = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
         for name, value in numbers.items():
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"objective.{name}_weight={value}: must not be negative")
-        self.encoder, self.views = encoder, views
         self.invariance_weight, self.variance_weight = float(invariance_weight), float(variance_weight)
         self.covariance_weight = covariance_weight
         self.projector = Projector(encoder.embed_dim, projector_dims)
-        self.masked = views.patch_drop_mode
-        if self.masked == "mask" and views.patch_drop > 0:
-            encoder.enable_mask_token()
 
-    @torch.no_grad()
-    def prepare(self, wavs: Tensor, draws: Any) -> Inputs:
-        """(B, S) waveforms, or (B, 2, S) pairs -> two views and their random numbers, for the whole batch at once."""
-        return draw_inputs(self.encoder, self.views, self.views.two(wavs, draws), draws, "ab")
+    def prepare(self, batch: Batch, draws: Draws) -> Clips:
+        """Make two views of each clip, or one of each sound of a pair."""
+        return prepare_views(self.encoder, self.views, batch.wav, draws, VIEWS)
 
-    def represent(self, inputs: Inputs, clips: slice) -> Tensor:
-        """Some clips' vectors, (V, b, D), at least fp32; may run in micro-batches."""
-        fbank, keep, chances = inputs.part(clips)
-        tokens = self.encoder(fbank, keep, self.masked, chances)
-        return upcast(tokens).mean(dim=1).unflatten(0, (len(inputs.fbank), -1))
+    def represent(self, inputs: Clips) -> Clips:
+        """Encode both views of some clips: `a` and `b`, (b, D) each."""
+        return represent_views(self.encoder, inputs, VIEWS)
 
-    def loss(
-        self,
-        vectors: Tensor,
-        labels: Tensor | None = None,  # noqa: ARG002 - every objective is handed them
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Score the whole batch, in fp32: in fp16 the covariance overflows.
+    def batch_losses(self, outputs: Clips) -> Losses:
+        """Compute the loss of the whole batch, in fp32: in fp16 the covariance overflows.
 
         Args:
-            vectors: (2, B, D) of all clips of the global batch.
-            labels: ignored.
+            outputs: `a` and `b`, (B, D) each, of all clips of the global batch.
 
         Returns:
-            The loss, and its parts: the unweighted terms, the mean `std` of the projections, the `floor` of this batch
-            size and width, and how far the loss is `above_floor`.
+            The loss; the unweighted terms, the mean `std` of the projections, the `floor` of this batch size and width,
+            and how far the loss is `above_floor`.
 
         Raises:
             ValueError: fewer than two clips.
         """
-        if vectors.shape[1] < 2:
-            raise ValueError(
-                f"a batch of {vectors.shape[1]} clip has no variance; set pretrain.batch_size to 2 or more"
-            )
-        with torch.autocast(vectors.device.type, enabled=False):
-            # One view at a time: BatchNorm sees B clips, not 2 B, as in the authors' code.
-            za, zb = (self.projector(view) for view in upcast(vectors))
-            terms = {
-                "invariance": invariance_term(za, zb),
-                "variance": (variance_term(za) + variance_term(zb)) / 2,
-                "covariance": covariance_term(za) + covariance_term(zb),
-            }
-            num_clips, dims = za.shape
-            weights = self.weights(num_clips, dims)
-            loss = sum((weights[name] * term for name, term in terms.items()), start=za.new_zeros(()))
-            floor = loss.new_full((), vcr_floor(num_clips, dims, weights))
-            std = (std_of(za.detach()).mean() + std_of(zb.detach()).mean()) / 2
-        parts = {**terms, "std": std, "floor": floor, "above_floor": loss - floor}
-        return loss, {name: part.detach() for name, part in parts.items()}
+        num_clips = len(outputs["a"])
+        if num_clips < 2:
+            raise ValueError(f"a batch of {num_clips} clip has no variance; set pretrain.batch_size to 2 or more")
+        # One view at a time: BatchNorm sees B clips, not 2 B, as in the authors' code.
+        za, zb = (self.projector(outputs[view]) for view in VIEWS)
+        terms = {
+            "invariance": invariance_term(za, zb),
+            "variance": (variance_term(za) + variance_term(zb)) / 2,
+            "covariance": covariance_term(za) + covariance_term(zb),
+        }
+        weights = self.weights(num_clips, za.shape[1])
+        loss = sum((weights[name] * term for name, term in terms.items()), start=za.new_zeros(()))
+        floor = loss.new_full((), vcr_floor(num_clips, za.shape[1], weights))
+        std = (std_of(za.detach()).mean() + std_of(zb.detach()).mean()) / 2
+        return {"loss": loss, **terms, "std": std, "floor": floor, "above_floor": loss - floor}
 
     def weights(self, num_clips: int, dims: int) -> dict[str, float]:
         """The terms' weights for this batch size and width."""

@@ -1,4 +1,4 @@
-"""What a stage of one fold is given: settings, clips, device, log; and the parts that every stage builds alike."""
+"""One fold of a run: its settings, clips, device and log, and the parts that every stage builds alike."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vcrast.config.schema import Config, ViewsConfig
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
+from vcrast.data.streams import Supply
+from vcrast.evaluation.embedding import Embedder, Known
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.build import build_encoder
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import Backbone, build_backbone
+from vcrast.models.pretrained import load_encoder
+from vcrast.objectives.base import Task
 from vcrast.runs.summary import Summary
 from vcrast.training.dist import rank_slice
 from vcrast.runs.interrupt import Interrupt
@@ -35,7 +37,7 @@ class Job:
     """One fold of a run.
 
     Attributes:
-        embedded: what `embed_for_all_folds` has computed, shared by the folds of a run; None if there is only one.
+        known: embeddings that the folds of a run share, see `Embedder`; None if there is only one fold.
     """
 
     config: Config
@@ -52,7 +54,7 @@ class Job:
     log: MetricLog
     summary: Summary
     interrupt: Interrupt
-    embedded: dict[str, dict[Any, tuple[Tensor, Tensor]]] | None = None
+    known: Known | None = None
 
     def seed(self, purpose: str) -> int:
         """See `seed_for`."""
@@ -87,21 +89,56 @@ class Job:
         """The random views of a stage, on the device."""
         return Views(self.fbank(), **vars(options)).to(self.device)
 
-    def encoder(self, *, patch_stride: list[int] | None, drop_path: float = 0.0) -> Encoder:
-        """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it."""
-        config = self.config
+    def task(self) -> Task:
+        """What the data asks of an objective."""
+        num_frames = self.fbank().num_frames(self.num_samples)
+        return Task(len(self.classes), self.multilabel, num_frames, self.config.features.num_mel_bins)
+
+    def backbone(self, *, patch_stride: list[int] | None, drop_path: float | None = None) -> Backbone:
+        """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it.
+
+        `drop_path` of None is the model's own.
+        """
+        config, fbank = self.config, self.fbank()
         torch.manual_seed(self.seed("encoder"))
-        fbank = self.fbank()
-        return build_encoder(
+        return build_backbone(
             config.model,
             attention=config.attention,
             linear=config.linear,
             num_mel_bins=config.features.num_mel_bins,
             num_frames=fbank.num_frames(self.num_samples),
-            patch_stride=patch_stride,
-            drop_path=drop_path,
             num_channels=fbank.num_channels,
+            patch_stride=patch_stride,
+            **({} if drop_path is None else {"drop_path": drop_path}),
         ).to(self.device)
+
+    def load_pretrained(self, encoder: Backbone) -> str:
+        """Fill an encoder: from this run's pretraining, else from `model.checkpoint`, else leave it; says which."""
+        if self.summary.done(self.fold, "pretrain"):
+            load_encoder(encoder, self.exported("pretrained") / "weights.safetensors")
+            return "this run's pretraining"
+        if source := self.config.model["checkpoint"]:
+            load_encoder(encoder, source)
+            return str(source)
+        return "scratch"
+
+    def embedder(self) -> Embedder:
+        """What embeds clips of this fold with a frozen encoder."""
+        settings = repr(sorted(self.fbank_options().items()))
+        return Embedder(self.fbank(), self.batches, settings=settings, known=self.known)
+
+    def export_options(self) -> dict[str, Any]:
+        """What `vcrast.load` needs to rebuild a model, besides the weights."""
+        config = self.config
+        return {
+            "features": self.fbank_options(),
+            "labels": self.classes,
+            "multilabel": self.multilabel,
+            "sample_rate": config.data.sample_rate,
+            "clip_duration_s": config.data.clip_duration_s,
+            "pad": config.data.pad,
+            "meta": {"recipe": config.recipe, "fold": self.fold, "seed": config.run.seed},
+        }
 
     def batches(self, clips: ClipDataset, part: range | None = None) -> Iterator[Batch]:
         """The clips, or a part of them, in order, deterministic crops, on the device."""
@@ -111,6 +148,17 @@ class Job:
             num_workers=self.config.data.num_workers,
             device=self.device,
             part=part,
+        )
+
+    def supply(self) -> Supply:
+        """What a source of pretraining sounds is given."""
+        return Supply(
+            data=self.config.data,
+            clips=self.train,
+            batch_size=self.config.pretrain.batch_size,
+            order_seed=self.seed("pretrain"),
+            sound_seed=self.seed("synth"),
+            device=self.device,
         )
 
     def draws(self, stage: str, step: int, batch_size: int) -> Draws:

@@ -1,24 +1,45 @@
-"""Begin, save and stop a training stage; the loop itself is written out in `pretrain.py` and `finetune.py`."""
+"""A training stage's life: where it begins, what it logs and watches, when it saves, how it stops."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vcrast.runs.job import Job
+from vcrast.config.metric import Metric
+from vcrast.data.loader import Batch
+from vcrast.features.draws import Draws
+from vcrast.objectives.base import Objective
 from vcrast.runs import checkpoint
-from vcrast.training.dist import broadcast_object, all_reduce_max, is_rank_zero, world_size
-from vcrast.training.exact import Outcome
+from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.runs.job import Job
+from vcrast.runs.progress import Progress
+from vcrast.training.dist import all_reduce_max, broadcast_object, is_rank_zero, world_size
+from vcrast.training.engine_base import Engine, StepResult
+from vcrast.training.exact import Outcome, Split
 from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule
 from vcrast.training.watchdog import note_step
 
 log = logging.getLogger(__name__)
+
+NUMBERS = {
+    "steps": Metric("Steps", "count"),
+    "loss": Metric("Loss", better="lower"),
+}
+COSTS = {
+    "samples_per_s": Metric("Samples per second", better="higher"),
+    "data_s": Metric("Time waiting for data", "duration", "lower"),
+    "compute_s": Metric("Time computing", "duration", "lower"),
+    "peak_memory_bytes": Metric("Peak memory", "bytes", "lower"),
+    "wall_s": Metric("Wall time", "duration", "lower"),
+}
 
 
 class Interrupted(Exception):
@@ -29,36 +50,96 @@ class Interrupted(Exception):
         self.signal_name = signal_name
 
 
+class Options(Protocol):
+    """Settings that every training stage has (`pretrain.*`, `finetune.*`)."""
+
+    batch_size: int
+    micro_batch_size: Any
+    epochs: float
+    steps: int | None
+    log_every_steps: int
+
+
+class Watch(NamedTuple):
+    """Something that is measured every so many steps, and after the last one; called with the number of steps done."""
+
+    every_steps: int
+    measure: Callable[[int], None]
+
+
 def total_steps(steps: int | None, epochs: float, steps_per_epoch: int) -> int:
     """Length of a stage: `steps` wins over `epochs`."""
     return steps if steps is not None else max(1, math.ceil(epochs * steps_per_epoch))
 
 
 class Stage:
-    """A training stage's place on disk: where it begins, when it saves, how it stops."""
+    """One training stage of one fold.
+
+    Args:
+        job: the fold.
+        name: `pretrain` or `finetune`.
+        options: of the stage.
+        objective: what is trained, on the device.
+        engine: of that objective.
+        schedule: of the learning rate.
+        steps_per_epoch: optimiser steps.
+        watches: what is measured along the way.
+        numbers: how further numbers of the stage are shown.
+
+    Attributes:
+        first: the step to start from.
+        num_steps: of the whole stage.
+        split: how this process's part of the batch is cut.
+    """
 
     def __init__(
-        self, job: Job, name: str, engine: Any, schedule: Schedule, *, num_steps: int, steps_per_epoch: int
+        self,
+        job: Job,
+        name: str,
+        options: Options,
+        *,
+        objective: Objective,
+        engine: Engine,
+        schedule: Schedule,
+        steps_per_epoch: int,
+        watches: Sequence[Watch] = (),
+        numbers: Mapping[str, Metric] | None = None,
     ) -> None:
-        self.job, self.name, self.engine, self.schedule = job, name, engine, schedule
-        self.num_steps, self.steps_per_epoch = num_steps, steps_per_epoch
+        self.job, self.name, self.options = job, name, options
+        self.objective, self.engine, self.schedule, self.watches = objective, engine, schedule, watches
+        self.steps_per_epoch, self.numbers = steps_per_epoch, numbers or {}
+        self.num_steps = total_steps(options.steps, options.epochs, steps_per_epoch)
+        self.first, self.split = 0, Split()
         self.saved_at = time.monotonic()
-        self.micro_batch_size: int | None = None
-        self.kept = 0
         self.earlier_s, self.started = 0.0, time.perf_counter()
+        self.clock, self.progress = Clock(), self._progress()
 
-    def begin(self) -> int:
-        """The step to start from: after this run's newest valid checkpoint, else 0.
+    def _progress(self) -> Progress:
+        return Progress(self.name, self.job.fold, self.num_steps, start_step=self.first, shown=is_rank_zero())
+
+    def begin(self, clip_shape: tuple[int, ...]) -> None:
+        """Find where to start, and decide how the batch is cut.
 
         The order of all stages: this run's own checkpoint; weights given by `model.checkpoint` or by the stage before
         (loaded when the objective was built); random weights.
-        """
-        found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
-        step = self._restore(found) if found else 0
-        self.job.log.rewind(self.name, self.job.fold, step)
-        return step
 
-    def _restore(self, path: Any) -> int:
+        Args:
+            clip_shape: of what the objective is given for a clip: (S,) or (2, S).
+        """
+        found = broadcast_object(
+            checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None
+        )
+        self.first = self._restore(found) if found else 0
+        self.job.log.rewind(self.name, self.job.fold, self.first)
+        self.job.summary.describe(self.name, self.described(), parts=tuple(self.objective.parts))
+        self.progress = self._progress()
+        self._plan(clip_shape)
+
+    def described(self) -> dict[str, Metric]:
+        """How the stage's numbers are shown."""
+        return {**NUMBERS, **self.objective.parts, **self.numbers, **COSTS}
+
+    def _restore(self, path: Path) -> int:
         tensors, state = checkpoint.load(path)
         content = checkpoint.unflatten_state(tensors, state["skeleton"])
         if content["num_steps"] != self.num_steps:
@@ -68,94 +149,123 @@ class Stage:
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
-        if content.get("world_size", 1) == world_size():
-            self.micro_batch_size, self.kept = content["micro_batch_size"], content.get("kept", 0)
+        if content["world_size"] == world_size():
+            self.split = Split(content["micro_batch_size"], content["num_kept_graphs"])
         self.earlier_s = content["wall_s"]
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
         return int(content["step"])
 
-    def plan(
-        self, objective: Any, *, batch_size: int, micro_batch_size: Any, clip_shape: tuple[int, ...] | None = None
-    ) -> None:
+    def _plan(self, clip_shape: tuple[int, ...]) -> None:
         """Decide how this process's part of the batch is cut, and say it.
 
         A resumed stage keeps its cut, since other micro-batches round differently, unless another one is asked for or
         the number of processes has changed.
-
-        Args:
-            objective: what is trained.
-            batch_size: of the loss, over all processes.
-            micro_batch_size: `auto`, or a number.
-            clip_shape: of what the objective is given for a clip; None is (S,).
         """
-        asked = None if micro_batch_size == "auto" else int(micro_batch_size)
-        if self.micro_batch_size is not None and asked is None:
+        micro_batch_size = self.options.micro_batch_size
+        asked = self.split.micro_batch_size if micro_batch_size == "auto" else micro_batch_size
+        if asked is not None and asked == self.split.micro_batch_size:
             return
-        job, device, draws = self.job, self.job.device, self.job.draws(self.name, 0, batch_size)
-        plan = plan_step(
-            self.engine,
-            objective,
-            torch.zeros(draws.size, *(clip_shape or (job.num_samples,)), device=device),
-            torch.zeros(draws.size, len(job.classes), device=device),
-            draws,
-            micro_batch_size=asked,
-            memory=CudaMemory(device) if device.type == "cuda" else None,
+        device, draws = self.job.device, self.draws(0)
+        batch = Batch(
+            torch.zeros(draws.size, *clip_shape, device=device),
+            torch.zeros(draws.size, len(self.job.classes), device=device),
+            torch.arange(draws.size, device=device),
         )
+        memory = CudaMemory(device) if device.type == "cuda" else None
+        plan = plan_step(self.engine, self.objective, batch, draws, micro_batch_size=asked, memory=memory)
         on_each = f", on each of {world_size()} processes" if world_size() > 1 else ""
-        log.info("fold %s %s: %s%s", job.fold, self.name, plan.text(), on_each)
-        self.micro_batch_size, self.kept = plan.micro_batch_size, plan.kept
+        log.info("fold %s %s: %s%s", self.job.fold, self.name, plan.text(), on_each)
+        self.split = plan.split
 
-    def note(self, outcome: Outcome) -> None:
-        """Go on with the cut that fitted."""
-        self.micro_batch_size, self.kept = outcome.micro_batch_size, outcome.kept
+    def draws(self, step: int) -> Draws:
+        """The random numbers of a step for this process's part of the batch."""
+        return self.job.draws(self.name, step, self.options.batch_size)
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint that holds the state after `step` steps; all processes call, the first one writes."""
+    def begin_step(self) -> None:
+        """Note that the step begins: waiting for its batch counts as waiting for data."""
+        self.clock.begin_step()
+
+    def data_ready(self) -> None:
+        """Note that the batch is here."""
+        self.clock.data_ready()
+
+    def end_of_step(self, step: int, outcome: Outcome, stepped: StepResult) -> None:
+        """Log, watch, save when it is time, and stop when a signal asked for it: all processes, at the same step.
+
+        Raises:
+            Interrupted: after saving.
+        """
+        done, is_last = step + 1, step + 1 == self.num_steps
+        self.split = outcome.split
+        self.clock.step_done(self.options.batch_size)
+        if done % self.options.log_every_steps == 0 or is_last:
+            self._log(done, outcome, stepped, lr=self.schedule.lr(step))
+        for watch in self.watches:
+            if done % watch.every_steps == 0 or is_last:
+                with self.engine.gathered_weights():
+                    watch.measure(done)
+        self._save_or_stop(done)
+
+    def _log(self, done: int, outcome: Outcome, stepped: StepResult, *, lr: float) -> None:
+        speed = self.clock.read(outcome.loss)
+        values: dict[str, Tensor | float] = {"loss": outcome.loss, **outcome.parts, "grad_norm": stepped.grad_norm, "lr": lr, **speed}
+        self.job.log.log(self.name, self.job.fold, done, values)
+        self.progress.update(done, loss=outcome.loss, parts=outcome.parts, samples_per_s=speed["samples_per_s"])
+
+    def _save_or_stop(self, done: int) -> None:
+        note_step(f"{self.name} of fold {self.job.fold}, step {done}")
+        # The clock of the first process decides: those of others may be a moment ahead.
+        number, due = all_reduce_max(self.job.interrupt.number, float(is_rank_zero() and self.due(done)))
+        asked = self.job.interrupt.name(number)
+        if asked or done == self.num_steps or due:
+            self.save(done)
+            self.saved_at = time.monotonic()
+        if asked and done < self.num_steps:
+            raise Interrupted(asked, f"after step {done} of {self.num_steps} ({self.name}, fold {self.job.fold})")
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint that holds the state after `done` steps; all processes call, the first one writes."""
         content = {
             "engine": self.engine.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "micro_batch_size": self.micro_batch_size,
-            "kept": self.kept,
+            "micro_batch_size": self.split.micro_batch_size,
+            "num_kept_graphs": self.split.num_kept_graphs,
             "world_size": world_size(),
             "num_steps": self.num_steps,
             "wall_s": self.wall_s,
-            "step": step,
+            "step": done,
         }
         if not is_rank_zero():
             return
         tensors, skeleton = checkpoint.flatten_state(content)
         folder = self.job.checkpoints(self.name)
-        checkpoint.save(folder, step, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
+        checkpoint.save(folder, done, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
 
-    def due(self, step: int) -> bool:
+    def due(self, done: int) -> bool:
         """Whether a checkpoint should follow this step."""
         options = self.job.config.checkpoint
         if options.every_steps is not None:
-            return step % options.every_steps == 0
+            return done % options.every_steps == 0
         # A large model is saved in seconds, a small set's epoch may be as short: saving must stay a small share.
         waited = time.monotonic() - self.saved_at >= options.min_interval_s
-        return waited and step % self.steps_per_epoch == 0
+        return waited and done % self.steps_per_epoch == 0
 
     @property
     def wall_s(self) -> float:
         """Seconds that the stage has taken, earlier processes of the run included."""
         return self.earlier_s + time.perf_counter() - self.started
 
-    def end_of_step(self, step: int) -> None:
-        """Save when it is time, and stop when a signal asked for it: all processes, at the same step.
-
-        Raises:
-            Interrupted: after saving.
-        """
-        note_step(f"{self.name} of fold {self.job.fold}, step {step}")
-        # The clock of the first process decides: those of others may be a moment ahead.
-        number, due = all_reduce_max(self.job.interrupt.number, float(is_rank_zero() and self.due(step)))
-        asked = self.job.interrupt.name(number)
-        if asked or step == self.num_steps or due:
-            self.save(step)
-            self.saved_at = time.monotonic()
-        if asked and step < self.num_steps:
-            raise Interrupted(asked, f"after step {step} of {self.num_steps} ({self.name}, fold {self.job.fold})")
+    def results(self) -> dict[str, Any]:
+        """The stage's numbers, from what was logged; on the first process."""
+        lines = list(self.job.log.lines(self.name, self.job.fold))
+        last = next(line for line in reversed(lines) if "loss" in line)
+        return {
+            "steps": self.num_steps,
+            **{name: last[name] for name in ("loss", *self.objective.parts) if name in last},
+            **overall_speed(lines),
+            "peak_memory_bytes": peak_memory_bytes(self.job.device),
+            "wall_s": self.wall_s,
+        }
 
 
 def num_parameters(module: nn.Module) -> int:

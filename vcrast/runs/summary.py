@@ -6,9 +6,11 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vcrast.config.metric import Metric
 from vcrast.training.dist import broadcast_object, is_rank_zero
 
 
@@ -23,6 +25,8 @@ class Summary:
             "classes": list(classes),
             "folds": known.get("folds", {}),
             "warnings": known.get("warnings", []),
+            "metrics": known.get("metrics", {}),
+            "parts": known.get("parts", {}),
         }
 
     def done(self, fold: str, stage: str) -> bool:
@@ -41,6 +45,18 @@ class Summary:
             for key, value in result.items()
         }
         self.content["folds"].setdefault(fold, {})[stage] = plain
+        self.write()
+
+    def describe(self, stage: str, metrics: Mapping[str, Metric], *, parts: Sequence[str] = ()) -> None:
+        """Keep how the numbers of a stage are shown, in order, so that every reader of the run shows them alike.
+
+        Args:
+            stage: whose numbers they are.
+            metrics: by the name in the results.
+            parts: those that are parts of the loss.
+        """
+        self.content["metrics"][stage] = {name: metric._asdict() for name, metric in metrics.items()}
+        self.content["parts"][stage] = list(parts)
         self.write()
 
     def warn(self, text: str) -> None:
@@ -67,7 +83,7 @@ def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """
     mean: dict[str, dict[str, float]] = {}
     std: dict[str, dict[str, float | None]] = {}
-    for stage in ("pretrain", "finetune", "evaluate"):
+    for stage in dict.fromkeys(stage for fold in folds.values() for stage in fold):
         results = [fold[stage] for fold in folds.values() if stage in fold]
         for key in {key: None for result in results for key, value in result.items() if _is_number(value)}:
             values = [float(result[key]) for result in results if _is_number(result.get(key))]

@@ -215,31 +215,31 @@ _common = _Common()
 
 
 class _Gather(torch.autograd.Function):
-    """(V, b, D) of each process -> (V, B, D) of all, in the order of the ranks."""
+    """(b, ...) of each process -> (B, ...) of all, in the order of the ranks."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
         """Collect."""
-        ctx.num_clips = own.shape[1]
+        ctx.num_clips = len(own)
         parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in range(world_size())]
         with waiting_for("the gather of representations"):
             distributed.all_gather(parts, own.contiguous())
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Own rows, times the number of processes: see the module's text."""
         first = rank() * ctx.num_clips
-        return gradients[0][:, first : first + ctx.num_clips] * world_size()
+        return gradients[0][first : first + ctx.num_clips] * world_size()
 
 
-def gather_clips(vectors: Tensor) -> Tensor:
-    """(V, b, D) vectors of this process's clips -> (V, B, D) of the whole batch, with gradient.
+def gather_clips(values: Tensor) -> Tensor:
+    """Gather (b, ...) of this process's clips to (B, ...) of the whole batch, with gradient.
 
     Exact if every process computes the same loss from the result and gradients are averaged over the processes. All
     processes must hold equally many clips.
     """
-    gathered: Tensor = _Gather.apply(vectors) if running() else vectors
+    gathered: Tensor = _Gather.apply(values) if running() else values
     return gathered
 
 

@@ -13,32 +13,22 @@ run stops one step late, with the same weights. On a CPU the counters are read a
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vcrast.config.registry import ENGINES
-from vcrast.training.device import AUTOCAST
 from vcrast.training.dist import average, running
-from vcrast.training.loss_scale import LossScale
+from vcrast.training.engine_base import MAX_BAD_STEPS, Engine, StepResult, too_many_bad_steps
 from vcrast.training.optim import parameters_of
 from vcrast.training.reduce import GradientAverage
 from vcrast.training.watchdog import watched
 
-PATIENCE = {"fp32": 3, "bf16": 3, "fp16": 8}  # bad steps in a row; fp16 overflows now and then by design
-
-
-class StepResult(NamedTuple):
-    """What a step did; 0-d tensors on the device, so that nobody waits for them unless they are read."""
-
-    grad_norm: Tensor  # before clipping
-    skipped: Tensor  # bool
-
 
 @ENGINES.register("torch")
-class TorchEngine:
+class TorchEngine(Engine):
     """One device a process, any number of processes.
 
     Args:
@@ -56,7 +46,7 @@ class TorchEngine:
         ValueError: an option that cannot work here.
     """
 
-    repeatable = True  # a step can be undone and tried again
+    can_undo = True
 
     def __init__(
         self,
@@ -66,49 +56,31 @@ class TorchEngine:
         precision: str,
         device: torch.device | str,
         clip_grad_norm: float | None,
-        compile: bool = False,
-        checkpoint_blocks: bool = False,
+        compile: bool,
+        checkpoint_blocks: bool,
     ) -> None:
-        if precision not in AUTOCAST:
-            raise ValueError(f"precision={precision}: choose from {', '.join(AUTOCAST)}")
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm={clip_grad_norm}: must be above 0; null switches clipping off")
-        self.module, self.optimizer, self.precision = module, optimizer, precision
-        self.device, self.clip_grad_norm = torch.device(device), clip_grad_norm
+        super().__init__(
+            module,
+            optimizer,
+            precision=precision,
+            device=device,
+            clip_grad_norm=clip_grad_norm,
+            checkpoint_blocks=checkpoint_blocks,
+            compile=compile,
+        )  # fmt: skip - handed on as they came
         self.parameters = parameters_of(optimizer)
         self.gradients = GradientAverage(self.parameters)
         self.names = {id(weight): name for name, weight in module.named_parameters()}
-        self.loss_scale = LossScale(self.device) if precision == "fp16" else None
-        self.steps = 0
-        self.bad_loss = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.skips = torch.zeros(2, device=self.device)  # in a row, in total
-        self.buffers: list[tuple[Tensor, Tensor]] = []
         self.report = Report(self.device)
-        if checkpoint_blocks:
-            checkpoint_encoder(module)
-        if compile:
-            compile_encoder(module, self.device)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the encoder runs."""
-        dtype = AUTOCAST[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def gathered_weights(self) -> AbstractContextManager[Any]:
-        """All weights on every process, to use the module outside of steps: they always are."""
+    def gathered_weights(self, *, write: bool = False) -> AbstractContextManager[Any]:  # noqa: ARG002 - the contract's
+        """Nothing to do: weights always are whole."""
         return nullcontext()
 
-    def remember_buffers(self) -> None:
-        """Keep the module's buffers, such as BatchNorm's running means, so that the step can be undone."""
-        self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.module.buffers()]
-
-    def forget_step(self) -> None:
+    def undo_backward(self) -> None:
         """Undo what a forward and backward left behind: gradients, a bad loss, buffers."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.bad_loss = torch.zeros_like(self.bad_loss)
-        with torch.no_grad():
-            for buffer, before in self.buffers:
-                buffer.copy_(before)
+        super().undo_backward()
 
     def backward(self, loss: Tensor, *, last: bool = False) -> None:
         """Add the gradients of a loss; `last`: of the step, so that the processes' gradients can be averaged."""
@@ -136,7 +108,7 @@ class TorchEngine:
             ValueError: no parameter has a gradient.
         """
         self.check()
-        self.steps += 1
+        self.num_steps += 1
         weights = [weight for weight in self.parameters if weight.grad is not None]
         if not weights:
             raise ValueError("no parameter has a gradient: call backward before step")
@@ -146,7 +118,7 @@ class TorchEngine:
         bad = self.bad_loss | ~norm.isfinite()
         norm = self.unscale_and_clip(grads, norm)
         self.apply(lr, bad)
-        self.settle(bad, norms, weights)
+        self.finish_step(bad, norms, weights)
         return StepResult(norm, bad)
 
     def unscale_and_clip(self, grads: list[Tensor], norm: Tensor) -> Tensor:
@@ -172,7 +144,7 @@ class TorchEngine:
         elif not bool(bad):  # an optimiser that cannot decide on the device: wait for it
             self.optimizer.step()
 
-    def settle(self, bad: Tensor, norms: Tensor, weights: list[Tensor]) -> None:
+    def finish_step(self, bad: Tensor, norms: Tensor, weights: list[Tensor]) -> None:
         """Count, put buffers back after a bad step, forget the gradients."""
         for buffer, before in self.buffers:
             buffer.copy_(torch.where(bad, before, buffer))
@@ -184,7 +156,7 @@ class TorchEngine:
         culprit = norms.isfinite().logical_not().float().argmax()
         finite = norms.isfinite().all()
         numbers = torch.stack([*self.skips, scale, culprit.float(), finite.float(), self.bad_loss.float()])
-        self.report.send(numbers, [self.names.get(id(weight), "?") for weight in weights], self.steps)
+        self.report.send(numbers, [self.names.get(id(weight), "?") for weight in weights], self.num_steps)
         self.bad_loss = torch.zeros_like(self.bad_loss)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type != "cuda":
@@ -200,59 +172,24 @@ class TorchEngine:
         if found is None:
             return
         (in_a_row, _, scale, culprit, finite, bad_loss), names, step = found
-        if in_a_row < PATIENCE[self.precision] and scale >= 1:
+        if in_a_row < MAX_BAD_STEPS[self.precision] and scale >= 1:
             return
         what = "the loss" if finite and bad_loss else f"the gradient of {names[int(culprit)]}"
         if not finite and bad_loss:
             what = f"the loss, and {what},"
-        raise hopeless(step, what, int(in_a_row), scale)
-
-    @property
-    def num_skipped(self) -> int:
-        """Bad steps so far; waits for the device."""
-        return int(self.skips[1])
+        raise too_many_bad_steps(step, what, int(in_a_row), scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, scale and counters: everything the next step depends on."""
+        """See `Engine`; on every process."""
         self.check()
-        return {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
-            "skips": self.skips.cpu(),
-            "steps": self.steps,
-        }
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), **self.counters()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
-
-        Raises:
-            ValueError: fp16, which has a loss scale, goes on from another precision, or the reverse.
-        """
-        if (state["loss_scale"] is None) != (self.loss_scale is None):
-            saved = "bf16 or fp32" if state["loss_scale"] is None else "fp16"
-            raise ValueError(f"precision={self.precision}: the checkpoint was made with {saved}; go on with that")
+        """See `Engine`."""
+        self.check_loss_scale(state)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.loss_scale is not None:
-            self.loss_scale.load_state_dict(state["loss_scale"])
-        self.skips, self.steps = state["skips"].to(self.device), int(state["steps"])
-
-
-def hopeless(step: int, what: str, in_a_row: int, scale: float) -> FloatingPointError:
-    """The error that ends a run whose steps stay bad.
-
-    Args:
-        step: the last bad one.
-        what: is not finite.
-        in_a_row: bad steps up to this one.
-        scale: of the loss, 1 without fp16; below 1 it is the reason.
-    """
-    why = f"{in_a_row} steps in a row" if scale >= 1 else f"the fp16 loss scale fell to {scale:g}"
-    return FloatingPointError(
-        f"step {step}: {what} is not finite ({why}; all were skipped, the weights are as before them); lower the "
-        "learning rate, set clip_grad_norm, or set precision=fp32"
-    )
+        self.load_counters(state)
 
 
 class Report:
@@ -284,31 +221,3 @@ class Report:
             with watched("the work of the step before"):
                 self.event.synchronize()
         return self.inbox.tolist(), self.names, self.step
-
-
-def checkpoint_encoder(module: nn.Module) -> None:
-    """Let the encoder's blocks run a second time in the backward instead of keeping their activations.
-
-    Raises:
-        ValueError: no part of the module can do that.
-    """
-    encoders = [part for part in module.modules() if hasattr(part, "checkpoint_blocks")]
-    if not encoders:
-        raise ValueError("engine.checkpoint_blocks=true: no encoder here has blocks to checkpoint; set it to false")
-    for encoder in encoders:
-        encoder.checkpoint_blocks = True  # type: ignore[assignment]
-
-
-def compile_encoder(module: nn.Module, device: torch.device) -> None:
-    """Compile the encoder in place; names in checkpoints stay.
-
-    Raises:
-        ValueError: a GPU that Triton does not support.
-    """
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        name = torch.cuda.get_device_name(device)
-        raise ValueError(
-            f"engine.compile=true: needs a GPU of capability 8 or newer, not {name}; set engine.compile=false"
-        )
-    encoder = module.get_submodule("encoder")
-    encoder.compile()

@@ -23,11 +23,9 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from vcrast.config.registry import ENGINES
-from vcrast.training.device import AUTOCAST
 from vcrast.training.dist import average, is_rank_zero, running, waiting_for
-from vcrast.training.engine import PATIENCE, StepResult, checkpoint_encoder, compile_encoder, hopeless
+from vcrast.training.engine_base import MAX_BAD_STEPS, Engine, StepResult, too_many_bad_steps
 from vcrast.training.exact import out_of_memory
-from vcrast.training.loss_scale import LossScale
 from vcrast.training.reduce import BUCKET_BYTES
 from vcrast.training.zero_state import Shards
 
@@ -41,7 +39,7 @@ LOST = (
 
 
 @ENGINES.register("deepspeed")
-class DeepSpeedEngine:
+class DeepSpeedEngine(Engine):
     """One device a process; the process group must exist, be it of one process.
 
     Args:
@@ -59,7 +57,7 @@ class DeepSpeedEngine:
         ValueError: an option that cannot work here, another optimiser than AdamW, or DeepSpeed is not installed.
     """
 
-    repeatable = False  # a step cannot be undone once its backward has begun
+    can_undo = False
 
     def __init__(
         self,
@@ -69,26 +67,26 @@ class DeepSpeedEngine:
         precision: str,
         device: torch.device | str,
         clip_grad_norm: float | None,
-        zero_stage: int = 1,
-        offload: str = "none",
-        compile: bool = False,
-        checkpoint_blocks: bool = False,
+        zero_stage: int,
+        offload: str,
+        compile: bool,
+        checkpoint_blocks: bool,
     ) -> None:
-        self.device = torch.device(device)
-        check(optimizer, precision, clip_grad_norm, zero_stage, offload, compile)
+        check(optimizer, zero_stage, offload, compile)
+        super().__init__(
+            module,
+            optimizer,
+            precision=precision,
+            device=device,
+            clip_grad_norm=clip_grad_norm,
+            checkpoint_blocks=checkpoint_blocks,
+            compile=compile,
+        )  # fmt: skip - handed on as they came
         deepspeed = import_deepspeed(self.device)
-        self.module, self.optimizer, self.precision, self.stage = module, optimizer, precision, zero_stage
-        self.loss_scale = LossScale(self.device) if precision == "fp16" else None
-        groups = [list(group["params"]) for group in optimizer.param_groups]
-        self.steps = 0
-        self.skips = torch.zeros(2)  # in a row, in total
-        self.bad_loss = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.stage = zero_stage
+        self.skips = self.skips.cpu()  # read in every step
         self.complete = False  # a step's last backward has been run
-        self.buffers: list[tuple[Tensor, Tensor]] = []
-        if checkpoint_blocks:
-            checkpoint_encoder(module)
-        if compile:
-            compile_encoder(module, self.device)
+        groups = [list(group["params"]) for group in optimizer.param_groups]
         settings = derive(clip_grad_norm, zero_stage, offload, pin_memory=self.device.type == "cuda")
         with place_of(self.device), waiting_for("the start of DeepSpeed"):
             self.zero, *_ = deepspeed.initialize(
@@ -100,26 +98,20 @@ class DeepSpeedEngine:
             weight.register_hook(lambda gradient: gradient + self.poison)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the encoder runs."""
-        dtype = AUTOCAST[self.precision]
-        cast = torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        """See `Engine`; with stage 3 weights are exchanged in it."""
+        cast = super().autocast()
         return exchanging(cast) if self.stage == 3 else cast
 
-    def gathered_weights(self) -> AbstractContextManager[Any]:
-        """All weights on every process, to use the module outside of steps; all processes enter together."""
-        return unsplit(self.zero) if self.stage == 3 else nullcontext()
+    def gathered_weights(self, *, write: bool = False) -> AbstractContextManager[Any]:
+        """See `Engine`; with stage 1 and 2 they always are whole."""
+        if self.stage < 3:
+            return nullcontext()
+        return unsplit(self.zero, [weight for weight in self.module.parameters() if write and not weight.requires_grad])
 
     def remember_buffers(self) -> None:
-        """Begin a step: keep the module's buffers, such as BatchNorm's running means, so that it can be undone."""
-        self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.module.buffers()]
+        """See `Engine`."""
+        super().remember_buffers()
         self.zero()
-
-    def forget_step(self) -> None:
-        """Undo a forward; a backward cannot be undone."""
-        self.bad_loss = torch.zeros_like(self.bad_loss)
-        with torch.no_grad():
-            for buffer, before in self.buffers:
-                buffer.copy_(before)
 
     def backward(self, loss: Tensor, *, last: bool = False) -> None:
         """Add the gradients of a loss; with the step's last one, what is left of their average is exchanged."""
@@ -158,17 +150,17 @@ class DeepSpeedEngine:
         if not self.complete:
             raise ValueError("no parameter has a gradient: call backward before step")
         self.complete = False
-        self.steps += 1
+        self.num_steps += 1
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         with waiting_for("the step of DeepSpeed"):
             self.zero.step()
         norm = torch.as_tensor(self.zero.get_global_grad_norm(), device=self.device)
         bad = torch.tensor(bool(self.zero.optimizer.overflow), device=self.device)
-        self.settle(bool(bad))
+        self.finish_step(bool(bad))
         return StepResult(norm, bad)
 
-    def settle(self, bad: bool) -> None:
+    def finish_step(self, bad: bool) -> None:
         """Count, put buffers back after a bad step, stop a run whose steps stay bad.
 
         Raises:
@@ -185,46 +177,27 @@ class DeepSpeedEngine:
         in_a_row = int(self.skips[0])
         lost_loss = bad and bool(average(self.bad_loss.float()) > 0)
         self.bad_loss = torch.zeros_like(self.bad_loss)
-        if in_a_row < PATIENCE[self.precision] and scale >= 1:
+        if in_a_row < MAX_BAD_STEPS[self.precision] and scale >= 1:
             return
         what = "the loss" if lost_loss else "a gradient (engine=torch names it)"
-        raise hopeless(self.steps, what, in_a_row, scale)
-
-    @property
-    def num_skipped(self) -> int:
-        """Bad steps so far."""
-        return int(self.skips[1])
+        raise too_many_bad_steps(self.num_steps, what, in_a_row, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """What `TorchEngine.state_dict` holds, whole, on the CPU of the first process; empty on the others.
 
         All processes call it. Tensors travel one at a time; the first process ends up with 12 bytes a parameter.
         """
-        weights, moments = self.shards.module_state(self.module), self.shards.optimizer_state()
+        weights, moments = self.shards.module_state(self.module, gathered), self.shards.optimizer_state()
         if not is_rank_zero():
             return {}
-        return {
-            "module": weights,
-            "optimizer": moments,
-            "loss_scale": None if self.loss_scale is None else self.loss_scale.state_dict(),
-            "skips": self.skips.cpu(),
-            "steps": self.steps,
-        }
+        return {"module": weights, "optimizer": moments, **self.counters()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state of either engine, made by any number of processes; each is given all of it.
-
-        Raises:
-            ValueError: fp16, which has a loss scale, goes on from another precision or the reverse; other parameters.
-        """
-        if (state["loss_scale"] is None) != (self.loss_scale is None):
-            saved = "bf16 or fp32" if state["loss_scale"] is None else "fp16"
-            raise ValueError(f"precision={self.precision}: the checkpoint was made with {saved}; go on with that")
+        """See `Engine`; each process is given all of the state."""
+        self.check_loss_scale(state)
         self.shards.load_module(self.module, state["module"], gathered)
         self.shards.load_optimizer(state["optimizer"])
-        if self.loss_scale is not None:
-            self.loss_scale.load_state_dict(state["loss_scale"])
-        self.skips, self.steps = state["skips"].cpu(), int(state["steps"])
+        self.load_counters(state)
 
 
 class Opening(nn.Module):
@@ -239,14 +212,8 @@ class Opening(nn.Module):
         return ()
 
 
-def check(
-    optimizer: Optimizer, precision: str, clip_grad_norm: float | None, zero_stage: int, offload: str, compile: bool
-) -> None:
+def check(optimizer: Optimizer, zero_stage: int, offload: str, compile: bool) -> None:
     """Refuse what would fail later or, worse, be wrong silently."""
-    if precision not in AUTOCAST:
-        raise ValueError(f"precision={precision}: choose from {', '.join(AUTOCAST)}")
-    if clip_grad_norm is not None and not clip_grad_norm > 0:
-        raise ValueError(f"clip_grad_norm={clip_grad_norm}: must be above 0; null switches clipping off")
     if zero_stage not in STAGES:
         raise ValueError(f"engine.zero_stage={zero_stage}: choose from 1, 2, 3; without splitting, use engine=torch")
     if offload not in OFFLOAD:
@@ -330,11 +297,19 @@ def gathered(weights: list[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def unsplit(zero: Any) -> Iterator[None]:
-    """Stage 3: all weights everywhere, and forwards that exchange nothing, so that their number may differ."""
+def unsplit(zero: Any, written: list[nn.Parameter]) -> Iterator[None]:
+    """Stage 3: hold all weights on all processes, with forwards that exchange nothing, so that their number may differ.
+
+    Changes of the weights in `written`, alike on all processes, are kept.
+    """
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
-    with waiting_for("the gather of weights"), unwrap_model_for_generation(zero):
+    # The written ones inside: those are dealt out again first, with their changes.
+    with (
+        waiting_for("the gather of weights"),
+        unwrap_model_for_generation(zero),
+        gathered(written) if written else nullcontext(),
+    ):
         yield
 
 

@@ -1,12 +1,11 @@
-"""The gradient of a large batch, exactly, in the memory of a small one.
+"""The gradient of a large batch, exactly, in the memory of a small one: gradient caching with checkpointing.
 
 Variance, covariance and BatchNorm are statistics of the batch, so the mean of micro-batch gradients is not the batch's
 gradient; after some training it does not even point the same way. Here the encoder, which needs the memory, runs in
-micro-batches that keep only their result; projector and loss see the whole batch; one backward runs each micro-batch
-again, with the same random numbers, when its turn comes. Several processes encode a part of the batch each and gather
-the vectors; the loss is computed on all of them (`vcrast.training.dist`). The price is a second forward of the encoder,
-a third more compute, and only for those micro-batches whose graph the memory cannot keep (`vcrast.training.plan` counts
-them).
+micro-batches under checkpointing; the losses of the batch see the representations of all clips of all processes; one
+backward recomputes each micro-batch with the same random numbers. Losses of single clips are computed inside the
+micro-batches and summed. The price is a second forward of the encoder, a third more compute, and only for those
+micro-batches whose graph the memory cannot keep (`vcrast.training.plan` counts them).
 
 Source: the idea of Gao et al. 2021, arXiv:2101.06983, in one backward instead of two.
 """
@@ -15,54 +14,52 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vcrast.features.draws import Draws
+from vcrast.objectives.base import WEIGHT, Batch, Clips, Losses, Objective
 from vcrast.training.dist import all_ranks, average, gather_clips, world_size
+from vcrast.training.engine_base import Engine
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Parts = dict[str, Tensor]
+LOSS = "loss"
 
 
-class Objective(Protocol):
-    """What `exact_backward` asks of an objective."""
+class Split(NamedTuple):
+    """How this process's part of a batch is cut.
 
-    couples_clips: bool
+    Attributes:
+        micro_batch_size: clips that the encoder sees at once; None is all.
+        num_kept_graphs: so many micro-batches, the last ones, keep their graph and run once: speed and memory only.
+    """
 
-    def prepare(self, wavs: Tensor, draws: Any) -> Any:
-        """All random choices and views of the batch, without gradient."""
-
-    def represent(self, inputs: Any, clips: slice) -> Tensor:
-        """(V, b, D) vectors of some clips."""
-
-    def loss(self, vectors: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Parts]:
-        """Loss and its parts, of (V, B, D)."""
+    micro_batch_size: int | None = None
+    num_kept_graphs: int = 0
 
 
 class Outcome(NamedTuple):
-    """Loss and parts of a step, 0-d on the device, and the cut that fitted: micro-batch size and graphs kept."""
+    """Loss and parts of a step, 0-d on the device, and the split that fitted."""
 
     loss: Tensor
-    parts: Parts
-    micro_batch_size: int
-    kept: int
+    parts: Losses
+    split: Split
 
 
-def exact_backward(
-    engine: Any,
-    objective: Objective,
-    wavs: Tensor,
-    labels: Tensor | None,
-    draws: Any,
-    *,
-    micro_batch_size: int | None,
-    kept: int = 0,
-) -> Outcome:
+class Encoded(NamedTuple):
+    """What some clips became: outputs for the losses of the batch, and the losses (b,) of the clips themselves."""
+
+    outputs: Clips
+    losses: Losses
+
+
+def exact_backward(engine: Engine, objective: Objective, batch: Batch, draws: Draws, split: Split) -> Outcome:
     """Compute the whole batch's loss and leave its gradients in the parameters.
 
     Out of memory on any process, everything is put back and the step repeated on all of them with fewer graphs kept,
@@ -71,87 +68,99 @@ def exact_backward(
     Args:
         engine: gives autocast and backward.
         objective: on the engine's device.
-        wavs: (B, S), or (B, 2, S) pairs; of this process's clips, equally many on each.
-        labels: (B, C) likewise, or None without labels.
+        batch: this process's clips, equally many on each.
         draws: of this step and these clips.
-        micro_batch_size: clips that the encoder sees at once; None starts with all.
-        kept: how many micro-batches, the last ones, keep their graph and so run once; changes speed and memory only.
+        split: where to start.
 
     Raises:
-        ValueError: a micro-batch size below 1, or a negative `kept`.
+        ValueError: a micro-batch size below 1, or a negative number of graphs.
         torch.OutOfMemoryError: not even one clip at a time fits.
     """
-    size = len(wavs) if micro_batch_size is None else min(micro_batch_size, len(wavs))
-    if size < 1:
-        raise ValueError(f"micro_batch_size={micro_batch_size}: must be 1 or more, or auto")
-    if kept < 0:
-        raise ValueError(f"kept={kept}: a number of micro-batches, 0 or more")
+    num_clips = len(batch.wav)
+    split = checked(split, num_clips)
     engine.remember_buffers()
     while True:
-        outcome = attempt(engine, objective, wavs, labels, draws, size, kept)
+        outcome = try_step(engine, objective, batch, draws, split)
         if outcome is not None:
             return outcome
         # Here, not where it was caught: the traceback kept the failed step's tensors alive.
-        engine.forget_step()
-        if wavs.is_cuda:
+        engine.undo_backward()
+        if batch.wav.is_cuda:
             torch.cuda.empty_cache()
-        size, kept = retreat(size, kept if size < len(wavs) else 0, can_keep=objective.couples_clips)
-        log.warning("out of memory: the step is repeated with micro_batch_size=%d, graphs kept: %d", size, kept)
+        split = next_smaller_split(split, num_clips, can_keep=bool(objective.gathered))
+        log.warning(
+            "out of memory: the step is repeated with micro_batch_size=%d, graphs kept: %d",
+            split.micro_batch_size,
+            split.num_kept_graphs,
+        )  # fmt: skip - the message, then its numbers
 
 
-def retreat(size: int, kept: int, *, can_keep: bool) -> tuple[int, int]:
-    """The next cut to try when memory was short: half the kept graphs, at the end none, then half the micro-batch.
+def checked(split: Split, num_clips: int) -> Split:
+    """The split with its size filled in and cut to the batch; errors as in `exact_backward`."""
+    size, num_kept = split
+    size = num_clips if size is None else min(size, num_clips)
+    if size < 1:
+        raise ValueError(f"micro_batch_size={split.micro_batch_size}: must be 1 or more, or auto")
+    if num_kept < 0:
+        raise ValueError(f"num_kept_graphs={num_kept}: a number of micro-batches, 0 or more")
+    return Split(size, num_kept)
+
+
+def next_smaller_split(split: Split, num_clips: int, *, can_keep: bool) -> Split:
+    """Halve the kept graphs, at the end to none, then the micro-batch: what to try when memory was short.
 
     A smaller micro-batch starts with one graph kept: the last one, whose backward comes first, needs no more room than
-    running any other a second time. Where micro-batches are scored one by one there are no graphs to keep.
+    running any other a second time. Without losses of the batch there are no graphs to keep.
 
     Raises:
         torch.OutOfMemoryError: there is nothing left to cut.
     """
-    if kept > 0 and can_keep:
-        return size, kept // 2
+    size = num_clips if split.micro_batch_size is None else split.micro_batch_size
+    num_kept = split.num_kept_graphs if size < num_clips else 0
+    if num_kept > 0 and can_keep:
+        return Split(size, num_kept // 2)
     if size == 1:
         raise torch.OutOfMemoryError(
             "out of memory with one clip at a time; set engine.checkpoint_blocks=true, choose a smaller model, shorter "
             "clips, a larger patch_stride, attention=memory_efficient, or a smaller batch_size or projector"
         )
-    return (size + 1) // 2, int(can_keep)
+    return Split((size + 1) // 2, int(can_keep))
 
 
-def attempt(
-    engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, size: int, kept: int
-) -> Outcome | None:
-    """One try with micro-batches of `size`, the last `kept` run once; None if memory was short on any process.
+def try_step(engine: Engine, objective: Objective, batch: Batch, draws: Draws, split: Split) -> Outcome | None:
+    """Run one forward and backward; None if memory was short on any process.
 
-    Between the two halves the processes exchange vectors, after them gradients; so they agree on how each half went
-    before anyone goes on.
+    Between the two halves the processes exchange representations, after them gradients; so they agree on how each half
+    went before anyone goes on.
     """
-    couples = objective.couples_clips or (size >= len(wavs) and world_size() == 1)
+    num_clips = len(batch.wav)
 
-    def first_half() -> Any:
+    def forward() -> tuple[Clips, Tensor, Encoded | None]:
         # What little randomness is torch's own (dropout in an extension) becomes a function of (seed, step), too.
         torch.manual_seed(draws.torch_seed())
-        inputs = objective.prepare(wavs, draws)
-        return encode(engine, objective, inputs, len(wavs), size, kept) if couples else inputs
+        with torch.no_grad():
+            inputs = objective.prepare(batch, draws)
+        weight = inputs.pop(WEIGHT, None)
+        if weight is None:
+            weight = torch.full((num_clips,), 1 / draws.batch_size, device=batch.wav.device)
+        encoded = encode_batch(engine, objective, inputs, num_clips, split) if objective.gathered else None
+        return inputs, weight, encoded
 
-    def second_half(found: Any) -> tuple[Tensor, Parts]:
-        if couples:
-            return score(engine, objective, found, labels)
-        return one_by_one(engine, objective, found, labels, len(wavs), size)
+    def backward(prepared: tuple[Clips, Tensor, Encoded | None]) -> Losses:
+        inputs, weight, encoded = prepared
+        if encoded is None:
+            return accumulate(engine, objective, inputs, weight, num_clips, split)
+        return loss_backward(engine, objective, encoded, weight)
 
-    encoded = unless_out_of_memory(first_half)
-    if not all_ranks(encoded is not None):
+    prepared = unless_out_of_memory(forward)
+    if not all_ranks(prepared is not None) or prepared is None:
         return None
-    scored = unless_out_of_memory(lambda: second_half(encoded))
-    encoded = None  # its graph fills the memory in which a failed process still has to take part
+    found = unless_out_of_memory(partial(backward, prepared))
+    prepared = None  # its graph fills the memory in which a failed process still has to take part
     engine.finish_backward()
-    if not all_ranks(scored is not None):
+    if not all_ranks(found is not None) or found is None:
         return None
-    assert scored is not None
-    loss, parts = scored
-    if not couples:
-        loss, parts = average(loss), {name: average(part) for name, part in parts.items()}
-    return Outcome(loss, parts, size, kept)
+    return Outcome(found.pop(LOSS), found, split)
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> T | None:
@@ -164,46 +173,87 @@ def unless_out_of_memory(work: Callable[[], T]) -> T | None:
     return None
 
 
-def encode(engine: Any, objective: Objective, inputs: Any, num_clips: int, size: int, kept: int = 0) -> Tensor:
-    """This process's vectors, (V, b, D); micro-batches are recomputed in the backward, except the last `kept`."""
+def encode(engine: Engine, objective: Objective, inputs: Clips) -> Encoded:
+    """Represent some clips and compute the losses that are their own."""
+    # Autocast inside: casts of the weights cached over several micro-batches would add their gradients in fp16.
+    with engine.autocast():
+        outputs = objective.represent(inputs)
+    losses = objective.clip_losses(outputs)
+    return Encoded({name: outputs[name] for name in objective.gathered}, losses)
 
-    def represent(inputs: Any, clips: slice) -> Tensor:
-        # Autocast inside: casts of the weights cached over several micro-batches would add their gradients in fp16.
-        with engine.autocast():
-            return objective.represent(inputs, clips)
 
-    if size >= num_clips:
-        return represent(inputs, slice(0, num_clips))
+def encode_batch(engine: Engine, objective: Objective, inputs: Clips, num_clips: int, split: Split) -> Encoded:
+    """Encode this process's clips; micro-batches are recomputed in the backward, except the last ones."""
+    size, num_kept = checked(split, num_clips)
+    if size is None or size >= num_clips:
+        return encode(engine, objective, inputs)
     parts = micro_batches(num_clips, size)
     # The last ones: backward runs in the reverse order, so their memory is free again when others are recomputed.
-    again = parts[: max(0, len(parts) - kept)]
+    again = parts[: max(0, len(parts) - num_kept)]
     # `inputs` is an argument because checkpoint replays the generators of those devices that it sees tensors of.
-    pieces = [checkpoint(represent, inputs, clips, use_reentrant=False) for clips in again]
-    return torch.cat([*pieces, *(represent(inputs, clips) for clips in parts[len(again) :])], dim=1)
+    pieces = [
+        checkpoint(encode, engine, objective, clips_of(inputs, clips), use_reentrant=False) for clips in again
+    ] + [encode(engine, objective, clips_of(inputs, clips)) for clips in parts[len(again) :]]
+    return Encoded(*(joined([piece[kind] for piece in pieces]) for kind in range(2)))
 
 
-def score(engine: Any, objective: Objective, vectors: Tensor, labels: Tensor | None) -> tuple[Tensor, Parts]:
-    """One loss of the vectors of all processes, the same on each; one backward."""
-    together = None if labels is None else gather_clips(labels.unsqueeze(0)).squeeze(0)
-    loss, parts = objective.loss(gather_clips(vectors), together)
+def joined(pieces: list[Clips]) -> Clips:
+    """The pieces in one, along the clips."""
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def clips_of(inputs: Clips, clips: slice) -> Clips:
+    """Some clips of every tensor."""
+    return {name: value[clips] for name, value in inputs.items()}
+
+
+def loss_backward(engine: Engine, objective: Objective, encoded: Encoded, weight: Tensor) -> Losses:
+    """One loss and one backward: of the representations of all processes, and of this one's own clips."""
+    found = objective.batch_losses({name: gather_clips(value) for name, value in encoded.outputs.items()})
+    own = weighted(encoded.losses, weight)
+    # Gradients are averaged over the processes; the losses of single clips are a sum over them.
+    loss = sum((each[LOSS] * factor for each, factor in ((found, 1), (own, world_size())) if LOSS in each), start=0.0)
+    assert isinstance(loss, Tensor), f"{type(objective).__name__} has no loss"
     engine.backward(loss, last=True)
-    return loss.detach(), parts
+    return added(detached(found), totals(detached(own)))
 
 
-def one_by_one(
-    engine: Any, objective: Objective, inputs: Any, labels: Tensor | None, batch_size: int, size: int
-) -> tuple[Tensor, Parts]:
-    """Add up micro-batch gradients, weighted by their clips: exact where the loss is a mean over clips."""
-    total: Parts = {}
-    for clips in micro_batches(batch_size, size):
-        with engine.autocast():
-            vectors = objective.represent(inputs, clips)
-        loss, parts = objective.loss(vectors, None if labels is None else labels[clips])
-        weight = (clips.stop - clips.start) / batch_size
-        engine.backward(loss * weight, last=clips.stop == batch_size)
-        for name, part in {"": loss.detach(), **parts}.items():
-            total[name] = total.get(name, 0.0) + part * weight
-    return total.pop(""), total
+def accumulate(
+    engine: Engine, objective: Objective, inputs: Clips, weight: Tensor, num_clips: int, split: Split
+) -> Losses:
+    """Add up the gradients of micro-batches: exact where all losses are of single clips."""
+    total: Losses = {}
+    size, _ = checked(split, num_clips)
+    assert size is not None
+    for clips in micro_batches(num_clips, size):
+        own = weighted(encode(engine, objective, clips_of(inputs, clips)).losses, weight[clips])
+        engine.backward(own[LOSS] * world_size(), last=clips.stop == num_clips)
+        total = added(total, detached(own))
+    return totals(total)
+
+
+def weighted(losses: Losses, weight: Tensor) -> Losses:
+    """(b,) losses of clips -> their 0-d sums with `weight` (b,)."""
+    return {name: (value * weight.to(value.dtype)).sum() for name, value in losses.items()}
+
+
+def detached(losses: Losses) -> Losses:
+    """The same numbers without their graph."""
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def added(one: Losses, other: Losses) -> Losses:
+    """Entry by entry; what only one has stays."""
+    both = (one, other)
+    return {name: torch.stack([each[name] for each in both if name in each]).sum() for name in {**one, **other}}
+
+
+def totals(losses: Losses) -> Losses:
+    """0-d losses summed over the processes, in one exchange."""
+    if not losses or world_size() == 1:
+        return losses
+    sums = average(torch.stack(list(losses.values()))) * world_size()
+    return dict(zip(losses, sums.unbind(), strict=True))
 
 
 def micro_batches(batch_size: int, size: int) -> list[slice]:
@@ -211,10 +261,10 @@ def micro_batches(batch_size: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, batch_size)) for start in range(0, batch_size, size)]
 
 
-def num_recomputed(batch_size: int, size: int, kept: int) -> int:
+def num_recomputed(batch_size: int, size: int, num_kept_graphs: int) -> int:
     """Clips that the encoder sees a second time; none where the batch is not cut."""
     parts = micro_batches(batch_size, size)
-    return parts[-kept - 1].stop if 0 <= kept < len(parts) and len(parts) > 1 else 0
+    return parts[-num_kept_graphs - 1].stop if 0 <= num_kept_graphs < len(parts) and len(parts) > 1 else 0
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ def adamw(
         betas: of the two running means; (0.9, 0.95) as in AudioMAE's and MAE's pretraining.
         eps: in the denominator.
         layer_decay: factor of the rate from each block to the one below it, in (0, 1]; 1 for none.
+            Source: Clark et al. 2020, arXiv:2003.10555.
     """
     groups = parameter_groups(module, weight_decay=weight_decay, layer_decay=layer_decay)
     # The fused kernel is also the one that can skip a step on the device (`found_inf`), which the engine relies on.
@@ -62,20 +63,12 @@ def lars(
     return Lars(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, trust_coeff=trust_coeff)
 
 
-def layer_decay_adamw(module: nn.Module, *, lr: float, weight_decay: float, layer_decay: float) -> Optimizer:
-    """AdamW for finetuning: lower layers, which hold general features, learn more slowly.
-
-    Source: Clark et al. 2020, arXiv:2003.10555; betas (0.9, 0.999) as in MAE's and AudioMAE's finetuning.
-    """
-    return adamw(module, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), layer_decay=layer_decay)
-
-
 def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups of equal decay and rate.
 
     Returns:
         Groups with `params`, `names`, `weight_decay` (0 for parameters of at most one dimension) and `lr_scale`, by
-        which the engine multiplies the step's rate: `layer_decay ** (depth + 1 - layer)`.
+        which the engine multiplies the step's rate: `layer_decay ** (top - layer)`.
 
     Raises:
         ValueError: nothing to train, or `layer_decay` out of range.
@@ -85,10 +78,11 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: flo
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     if not named:
         raise ValueError("nothing to train: no parameter requires a gradient")
-    depth = 1 + max((int(found[1]) for name, _ in named if (found := BLOCK.search(name))), default=-1)
+    layers = layers_of(module, [name for name, _ in named]) if layer_decay < 1 else {}
+    top = max(layers.values(), default=0)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, weight in named:
-        layer = layer_of(name, depth) if layer_decay < 1 else depth + 1
+        layer = layers.get(name, top)
         decayed = weight.ndim > 1
         group = groups.setdefault(
             (layer, decayed),
@@ -96,7 +90,7 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: flo
                 "params": [],
                 "names": [],
                 "weight_decay": weight_decay if decayed else 0.0,
-                "lr_scale": layer_decay ** (depth + 1 - layer),
+                "lr_scale": layer_decay ** (top - layer),
             },
         )
         group["params"].append(weight)
@@ -104,16 +98,30 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: flo
     return list(groups.values())
 
 
-BLOCK = re.compile(r"(?:^|\.)encoder\.blocks\.(\d+)\.")
-LOWEST = re.compile(r"(?:^|\.)encoder\.(patch_embed|pos_embed|mask_token)\b")
+def layers_of(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """The layer of each parameter: 0 for what makes tokens, then the blocks; all that the encoder does not name on top.
 
+    Args:
+        module: an objective; its `encoder` says by its `group_matcher` which parameter belongs to which layer.
+        names: of the module's parameters.
 
-def layer_of(name: str, depth: int) -> int:
-    """0 for what makes tokens, 1 to `depth` for the blocks, `depth + 1` for the final norm and what follows it."""
-    found = BLOCK.search(name)
-    if found:
-        return int(found[1]) + 1
-    return 0 if LOWEST.search(name) else depth + 1
+    Raises:
+        ValueError: there is no encoder, or it does not say.
+    """
+    from timm.models import group_parameters  # a second to import, which only layer decay should cost
+
+    encoder = getattr(module, "encoder", None)
+    if encoder is None or not hasattr(encoder, "group_matcher"):
+        raise ValueError("layer_decay: the model has no encoder that tells its layers; set layer_decay=1")
+    # The encoder with a head that no pattern names: its layer is that of everything above the blocks.
+    whole = nn.Module()
+    for name, part in encoder.named_children():
+        whole.add_module(name, part)
+    for name, weight in encoder.named_parameters(recurse=False):
+        whole.register_parameter(name, weight)
+    whole.register_parameter("head", nn.Parameter(torch.empty(0)))
+    found: dict[str, int] = group_parameters(whole, encoder.group_matcher(coarse=False), reverse=True)
+    return {name: found.get(name.removeprefix("encoder."), found["head"]) for name in names}
 
 
 def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:

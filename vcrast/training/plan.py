@@ -1,23 +1,35 @@
-"""How the batch is cut so that it fits: measured on a few clips, predicted for all, chosen for the least extra work.
+"""Choose the micro-batch size: memory measured on a few clips, predicted for all, least extra work.
 
 A step is a pure function and can be undone, so its memory can be tried out before the first one. What grows with the
 micro-batch is measured with two sizes; a straight line through them says what any other cut would take. The prediction
-may err: out of memory, `vcrast.training.exact` still retreats and repeats the step.
+may err: out of memory, `vcrast.training.exact` still takes a smaller split and repeats the step.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vcrast.training.dist import all_ranks, all_reduce_max, broadcast_object
-from vcrast.training.exact import Objective, micro_batches, num_recomputed, out_of_memory
+from vcrast.features.draws import Draws
+from vcrast.objectives.base import Batch, Clips, Objective
+from vcrast.training.dist import all_ranks, all_reduce_max, broadcast_object, world_size
+from vcrast.training.engine_base import Engine
+from vcrast.training.exact import (
+    LOSS,
+    WEIGHT,
+    Split,
+    clips_of,
+    encode,
+    micro_batches,
+    num_recomputed,
+    out_of_memory,
+    weighted,
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,40 +107,49 @@ class Footprint:
     graph_per_clip: int
     front_end: int = 0
 
-    def peak(self, size: int, kept: int) -> int:
-        """Predicted peak with micro-batches of `size`, `kept` of them with their graphs.
+    def peak(self, split: Split) -> int:
+        """Predict the peak with this split.
 
-        One graph costs nothing: while others are run again, one at a time, the kept ones are gone.
+        Backward frees the kept graphs first, so one kept graph adds nothing to the peak.
         """
+        size = split.micro_batch_size or 0
         run = self.run_fixed + self.run_per_clip * size
-        graphs = max(0, kept - 1) * (self.graph_fixed + self.graph_per_clip * size)
+        graphs = max(0, split.num_kept_graphs - 1) * (self.graph_fixed + self.graph_per_clip * size)
         return max(self.base + run + graphs, self.front_end)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut of the batch, and what is known about it."""
+    """A cut of the batch, and what is known about it.
+
+    Attributes:
+        batch_size: clips of this process.
+        split: its `micro_batch_size` is a number.
+        can_keep: graphs can be kept, and are recomputed otherwise: there are losses of the batch.
+        predicted_bytes: peak, None where it was not measured.
+        capacity_bytes: of the device.
+    """
 
     batch_size: int
-    micro_batch_size: int
-    kept: int = 0
-    couples_clips: bool = True
+    split: Split
+    can_keep: bool = True
     predicted_bytes: int | None = None
     capacity_bytes: int | None = None
 
     @property
     def num_micro_batches(self) -> int:
-        """K."""
-        return len(micro_batches(self.batch_size, self.micro_batch_size))
+        """Parts that the batch is cut into."""
+        return len(micro_batches(self.batch_size, self.split.micro_batch_size or self.batch_size))
 
     @property
     def extra_compute(self) -> float:
         """Share by which the encoder's work grows: a third for every clip that is run again.
 
-        A backward costs two forwards, so a step is 3 and a second forward of r of n clips adds r / n: r / (3 n). With
-        equal micro-batches, R of K kept, that is (1 - R / K) / 3. Losses that do not couple clips need none.
+        A backward costs two forwards, so a step is 3 and a second forward of r of n clips adds r / n: r / (3 n). Losses
+        of single clips need none.
         """
-        again = num_recomputed(self.batch_size, self.micro_batch_size, self.kept) if self.couples_clips else 0
+        size, num_kept = self.split
+        again = num_recomputed(self.batch_size, size or self.batch_size, num_kept) if self.can_keep else 0
         return again / self.batch_size / 3
 
     def text(self) -> str:
@@ -136,21 +157,22 @@ class Plan:
         number = self.num_micro_batches
         cut = f"{self.batch_size} clips at once"
         if number > 1:
-            cut = f"{self.batch_size} clips in {number} micro-batches of {self.micro_batch_size}"
-            if self.couples_clips:
-                cut += f", {min(self.kept, number)} of which keep their graph"
-        memory = "memory not measured"
-        if self.predicted_bytes is not None and self.capacity_bytes is not None:
-            memory = f"{self.predicted_bytes / GIB:.1f} of {self.capacity_bytes / GIB:.1f} GiB predicted"
-        return f"{cut}; {memory}; {self.extra_compute:.0%} extra compute"
+            cut = f"{self.batch_size} clips in {number} micro-batches of {self.split.micro_batch_size}"
+            if self.can_keep:
+                cut += f", {min(self.split.num_kept_graphs, number)} of which keep their graph"
+        if self.predicted_bytes is None or self.capacity_bytes is None:
+            return cut
+        return (
+            f"{cut}: about {self.predicted_bytes / GIB:.1f} of {self.capacity_bytes / GIB:.1f} GiB, "
+            f"{self.extra_compute:.0%} extra compute"
+        )
 
 
 def plan_step(
-    engine: Any,
+    engine: Engine,
     objective: Objective,
-    wavs: Tensor,
-    labels: Tensor | None,
-    draws: Any,
+    batch: Batch,
+    draws: Draws,
     *,
     micro_batch_size: int | None,
     memory: Memory | None,
@@ -160,139 +182,136 @@ def plan_step(
     Args:
         engine: of the stage, before its next step.
         objective: on the engine's device.
-        wavs: (B, S) of the shape that training will see; their content does not matter.
-        labels: (B, C) likewise, or None.
-        draws: of any step of B clips.
+        batch: of the shapes that training will see; their content does not matter.
+        draws: of any step of these clips.
         micro_batch_size: a size that the user chose; None chooses it here.
         memory: the device's; None (a CPU) takes the whole batch at once unless the user chose.
 
     Raises:
         ValueError: nothing was chosen, and the engine cannot undo what a trial would do.
     """
-    batch_size, couples = len(wavs), objective.couples_clips
-    asked = None if micro_batch_size is None else min(micro_batch_size, batch_size)
+    num_clips, can_keep = len(batch.wav), bool(objective.gathered)
+    asked = None if micro_batch_size is None else min(micro_batch_size, num_clips)
     if memory is None:
-        return Plan(batch_size, asked or batch_size, couples_clips=couples)
-    if not engine.repeatable:
+        return Plan(num_clips, Split(asked or num_clips), can_keep)
+    if not engine.can_undo:
         if asked is None:
             raise ValueError(
                 "micro_batch_size=auto: a step cannot be tried out with this engine, which could not undo it; set "
                 "pretrain.micro_batch_size and finetune.micro_batch_size to numbers of clips (engine=torch finds some)"
             )
-        return Plan(batch_size, asked, couples_clips=couples)
+        return Plan(num_clips, Split(asked), can_keep)
     try:
-        footprint = measure(engine, objective, wavs, labels, draws, memory)
+        footprint = measure(engine, objective, batch, draws, memory)
     finally:
-        engine.forget_step()
+        engine.undo_backward()
         memory.release()
         memory.reset_peak()
     # All processes cut alike, as the one with the least memory must.
     if not all_ranks(footprint is not None) or footprint is None:
         log.warning("the memory of a step could not be measured: a few clips alone do not fit")
-        return Plan(batch_size, asked or 1, couples_clips=couples)
+        return Plan(num_clips, Split(asked or 1), can_keep)
     capacity = -int(all_reduce_max(-memory.capacity())[0])
     footprint = broadcast_object(footprint)
-    size, kept = choose(footprint, batch_size, int(capacity * (1 - MARGIN)), asked=asked, can_keep=couples)
-    return Plan(batch_size, size, kept, couples, footprint.peak(size, kept), capacity)
+    split = choose(footprint, num_clips, int(capacity * (1 - MARGIN)), asked=asked, can_keep=can_keep)
+    return Plan(num_clips, split, can_keep, footprint.peak(split), capacity)
 
 
 def choose(
     footprint: Footprint, batch_size: int, budget: int, *, asked: int | None = None, can_keep: bool = True
-) -> tuple[int, int]:
-    """The cut that runs the fewest clips twice within `budget` bytes; among equals the largest micro-batches.
-
-    Returns:
-        Micro-batch size, and how many micro-batches keep their graph.
-    """
+) -> Split:
+    """Choose the split that runs the fewest clips twice within `budget` bytes; of equals the largest micro-batches."""
     sizes = sorted({-(-batch_size // number) for number in range(1, batch_size + 1)}, reverse=True)
-    fitting = [size for size in ([asked] if asked else sizes) if footprint.peak(size, 1) <= budget]
+    fitting = [size for size in ([asked] if asked else sizes) if footprint.peak(Split(size, 1)) <= budget]
     if not fitting:
-        return asked or 1, 0  # nothing is known to fit; the step itself will tell
+        return Split(asked or 1)  # nothing is known to fit; the step itself will tell
     if not can_keep or fitting[0] == batch_size:
-        return fitting[0], 0
+        return Split(fitting[0])
     usual = [size for size in fitting if size >= SMALLEST] or fitting[:1]
-    cuts = [(size, most_kept(footprint, batch_size, size, budget)) for size in usual]
-    return min(cuts, key=lambda cut: (num_recomputed(batch_size, *cut), batch_size % cut[0] > 0, -cut[0]))
+    cuts = [(size, max_kept_graphs(footprint, batch_size, size, budget)) for size in usual]
+    return Split(*min(cuts, key=lambda cut: (num_recomputed(batch_size, *cut), batch_size % cut[0] > 0, -cut[0])))
 
 
-def most_kept(footprint: Footprint, batch_size: int, size: int, budget: int) -> int:
-    """R: as many graphs of micro-batches of `size` as fit within `budget`."""
+def max_kept_graphs(footprint: Footprint, batch_size: int, size: int, budget: int) -> int:
+    """As many graphs of micro-batches of `size` as fit within `budget`."""
     graph = footprint.graph_fixed + footprint.graph_per_clip * size
-    more = (budget - footprint.peak(size, 1)) // graph if graph > 0 else batch_size
+    more = (budget - footprint.peak(Split(size, 1))) // graph if graph > 0 else batch_size
     return min(1 + more, len(micro_batches(batch_size, size)))
 
 
-def measure(
-    engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, memory: Memory
-) -> Footprint | None:
+def measure(engine: Engine, objective: Objective, batch: Batch, draws: Draws, memory: Memory) -> Footprint | None:
     """Try out the step's pieces; None if not even a few clips fit. The caller undoes what is left behind."""
     engine.remember_buffers()
-    small = max(1, len(wavs) // 24)
+    small = max(1, len(batch.wav) // 24)
     while True:
         try:
             # Compiled code would be made for these sizes and then again for the real ones.
-            with eager():
-                return Probe(engine, objective, wavs, labels, draws, memory).footprint(small, 2 * small)
+            with torch.compiler.set_stance("force_eager"):
+                return Trial(engine, objective, batch, draws, memory).footprint(small, 2 * small)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        engine.forget_step()
+        engine.undo_backward()
         memory.release()
         if small == 1:
             return None
         small = (small + 1) // 2
 
 
-def eager() -> AbstractContextManager[Any]:
-    """A context in which torch.compile stands aside."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    return set_stance("force_eager") if set_stance else nullcontext()
-
-
-class Probe:
+class Trial:
     """Pieces of a step, run for what they allocate."""
 
-    def __init__(
-        self, engine: Any, objective: Objective, wavs: Tensor, labels: Tensor | None, draws: Any, memory: Memory
-    ) -> None:
-        self.engine, self.objective, self.labels, self.memory = engine, objective, labels, memory
-        self.num_clips = len(wavs)
+    def __init__(self, engine: Engine, objective: Objective, batch: Batch, draws: Draws, memory: Memory) -> None:
+        self.engine, self.objective, self.memory = engine, objective, memory
+        self.num_clips = len(batch.wav)
         memory.reset_peak()
-        self.inputs = objective.prepare(wavs, draws)
+        with torch.no_grad():
+            self.inputs = objective.prepare(batch, draws)
+        self.inputs.pop(WEIGHT, None)
         self.front_end = memory.peak()
 
     def footprint(self, small: int, large: int) -> Footprint:
-        """Lines through the measurements of micro-batches of two sizes."""
+        """Draw lines through the measurements of micro-batches of two sizes."""
         small, large = min(small, self.num_clips), min(large, self.num_clips)
         # Once for the gradients and the libraries' workspaces: later runs add to the same gradients, so that what they
         # take grows evenly with their clips.
-        vectors, _, _ = self.run(small)
-        self.score(vectors)
-        loss = self.score(vectors)
+        outputs, _, _ = self.run(small)
+        self.batch_losses(outputs)
+        loss = self.batch_losses(outputs)
         base = self.memory.allocated() + loss + pending_state(self.engine.optimizer)
         (_, run_small, graph_small), (_, run_large, graph_large) = self.run(small), self.run(large)
         run_fixed, run_per_clip = line(small, run_small, large, run_large)
         graph_fixed, graph_per_clip = line(small, graph_small, large, graph_large)
         return Footprint(base, run_fixed, run_per_clip, graph_fixed, graph_per_clip, self.front_end)
 
-    def run(self, size: int) -> tuple[Tensor, int, int]:
-        """Vectors (V, b, D) of the first clips; bytes at the peak of forward and backward, and between the two."""
+    def run(self, size: int) -> tuple[Clips, int, int]:
+        """Outputs of the first clips; bytes at the peak of forward and backward, and between the two."""
         before = self.memory.allocated()
         self.memory.reset_peak()
-        with self.engine.autocast():
-            vectors = self.objective.represent(self.inputs, slice(0, size))
+        encoded = encode(self.engine, self.objective, clips_of(self.inputs, slice(0, size)))
         graph = self.memory.allocated() - before
-        self.engine.backward(vectors.square().mean())
-        return vectors.detach(), self.memory.peak() - before, graph
+        own = weighted(encoded.losses, torch.ones(size, device=self.engine.device))
+        # Any scalar that depends on everything will do.
+        numbers = [value.float().square().mean() for value in encoded.outputs.values() if value.is_floating_point()]
+        self.engine.backward(torch.stack([*numbers, *([own[LOSS].float()] if LOSS in own else [])]).sum())
+        return {name: value.detach() for name, value in encoded.outputs.items()}, self.memory.peak() - before, graph
 
-    def score(self, vectors: Tensor) -> int:
-        """Bytes at the peak of the whole batch's loss and its backward."""
-        whole = vectors[:, :1].repeat(1, self.num_clips, 1).requires_grad_()
+    def batch_losses(self, outputs: Clips) -> int:
+        """Bytes at the peak of the losses of the whole batch, of all processes, and of their backward."""
+        if not self.objective.gathered:
+            return 0
+        count = self.num_clips * world_size()
+        whole = {name: repeated(value, count) for name, value in outputs.items()}
         before = self.memory.allocated()
         self.memory.reset_peak()
-        loss, _ = self.objective.loss(whole, self.labels)
-        self.engine.backward(loss)
+        self.engine.backward(self.objective.batch_losses(whole)[LOSS])
         return self.memory.peak() - before
+
+
+def repeated(value: Tensor, count: int) -> Tensor:
+    """(b, ...) -> (count, ...): the first clip again and again, as a leaf of the graph."""
+    whole = value[:1].repeat(count, *[1] * (value.ndim - 1))
+    return whole.requires_grad_() if whole.is_floating_point() else whole
 
 
 def line(small: int, at_small: int, large: int, at_large: int) -> tuple[int, int]:

@@ -132,14 +132,22 @@ class Shards:
         """A running mean, flat, of each flat tensor."""
         return [self.base.state[flat][name] for flat in self.flats]
 
-    def module_state(self, module: nn.Module) -> dict[str, Any]:
-        """The module's `state_dict` with whole weights; on the first process."""
+    def module_state(self, module: nn.Module, gathered: Gathered) -> dict[str, Any]:
+        """The module's `state_dict` with whole weights, frozen ones included; on the first process.
+
+        `gathered` is a context in which parameters are whole.
+        """
         state = module.state_dict()
         if not self.sharded:
             return state
         names = {id(weight): name for name, weight in module.named_parameters()}
         for group, _, weight in self.parameters():
-            state[names[id(weight)]] = self.gather(group, weight, self.flats)
+            state[names.pop(id(weight))] = self.gather(group, weight, self.flats)
+        frozen = set(names.values())  # no optimiser has a part of them
+        for name, weight in module.named_parameters():
+            if name in frozen:
+                with gathered([weight]):
+                    state[name] = weight.detach().cpu().clone() if is_rank_zero() else None
         return state
 
     def load_module(self, module: nn.Module, state: dict[str, Tensor], gathered: Gathered) -> None:

@@ -1,4 +1,4 @@
-"""What frozen embeddings know: nearest neighbours and a linear classifier on top. Deterministic."""
+"""EVALUATIONS: `linear_probe`, logistic regression on frozen embeddings. Deterministic."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vcrast.config.registry import EVALUATIONS
+from vcrast.evaluation.base import Evaluation, Features, probe_metrics, probe_values
 
-def knn_predict(
-    train: Tensor, train_labels: Tensor, test: Tensor, *, k: int, temperature: float, chunk: int = 1024
-) -> Tensor:
-    """Votes of the nearest training clips.
+
+@EVALUATIONS.register("linear_probe")
+class LinearProbe(Evaluation):
+    """Accuracy (mAP where clips have several labels) of a linear classifier on frozen embeddings.
 
     Args:
-        train: (n, D) embeddings.
-        train_labels: (n, C) multi-hot.
-        test: (m, D) embeddings.
-        k: neighbours that vote, by cosine similarity.
-        temperature: a neighbour of similarity s votes with weight exp(s / temperature).
-        chunk: test clips compared at once.
-
-    Returns:
-        (m, C) shares of the votes, in [0, 1].
-
-    Raises:
-        ValueError: more neighbours than training clips, or a temperature that is not positive.
-
-    Source: Caron et al. 2021, arXiv:2104.14294 (DINO), App. and code.
+        steps: most L-BFGS iterations.
+        weight_decay: half of it times the squared weights is added to the mean loss.
     """
-    if not 1 <= k <= len(train):
-        raise ValueError(f"evaluate.knn_k={k}: must lie between 1 and the {len(train)} training clips")
-    if not temperature > 0:
-        raise ValueError(f"evaluate.knn_temperature={temperature}: must be above 0")
-    train, test = (F.normalize(x.float(), dim=1) for x in (train, test))
-    labels = train_labels.to(train)
-    votes = []
-    for part in test.split(chunk):
-        similarity, nearest = (part @ train.T).topk(k, dim=1)
-        weights = (similarity / temperature).softmax(dim=1)  # exp(s / T) over its sum; exp alone could overflow
-        votes.append(torch.einsum("mk,mkc->mc", weights, labels[nearest]))
-    return torch.cat(votes)
+
+    needs = Features
+    baseline = True
+    metrics = probe_metrics("probe", "linear probe", short="probe")
+
+    def __init__(self, *, steps: int, weight_decay: float) -> None:
+        if steps < 1:
+            raise ValueError(f"evaluation.linear_probe.steps={steps}: must be 1 or more")
+        if weight_decay < 0:
+            raise ValueError(f"evaluation.linear_probe.weight_decay={weight_decay}: must not be negative")
+        self.steps, self.weight_decay = steps, weight_decay
+
+    def measure(self, given: Features) -> dict[str, float]:
+        """See `Evaluation`."""
+        train, test, multilabel = given
+        logits = linear_probe(
+            train.embedding,
+            train.label,
+            test.embedding,
+            multilabel=multilabel,
+            steps=self.steps,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip - data, then options
+        return probe_values("probe", logits, test.label, multilabel=multilabel)
 
 
 def linear_probe(

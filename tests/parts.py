@@ -1,0 +1,70 @@
+"""Small parts for tests: every option has a value here, so that a test names only what it is about."""
+
+import torch
+
+from vcrast.data.loader import Batch
+from vcrast.models.backbone import build_backbone
+from vcrast.objectives.base import Task
+from vcrast.objectives.supervised import Supervised
+from vcrast.objectives.vcr import VCR
+from vcrast.training.engine import TorchEngine
+from vcrast.training.engine_deepspeed import DeepSpeedEngine
+from vcrast.training.optim import adamw, lars
+
+
+def make_ast(**options):
+    """An AST of two narrow blocks on 18 frames of 16 bins."""
+    sizes = {
+        "name": "ast", "module": "vcrast.models.ast", "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0,
+        "patch_size": [4, 8], "positions": "sincos", "drop_path": 0.0,
+    }  # fmt: skip
+    given = {
+        "num_mel_bins": 16, "num_frames": 18, "num_channels": 1, "patch_stride": None,
+        "attention": {"name": "softmax"}, "linear": {"name": "real"},
+    }  # fmt: skip
+    return build_backbone(
+        {**sizes, **{key: value for key, value in options.items() if key in sizes}},
+        **{**given, **{key: value for key, value in options.items() if key not in sizes}},
+    )
+
+
+def make_task(num_classes=3, *, multilabel=False, num_frames=18, num_mel_bins=16):
+    return Task(num_classes, multilabel, num_frames, num_mel_bins)
+
+
+def make_vcr(encoder, views, dims=(12, 12, 20), **options):
+    weights = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}
+    return VCR(encoder=encoder, views=views, task=make_task(), projector_dims=list(dims), **{**weights, **options})
+
+
+def make_supervised(encoder, views, task=None, **options):
+    plain = {
+        "label_smoothing": 0.0, "mixup_probability": 0.0, "mixup_alpha": 10.0, "cutmix_probability": 0.0,
+        "cutmix_alpha": 1.0, "mix_by": "clip",
+    }  # fmt: skip
+    return Supervised(encoder=encoder, views=views, task=task or make_task(), **{**plain, **options})
+
+
+def make_adamw(module, **options):
+    usual = {"lr": 1e-3, "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "layer_decay": 1.0}
+    return adamw(module, **{**usual, **options})
+
+
+def make_lars(module, **options):
+    usual = {"lr": 0.2, "weight_decay": 1e-6, "momentum": 0.9, "trust_coeff": 1e-3, "layer_decay": 1.0}
+    return lars(module, **{**usual, **options})
+
+
+def make_engine(module, optimizer=None, *, kind="torch", **options):
+    usual = {
+        "precision": "fp32", "device": "cpu", "clip_grad_norm": None, "compile": False, "checkpoint_blocks": False,
+    }  # fmt: skip
+    optimizer = make_adamw(module) if optimizer is None else optimizer
+    if kind == "torch":
+        return TorchEngine(module, optimizer, **{**usual, **options})
+    return DeepSpeedEngine(module, optimizer, **{"zero_stage": 1, "offload": "none", **usual, **options})
+
+
+def make_batch(wavs, labels=None):
+    labels = wavs.new_zeros(len(wavs), 0) if labels is None else labels
+    return Batch(wavs, labels, torch.arange(len(wavs)))

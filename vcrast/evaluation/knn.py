@@ -1,0 +1,73 @@
+"""EVALUATIONS: `knn`, nearest neighbours of frozen embeddings by cosine similarity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vcrast.config.registry import EVALUATIONS
+from vcrast.evaluation.base import Evaluation, Features, probe_metrics, probe_values
+
+
+@EVALUATIONS.register("knn")
+class NearestNeighbours(Evaluation):
+    """Accuracy (mAP where clips have several labels) of the votes of the nearest training clips.
+
+    Args:
+        k: neighbours that vote; as many as there are where there are fewer.
+        temperature: of their weights.
+    """
+
+    needs = Features
+    baseline = True
+    metrics = probe_metrics("knn", "nearest neighbours", short="kNN")
+
+    def __init__(self, *, k: int, temperature: float) -> None:
+        if k < 1:
+            raise ValueError(f"evaluation.knn.k={k}: must be 1 or more")
+        if not temperature > 0:
+            raise ValueError(f"evaluation.knn.temperature={temperature}: must be above 0")
+        self.k, self.temperature = k, temperature
+
+    def measure(self, given: Features) -> dict[str, float]:
+        """See `Evaluation`."""
+        train, test, multilabel = given
+        k = min(self.k, len(train.label))
+        votes = knn_predict(train.embedding, train.label, test.embedding, k=k, temperature=self.temperature)
+        return probe_values("knn", votes, test.label, multilabel=multilabel)
+
+
+def knn_predict(
+    train: Tensor, train_labels: Tensor, test: Tensor, *, k: int, temperature: float, chunk: int = 1024
+) -> Tensor:
+    """Votes of the nearest training clips.
+
+    Args:
+        train: (n, D) embeddings.
+        train_labels: (n, C) multi-hot.
+        test: (m, D) embeddings.
+        k: neighbours that vote, by cosine similarity.
+        temperature: a neighbour of similarity s votes with weight exp(s / temperature).
+        chunk: test clips compared at once.
+
+    Returns:
+        (m, C) shares of the votes, in [0, 1].
+
+    Raises:
+        ValueError: more neighbours than training clips, or a temperature that is not positive.
+
+    Source: Caron et al. 2021, arXiv:2104.14294 (DINO), App. and code.
+    """
+    if not 1 <= k <= len(train):
+        raise ValueError(f"evaluation.knn.k={k}: must lie between 1 and the {len(train)} training clips")
+    if not temperature > 0:
+        raise ValueError(f"evaluation.knn.temperature={temperature}: must be above 0")
+    train, test = (F.normalize(x.float(), dim=1) for x in (train, test))
+    labels = train_labels.to(train)
+    votes = []
+    for part in test.split(chunk):
+        similarity, nearest = (part @ train.T).topk(k, dim=1)
+        weights = (similarity / temperature).softmax(dim=1)  # exp(s / T) over its sum; exp alone could overflow
+        votes.append(torch.einsum("mk,mkc->mc", weights, labels[nearest]))
+    return torch.cat(votes)

@@ -1,0 +1,144 @@
+"""MODELS: the contract of what encodes a filterbank, and the tokens it hands on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vcrast.config.registry import MODELS
+
+
+class Tokens(NamedTuple):
+    """What a backbone makes of B clips.
+
+    Attributes:
+        values: (B, N, D) after the final norm; time-major where they lie on a grid.
+        grid: (t, f) patches along time and frequency of the whole clip, before any were dropped.
+        keep: (B, N) int64 places of `values` in the grid, ascending; None: all t * f of them.
+        hidden: (B, N, D) each: the embedded patches, then the output of every layer; empty unless asked for.
+    """
+
+    values: Tensor
+    grid: tuple[int, int]
+    keep: Tensor | None = None
+    hidden: tuple[Tensor, ...] = ()
+
+
+class Backbone(nn.Module, ABC):
+    """An encoder of filterbanks; registered in MODELS, its options are its keywords.
+
+    Builders are given `num_mel_bins` (F), `num_frames` (T), `num_channels`, `patch_stride` (None: the model's own),
+    `drop_path`, and the options of `attention` and `linear`; what cannot take effect is refused with a ValueError.
+
+    Attributes:
+        embed_dim: D.
+        options: what `build_backbone` was given, plain data: an export is rebuilt from it.
+        can_drop: tokens can leave the encoder (`keep`).
+        can_mask: tokens can be replaced by a learned one (`mask`).
+        checkpoint_blocks: set by the engine: blocks keep their input only and run again in the backward.
+    """
+
+    can_drop: ClassVar[bool] = False
+    can_mask: ClassVar[bool] = False
+    embed_dim: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {}
+        self.checkpoint_blocks = False
+
+    @abstractmethod
+    def grid(self, num_frames: int) -> tuple[int, int]:
+        """(t, f): patches along time and frequency of a clip of `num_frames`."""
+
+    def num_tokens(self, num_frames: int) -> int:
+        """N of a clip of `num_frames`, when none is dropped."""
+        time, frequency = self.grid(num_frames)
+        return time * frequency
+
+    @property
+    def num_drop_path_draws(self) -> int:
+        """Random numbers that a clip needs for drop path; 0 for none."""
+        return 0
+
+    @abstractmethod
+    def forward(
+        self,
+        fbank: Tensor,
+        *,
+        keep: Tensor | None = None,
+        mask: Tensor | None = None,
+        drop_path_noise: Tensor | None = None,
+        hidden: bool = False,
+    ) -> Tokens:
+        """Encode clips.
+
+        Args:
+            fbank: (B, T, F) normalised, or (B, C, T, F) of several channels.
+            keep: (B, Nkeep) int64, ascending: the tokens that stay, all others leave the encoder; needs `can_drop`.
+            mask: (B, N) bool: True where a learned token stands in place of the patch; needs `can_mask`.
+            drop_path_noise: (B, num_drop_path_draws) uniform in [0, 1); None draws from torch's generator.
+            hidden: hand on the outputs of all layers, too.
+        """
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """(B, D): a clip's vector, the mean of its tokens, at least fp32."""
+        return upcast(tokens.values).mean(dim=1)
+
+    def group_matcher(self, coarse: bool = False) -> Mapping[str, Any]:  # noqa: ARG002 - timm's signature
+        """Patterns that tell which layer a parameter belongs to, as timm's models give them; for layer decay.
+
+        Raises:
+            ValueError: the backbone does not say.
+        """
+        raise ValueError(f"{type(self).__name__} has no group_matcher, which layer_decay needs; set layer_decay=1")
+
+    def enable_mask_token(self) -> None:
+        """Make the learned token that `mask` puts in; before the optimiser is made.
+
+        Not made by default: a parameter that never gets a gradient stalls distributed training.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot replace patches by a mask token; set views.patch_drop_mode=drop"
+        )
+
+
+def require(backbone: Backbone, *, drop: bool = False, mask: bool = False, by: str) -> None:
+    """Refuse a backbone that cannot do what an objective asks.
+
+    Args:
+        backbone: as built.
+        drop: whether tokens are to leave the encoder.
+        mask: whether a learned token is to stand for some.
+        by: what asks, as the user wrote it.
+
+    Raises:
+        ValueError: names the model, what it lacks and who needs it.
+    """
+    name = type(backbone).__name__
+    if drop and not backbone.can_drop:
+        raise ValueError(f"{by}: {name} cannot leave tokens out, its layers need the whole grid; choose model=base")
+    if mask and not backbone.can_mask:
+        raise ValueError(f"{by}: {name} has no mask token; choose model=base")
+
+
+def build_backbone(options: Mapping[str, Any], **arguments: Any) -> Backbone:
+    """Build the model that `model=...` names, randomly initialised; errors as in `Registry.build`.
+
+    Args:
+        options: of `configs/model`; `checkpoint` is the caller's business.
+        **arguments: see `Backbone`.
+    """
+    own = {key: value for key, value in options.items() if key != "checkpoint"}
+    backbone: Backbone = MODELS.build(own, **arguments)
+    backbone.options = {**own, **arguments}
+    return backbone
+
+
+def upcast(values: Tensor) -> Tensor:
+    """Turn fp16 and bf16 into fp32; fp32 and float64 stay."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
