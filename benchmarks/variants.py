@@ -5,35 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vcrast.objectives.terms import invariance_term, upcast, variance_term
+from vcrast.objectives.base import Clips, Losses
+from vcrast.objectives.terms import invariance_term, variance_term
 from vcrast.objectives.vcr import VCR
 
 
 class ThesisVCR(VCR):
     """The VCR loss as the thesis's listing computes it: P x P covariance matrices in fp32, each term read at once."""
 
-    def loss(
-        self,
-        vectors: Tensor,
-        labels: Tensor | None = None,  # noqa: ARG002 - every objective is handed them
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(2, B, D) -> the loss and no parts; equal to `VCR.loss` in value."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            za, zb = (self.projector(view) for view in upcast(vectors))
-            terms = (
-                self.invariance_weight * invariance_term(za, zb),
-                self.variance_weight * (variance_term(za) + variance_term(zb)) / 2,
-                float(self.covariance_weight) * (square_covariance(za) + square_covariance(zb)),
-            )
+    def batch_losses(self, outputs: Clips) -> Losses:
+        """Compute the loss without its parts; equal to `VCR.batch_losses` in value."""
+        za, zb = (self.projector(outputs[view]) for view in "ab")
+        terms = (
+            self.invariance_weight * invariance_term(za, zb),
+            self.variance_weight * (variance_term(za) + variance_term(zb)) / 2,
+            float(self.covariance_weight) * (square_covariance(za) + square_covariance(zb)),
+        )
         for term in terms:
             term.item()
-        return terms[0] + terms[1] + terms[2], {}
+        return {"loss": terms[0] + terms[1] + terms[2]}
 
 
 class NaiveVCR(VCR):
     """Micro-batches scored one by one, each with statistics of its own: another loss, at the same cost."""
 
-    couples_clips = False
+    gathered = ()
+
+    def clip_losses(self, outputs: Clips) -> Losses:
+        """Give every clip the loss of its micro-batch."""
+        loss = self.batch_losses(outputs)["loss"]
+        return {"loss": loss.expand(len(outputs["a"]))}
 
 
 def square_covariance(z: Tensor) -> Tensor:

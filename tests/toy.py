@@ -42,7 +42,8 @@ class ToyMAE(Objective):
         total = clusters(whole, self.encoder.grid(fbank.shape[-2])).sum()
         return {
             "a": fbank, "b": short, "mask": mask, "target": self.patches(fbank),
-            WEIGHT: mask.sum(dim=1).to(fbank.dtype) / total,
+            "noise": draws.uniform("a/drop_path", self.encoder.num_drop_path_draws),
+            WEIGHT: mask.sum(dim=1).double() / total,
         }  # fmt: skip
 
     def patches(self, fbank):
@@ -52,7 +53,7 @@ class ToyMAE(Objective):
         return cut.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def represent(self, inputs):
-        tokens = self.encoder(inputs["a"], mask=inputs["mask"])
+        tokens = self.encoder(inputs["a"], mask=inputs["mask"], drop_path_noise=inputs["noise"])
         with torch.no_grad():
             seen = self.teacher.pool(self.teacher(inputs["b"]))
         return {

@@ -1,11 +1,10 @@
 import pytest
 import torch
+from parts import make_ast
 from torch import nn
 
-from vcrast.config.schema import ModelConfig
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import build_backbone
 from vcrast.models.block import Block
-from vcrast.models.build import build_encoder
 from vcrast.models.patch_embed import PatchEmbed
 from vcrast.models.projector import Projector
 
@@ -14,8 +13,7 @@ SOFTMAX, REAL = {"name": "softmax"}, {"name": "real"}
 
 def small_encoder(**options):
     torch.manual_seed(0)
-    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [4, 8], "num_mel_bins": 16}
-    return Encoder(**{**sizes, "num_frames": 20, "attention": SOFTMAX, "linear": REAL, **options})
+    return make_ast(**{"num_frames": 20, **options})
 
 
 def test_patches_are_time_major_and_read_what_they_should():
@@ -38,16 +36,16 @@ def test_ast_token_counts():
     assert encoder.grid(1024) == (101, 12)  # the AST's 12 x 101
     encoder.set_stride([16, 16])
     assert encoder.num_tokens(1024) == 512  # SSAST's pretraining
-    assert encoder(torch.zeros(1, 64, 128)).shape == (1, 32, 16)
+    assert encoder(torch.zeros(1, 64, 128)).values.shape == (1, 32, 16)
 
 
 def test_options_build_the_same_encoder_again():
     encoder = small_encoder(positions="learned", drop_path=0.1)
     encoder.set_stride([3, 5])
-    twin = Encoder(**encoder.options)
+    twin = build_backbone(encoder.options)
     twin.load_state_dict(encoder.state_dict())
     fbank = torch.randn(2, 20, 16)
-    torch.testing.assert_close(twin.eval()(fbank), encoder.eval()(fbank))
+    torch.testing.assert_close(twin.eval()(fbank).values, encoder.eval()(fbank).values)
 
 
 def test_frame_patches():
@@ -58,19 +56,20 @@ def test_frame_patches():
 def test_dropped_tokens_keep_their_positions():
     encoder = small_encoder(depth=0)
     fbank, keep = torch.randn(2, 20, 16), torch.tensor([[0, 3, 9], [1, 2, 4]])
-    whole, kept = encoder(fbank), encoder(fbank, keep)
+    whole, kept = encoder(fbank).values, encoder(fbank, keep=keep).values
     torch.testing.assert_close(kept[0], whole[0, [0, 3, 9]])
     torch.testing.assert_close(kept[1], whole[1, [1, 2, 4]])
 
 
 def test_masked_tokens_become_the_mask_token_plus_position():
     encoder = small_encoder(depth=0)
-    keep = torch.tensor([[0, 3, 9], [1, 2, 4]])
+    mask = torch.ones(2, 10, dtype=torch.bool)
+    mask[1, [1, 2, 4]] = False
     fbank = torch.randn(2, 20, 16)
     with pytest.raises(ValueError, match="enable_mask_token"):
-        encoder(fbank, keep, "mask")
+        encoder(fbank, mask=mask)
     encoder.enable_mask_token()
-    whole, masked = encoder(fbank), encoder(fbank, keep, "mask")
+    whole, masked = encoder(fbank).values, encoder(fbank, mask=mask).values
     grid = encoder.grid(20)
     table = encoder.pos_embed(grid, (4, 8), (4, 8), like=fbank)
     torch.testing.assert_close(masked[1, [1, 2, 4]], whole[1, [1, 2, 4]])
@@ -78,18 +77,32 @@ def test_masked_tokens_become_the_mask_token_plus_position():
     assert masked.shape == whole.shape
 
 
+def test_hidden_layers_on_request():
+    encoder = small_encoder(depth=3)
+    fbank = torch.randn(2, 20, 16)
+    tokens = encoder(fbank, hidden=True)
+    assert len(tokens.hidden) == 4
+    assert tokens.grid == (5, 2)
+    expected = tokens.hidden[0]
+    for block, found in zip(encoder.blocks, tokens.hidden[1:], strict=True):
+        expected = block(expected)
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(tokens.values, encoder.norm(expected))
+    assert encoder(fbank).hidden == ()
+
+
 def test_mask_token_exists_only_when_used():
     encoder = small_encoder()
-    encoder(torch.randn(1, 20, 16)).sum().backward()
+    encoder(torch.randn(1, 20, 16)).values.sum().backward()
     assert all(weight.grad is not None for weight in encoder.parameters())
 
 
 def test_drop_path_by_position_does_not_depend_on_the_cut():
     encoder = small_encoder(drop_path=0.5).train()
-    fbank, chances = torch.randn(5, 20, 16), torch.rand(5, encoder.num_chances)
-    whole = encoder(fbank, chances=chances)
-    parts = torch.cat([encoder(fbank[:2], chances=chances[:2]), encoder(fbank[2:], chances=chances[2:])])
-    torch.testing.assert_close(whole, parts)
+    fbank, noise = torch.randn(5, 20, 16), torch.rand(5, encoder.num_drop_path_draws)
+    whole = encoder(fbank, drop_path_noise=noise).values
+    parts = [encoder(fbank[cut], drop_path_noise=noise[cut]).values for cut in (slice(2), slice(2, 5))]
+    torch.testing.assert_close(whole, torch.cat(parts))
 
 
 def test_drop_path_drops_whole_clips_and_keeps_the_mean():
@@ -110,11 +123,11 @@ def test_drop_path_rises_with_depth():
 
 @pytest.mark.parametrize(("size", "millions"), [((768, 12), 85.3), ((384, 6), 21.4), ((192, 3), 5.4)])
 def test_sizes_are_those_of_the_ast(size, millions):
-    model = ModelConfig("x", size[0], 12, size[1], 4.0, [16, 16], "sincos", 0.0, None)
     with torch.device("meta"):
-        encoder = build_encoder(
-            model, attention=SOFTMAX, linear=REAL, num_mel_bins=128, num_frames=512, patch_stride=None, drop_path=0.0
-        )
+        encoder = make_ast(
+            embed_dim=size[0], depth=12, num_heads=size[1], mlp_ratio=4.0, patch_size=[16, 16], num_mel_bins=128,
+            num_frames=512,
+        )  # fmt: skip
     assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 

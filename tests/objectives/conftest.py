@@ -1,9 +1,9 @@
 import pytest
 import torch
+from parts import make_ast
 from torch import nn
 
 from vcrast.features.draws import Draws
-from vcrast.models.ast import Encoder
 
 
 class PlainViews(nn.Module):
@@ -16,9 +16,6 @@ class PlainViews(nn.Module):
     def make(self, wavs, draws, view):
         noise = draws.normal(f"{view}/noise", wavs.shape[1]).to(wavs)
         return (wavs + 0.5 * noise).unflatten(1, (self.num_frames, -1))
-
-    def two(self, wavs, draws):
-        return torch.stack([self.make(wavs, draws, view) for view in "ab"])
 
     def keep(self, draws, view, num_tokens):
         if self.patch_drop == 0:
@@ -36,9 +33,7 @@ def plain_views():
 def make_encoder():
     def make(**options):
         torch.manual_seed(0)
-        sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [2, 4]}
-        parts = {"attention": {"name": "softmax"}, "linear": {"name": "real"}}
-        return Encoder(**{**sizes, "num_mel_bins": 8, "num_frames": 8, **parts, **options}).train()
+        return make_ast(**{"patch_size": [2, 4], "num_mel_bins": 8, "num_frames": 8, **options}).train()
 
     return make
 

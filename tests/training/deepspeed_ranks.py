@@ -11,19 +11,16 @@ import traceback
 from typing import NamedTuple
 
 import torch
+from parts import make_adamw, make_ast, make_batch, make_engine, make_supervised, make_task, make_vcr
 from torch import multiprocessing
+from toy import ToyMAE
 
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
-from vcrast.objectives.supervised import Supervised
-from vcrast.objectives.vcr import VCR
+from vcrast.objectives.base import Objective
 from vcrast.training.dist import process_group, rank, rank_slice
-from vcrast.training.engine import TorchEngine
-from vcrast.training.engine_deepspeed import DeepSpeedEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw
+from vcrast.training.exact import Split, exact_backward
 
 
 class Failed(NamedTuple):
@@ -86,21 +83,20 @@ def make_objective(kind="vcr", mode="drop"):
         background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
     )  # fmt: skip
-    encoder = Encoder(
-        embed_dim=18, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        positions="learned", drop_path=0.3, attention={"name": "softmax"}, linear={"name": "real"},
-    )  # fmt: skip
+    encoder = make_ast(embed_dim=18, positions="learned", drop_path=0.3)
     if kind == "vcr":
-        return VCR(encoder=encoder, views=views, projector_dims=[13, 13, 21])
-    return Supervised(encoder=encoder, views=views, num_classes=3, multilabel=False)
+        return make_vcr(encoder, views, (13, 13, 21))
+    if kind == "toy":
+        teacher = make_ast(embed_dim=18, positions="learned")
+        return ToyMAE(encoder=encoder, teacher=teacher, views=views, task=make_task())
+    return make_supervised(encoder, views)
 
 
-def make_engine(name, objective, *, precision="fp32", clip=1.0, **options):
+def engine_of(name, objective, *, precision="fp32", clip=1.0, **options):
     # Gradients that are 0 but for rounding, as of a bias before BatchNorm, would decide on steps of full length if eps
     # were as small as usual.
-    optimizer = adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7)
-    kind = {"torch": TorchEngine, "deepspeed": DeepSpeedEngine}[name]
-    engine = kind(objective, optimizer, precision=precision, device="cpu", clip_grad_norm=clip, **options)
+    optimizer = make_adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7)
+    engine = make_engine(objective, optimizer, kind=name, precision=precision, clip_grad_norm=clip, **options)
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(2.0**6)  # at the usual 2 ** 16 these weights overflow in every step
     return engine
@@ -118,11 +114,11 @@ def train(engine, objective, steps, *, micro_batch_size=None, poison=None):
         if step == poison and rank() == 1:
             wavs = wavs * torch.inf
         draws = Draws(5, step, BATCH, start=mine.start, stop=mine.stop)
-        couples = objective.couples_clips
-        outcome = exact_backward(
-            engine, objective, wavs, None if couples else labels, draws, micro_batch_size=micro_batch_size
-        )
+        outcome = exact_backward(engine, objective, make_batch(wavs, labels), draws, Split(micro_batch_size))
         stepped = engine.step(LR * (1 + step))
+        if objective.moves_weights:
+            with engine.gathered_weights(write=True):
+                objective.after_step((1 + step) / 5, stepped.skipped)
         log.append((float(outcome.loss), float(stepped.grad_norm), bool(stepped.skipped)))
     return log
 
@@ -135,7 +131,7 @@ def compare(cases):
     found = []
     for name, kind, precision, options in cases:
         objective = make_objective(kind)
-        engine = make_engine(name, objective, precision=precision, **options)
+        engine = engine_of(name, objective, precision=precision, **options)
         log = train(engine, objective, range(4), micro_batch_size=4, poison=1)
         with engine.gathered_weights():
             total = sum(weight.double().sum().item() for weight in objective.parameters())
@@ -149,7 +145,7 @@ def compare(cases):
 def hopeless(stage):
     """Steps whose input on rank 1 is never finite; returns what ends them, and the weights before and after."""
     objective = make_objective()
-    engine = make_engine("deepspeed", objective, zero_stage=stage)
+    engine = engine_of("deepspeed", objective, zero_stage=stage)
     before = engine.state_dict()
     try:
         for step in range(10):
@@ -159,10 +155,10 @@ def hopeless(stage):
     return "it never stopped", engine.num_skipped, before, engine.state_dict()
 
 
-def go_on(name, options, state, steps):
+def go_on(name, options, state, steps, kind="vcr"):
     """State before and after some steps that start from another engine's state, or from the beginning."""
-    objective = make_objective()
-    engine = make_engine(name, objective, **options)
+    objective = make_objective(kind)
+    engine = engine_of(name, objective, **options)
     if state is not None:
         engine.load_state_dict(copy.deepcopy(state))
     before = copy.deepcopy(engine.state_dict())  # which hands out the living tensors where it can
@@ -173,8 +169,8 @@ def go_on(name, options, state, steps):
 def several(arguments):
     """`go_on` with each of some arguments; the state `previous` is what the one before ended with."""
     found = []
-    for name, options, state, steps in arguments:
-        found.append(go_on(name, options, found[-1][1] if state == "previous" else state, steps))
+    for name, options, state, steps, *kind in arguments:
+        found.append(go_on(name, options, found[-1][1] if state == "previous" else state, steps, *kind))
     return found
 
 
@@ -190,28 +186,29 @@ class OutOfMemory(torch.autograd.Function):
         raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
 
 
-class Tight(torch.nn.Module):
+class Tight(Objective):
     """An objective for which rank 1 lacks memory `where`: in the forward of more than 2 clips, or in the backward."""
 
-    couples_clips = True
-
     def __init__(self, inner, where):
-        super().__init__()
+        torch.nn.Module.__init__(self)
         self.inner, self.encoder, self.where = inner, inner.encoder, where
+        self.gathered = inner.gathered
 
-    def prepare(self, wavs, draws):
-        return self.inner.prepare(wavs, draws)
+    def prepare(self, batch, draws):
+        return self.inner.prepare(batch, draws)
 
-    def represent(self, inputs, clips):
-        if self.where == "forward" and rank() == 1 and clips.stop - clips.start > 2:
+    def represent(self, inputs):
+        if self.where == "forward" and rank() == 1 and len(inputs["a"]) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        vectors = self.inner.represent(inputs, clips)
-        return OutOfMemory.apply(vectors) if self.where == "backward" and rank() == 1 else vectors
+        found = self.inner.represent(inputs)
+        if self.where == "backward" and rank() == 1:
+            found["a"] = OutOfMemory.apply(found["a"])
+        return found
 
-    def loss(self, vectors, labels=None):
+    def batch_losses(self, outputs):
         if self.where == "loss" and rank() == 1:
             raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
-        return self.inner.loss(vectors, labels)
+        return self.inner.batch_losses(outputs)
 
 
 def short_of_memory(where, stage):
@@ -219,6 +216,6 @@ def short_of_memory(where, stage):
     log = []
     for place in ("forward", where):
         objective = Tight(make_objective(), place)
-        log += train(make_engine("deepspeed", objective, zero_stage=stage), objective, range(1))
+        log += train(engine_of("deepspeed", objective, zero_stage=stage), objective, range(1))
         assert not log[0][2], "the repeated step was skipped"
     return log

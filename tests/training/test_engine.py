@@ -3,18 +3,18 @@ import math
 
 import pytest
 import torch
+from parts import make_adamw, make_engine, make_lars
 from torch import nn
 
 from vcrast.config.registry import ENGINES
 from vcrast.runs.flatten import flatten_state, unflatten_state
 from vcrast.training.device import resolve_precision
-from vcrast.training.engine import PATIENCE, TorchEngine, compile_encoder
+from vcrast.training.engine_base import MAX_BAD_STEPS, compile_parts
 from vcrast.training.loss_scale import LossScale
-from vcrast.training.optim import adamw, lars
 
 OPTIMIZERS = {
-    "adamw": lambda module: adamw(module, lr=0.1, weight_decay=0.1),
-    "lars": lambda module: lars(module, lr=0.1),
+    "adamw": lambda module: make_adamw(module, lr=0.1, weight_decay=0.1),
+    "lars": lambda module: make_lars(module, lr=0.1),
     "unfused": lambda module: torch.optim.AdamW(module.parameters(), lr=0.1),
 }
 
@@ -22,9 +22,7 @@ OPTIMIZERS = {
 def make(optimizer="adamw", precision="fp32", clip_grad_norm=None):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
-    engine = TorchEngine(
-        module, OPTIMIZERS[optimizer](module), precision=precision, device="cpu", clip_grad_norm=clip_grad_norm
-    )
+    engine = make_engine(module, OPTIMIZERS[optimizer](module), precision=precision, clip_grad_norm=clip_grad_norm)
     return module, engine
 
 
@@ -81,9 +79,9 @@ def test_a_non_finite_loss_with_finite_gradients_is_noticed():
 def test_bad_steps_in_a_row_stop_the_run_and_name_the_tensor(precision):
     module, engine = make(precision=precision)
     train(module, engine)
-    for _ in range(PATIENCE[precision] - 1):
+    for _ in range(MAX_BAD_STEPS[precision] - 1):
         train(module, engine, poison="gradient")
-    text = rf"step {PATIENCE[precision] + 1}: the gradient of 3.weight is not finite.*lower the learning rate"
+    text = rf"step {MAX_BAD_STEPS[precision] + 1}: the gradient of 3.weight is not finite.*lower the learning rate"
     with pytest.raises(FloatingPointError, match=text):
         train(module, engine, poison="gradient")
 
@@ -149,7 +147,7 @@ def test_lr_scale_is_applied():
     module = nn.Linear(3, 2)
     groups = [{"params": [module.weight], "lr_scale": 0.25}, {"params": [module.bias]}]
     optimizer = torch.optim.SGD(groups, lr=9.0)
-    engine = TorchEngine(module, optimizer, precision="fp32", device="cpu", clip_grad_norm=None)
+    engine = make_engine(module, optimizer)
     weight, bias = module.weight.detach().clone(), module.bias.detach().clone()
     engine.backward(module.weight.sum() + module.bias.sum())  # every gradient is 1
     engine.step(0.1)
@@ -174,7 +172,7 @@ def test_saved_and_loaded_goes_on_bit_identically(tmp_path, optimizer, precision
     left, right = snapshot(module, engine), snapshot(other, again)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert again.num_skipped == 1
-    assert again.steps == 6
+    assert again.num_steps == 6
     if precision == "fp16":
         assert torch.equal(again.loss_scale.streak, engine.loss_scale.streak)
 
@@ -203,12 +201,12 @@ def test_compile_is_asked_of_the_encoder_and_refused_on_old_gpus(monkeypatch):
     module, compiled = nn.Module(), []
     module.encoder = nn.Linear(2, 2)
     monkeypatch.setattr(nn.Linear, "compile", lambda self: compiled.append(self), raising=False)
-    compile_encoder(module, torch.device("cpu"))
+    compile_parts(module, torch.device("cpu"))
     assert compiled == [module.encoder]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(ValueError, match=r"not Tesla T4; set engine\.compile=false"):
-        compile_encoder(module, torch.device("cuda"))
+        compile_parts(module, torch.device("cuda"))
 
 
 def test_mistakes_are_named():
@@ -217,7 +215,9 @@ def test_mistakes_are_named():
         engine.step(0.1)
     with pytest.raises(ValueError, match="clip_grad_norm=0"):
         make(clip_grad_norm=0)
-    options = {"name": "torch", "module": "vcrast.training.engine", "compile": "yes"}
+    with pytest.raises(ValueError, match="precision=fp8: choose from fp32, bf16, fp16"):
+        make(precision="fp8")
+    options = {"name": "torch", "module": "vcrast.training.engine", "compile": "yes", "checkpoint_blocks": False}
     arguments = {"optimizer": engine.optimizer, "precision": "fp32", "device": "cpu", "clip_grad_norm": None}
     with pytest.raises(ValueError, match="compile='yes'"):
         ENGINES.build(options, module=module, **arguments)
@@ -228,7 +228,7 @@ def test_mistakes_are_named():
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])
 def test_cuda_skips_without_waiting_and_stops_one_step_late(optimizer):
     module = nn.Linear(4, 2).cuda()
-    engine = TorchEngine(module, OPTIMIZERS[optimizer](module), precision="fp32", device="cuda", clip_grad_norm=1.0)
+    engine = make_engine(module, OPTIMIZERS[optimizer](module), device="cuda", clip_grad_norm=1.0)
     before = module.weight.detach().clone()
     torch.cuda.set_sync_debug_mode("error")
     try:

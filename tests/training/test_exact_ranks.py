@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from parts import make_batch, make_engine
 from ranks import in_ranks
 from test_exact import FullMemory, assert_same_step, make_objective, relative_error
 from torch import distributed, nn
@@ -12,9 +13,7 @@ from torch import distributed, nn
 from vcrast.features.draws import Draws
 from vcrast.training import exact
 from vcrast.training.dist import gather_rows, rank, rank_slice, world_size
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw
+from vcrast.training.exact import Split, exact_backward
 from vcrast.training.reduce import BUCKET_BYTES, GradientAverage, in_buckets
 
 pytestmark = pytest.mark.xdist_group("exact ranks")  # what its processes found is shared
@@ -27,18 +26,15 @@ def step_of(objective, size=None, *, kept=0, labels=None, alter=None, bucket_byt
     objective = copy.deepcopy(objective).train()
     if alter is not None:
         alter(objective)
-    engine = TorchEngine(
-        objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None
-    )  # fmt: skip
+    engine = make_engine(objective)
     engine.gradients = GradientAverage(engine.parameters, bucket_bytes=bucket_bytes)
     mine = rank_slice(BATCH)
     clips = slice(mine.start, mine.stop)
     wavs = (torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1)[clips]
     draws = Draws(5, step, BATCH, start=mine.start, stop=mine.stop)
-    outcome = exact_backward(
-        engine, objective, wavs, None if labels is None else labels[clips], draws, micro_batch_size=size, kept=kept
-    )  # fmt: skip
-    gradients = {name: weight.grad for name, weight in objective.named_parameters()}
+    batch = make_batch(wavs, None if labels is None else labels[clips])
+    outcome = exact_backward(engine, objective, batch, draws, Split(size, kept))
+    gradients = {name: weight.grad for name, weight in objective.named_parameters() if weight.requires_grad}
     return gradients, outcome, dict(objective.named_buffers())
 
 
@@ -51,10 +47,10 @@ def renamed(step):
     return names[0], outcome, {key: value for key, value in names[1].items() if not key.endswith("encoder.calls")}
 
 
-def short_of_memory(place, fails_in_backward):
+def short_of_memory(place, fails_in_backward, fits=2 * 2):
     def alter(objective):
-        fits = 2 * 2 if rank() == place else 1000
-        objective.objective.encoder = FullMemory(objective.objective.encoder, fits, fails_in_backward)
+        full = fits if rank() == place else 1000
+        objective.objective.encoder = FullMemory(objective.objective.encoder, full, fails_in_backward)
 
     return alter
 
@@ -64,14 +60,17 @@ CUTS = [(None, 0), (1, 0), (2, 0), (3, 0), (4, 1), (2, 2)]
 
 def steps():
     """Steps in many ways, all of the same batch."""
-    vcr, supervised = make_objective(), make_objective("supervised")
+    vcr, supervised, toy = make_objective(), make_objective("supervised"), make_objective("toy")
     found = {("vcr", *cut): step_of(vcr, cut[0], kept=cut[1]) for cut in CUTS}
     found |= {("supervised", size): step_of(supervised, size, labels=LABELS) for size in (None, 1, 3)}
+    found |= {("toy", *cut): step_of(toy, cut[0], kept=cut[1]) for cut in CUTS}
     # Buckets of a single tensor, and of a few.
     found |= {("vcr", "bucket", size): step_of(vcr, 2, bucket_bytes=size) for size in (1, 20_000)}
     for fails_in_backward in (False, True):
         alter = short_of_memory(world_size() - 1, fails_in_backward)
         found["memory", fails_in_backward] = renamed(step_of(vcr, 4, alter=alter))
+        alter = short_of_memory(0, fails_in_backward, fits=2)
+        found["toy memory", fails_in_backward] = renamed(step_of(toy, 4, alter=alter))
     return found
 
 
@@ -90,6 +89,8 @@ def alone():
     return {
         "vcr": step_of(make_objective()),
         "memory": step_of(make_objective()),
+        "toy": step_of(make_objective("toy")),
+        "toy memory": step_of(make_objective("toy")),
         "supervised": step_of(make_objective("supervised"), labels=LABELS),
     }
 
@@ -103,7 +104,8 @@ def test_every_cut_gives_the_whole_batchs_gradient(shared, alone):
 def test_all_processes_cut_alike_after_one_ran_out_of_memory(shared):
     for found in shared:
         for fails_in_backward in (False, True):
-            assert found["steps"]["memory", fails_in_backward][1].micro_batch_size == 2
+            assert found["steps"]["memory", fails_in_backward][1].split.micro_batch_size == 2
+            assert found["steps"]["toy memory", fails_in_backward][1].split.micro_batch_size == 2
 
 
 def wrong_ways():
@@ -116,7 +118,7 @@ def wrong_ways():
     def gather_detached(vectors):
         parts = gather_all(vectors.detach())
         parts[rank()] = vectors
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts)
 
     with patch.object(exact, "gather_clips", gather_detached):
         errors["others' vectors without gradient, averaged"] = step_of(objective)[0]
@@ -126,15 +128,16 @@ def wrong_ways():
 
     # BatchNorm of the local clips: the projector before the gather, as in the authors' code without SyncBatchNorm.
     local = copy.deepcopy(objective)
-    original = type(local.objective).loss
+    original = type(local.objective).batch_losses
 
-    def loss(self, vectors, labels=None):
+    def batch_losses(self, outputs):
         share = rank_slice(BATCH)
-        projected = torch.stack([self.projector(view[share.start : share.stop]) for view in vectors])
+        projected = {name: exact.gather_clips(self.projector(value[share.start : share.stop])) for name, value in
+                     outputs.items()}  # fmt: skip
         with patch.object(self, "projector", nn.Identity()):
-            return original(self, exact.gather_clips(projected), labels)
+            return original(self, projected)
 
-    with patch.object(type(local.objective), "loss", loss):
+    with patch.object(type(local.objective), "batch_losses", batch_losses):
         errors["BatchNorm of each process's clips"] = step_of(local)[0]
     return errors
 
@@ -150,15 +153,15 @@ class Summed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, own):
-        ctx.size = own.shape[1]
-        return torch.cat(gather_all(own), dim=1)
+        ctx.size = len(own)
+        return torch.cat(gather_all(own))
 
     @staticmethod
     def backward(ctx, gradient):
         gradient = gradient.clone()
         distributed.all_reduce(gradient)
         first = rank() * ctx.size
-        return gradient[:, first : first + ctx.size] * world_size()
+        return gradient[first : first + ctx.size] * world_size()
 
 
 def summed(vectors):
@@ -183,7 +186,7 @@ def test_the_ways_to_get_it_silently_wrong_are_wrong(shared, alone):
 def bad_steps():
     """A loss that is not finite on one process only; weights before and after, and what an exchange costs."""
     objective = make_objective("supervised")
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=1.0)
+    engine = make_engine(objective, clip_grad_norm=1.0)
     before = [weight.detach().clone() for weight in engine.parameters]
     mine = rank_slice(BATCH)
     wavs = torch.randn(len(mine), 3000, generator=torch.Generator().manual_seed(rank())) * 0.1
@@ -197,7 +200,7 @@ def bad_steps():
         return original(tensor, *arguments, **options)
 
     with patch.object(distributed, "all_reduce", counted):
-        exact_backward(engine, objective, wavs, labels, draws, micro_batch_size=1)
+        exact_backward(engine, objective, make_batch(wavs, labels), draws, Split(1))
     skipped = bool(engine.step(lr=1.0).skipped)
     same = all(torch.equal(old, new) for old, new in zip(before, engine.parameters, strict=True))
     return (

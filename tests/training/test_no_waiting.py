@@ -4,27 +4,29 @@ On a GPU PyTorch itself reports such waits. On a CPU, where nothing has to be wa
 an error: reading a value, and operations whose result's size depends on values.
 """
 
+import contextlib
+
 import pytest
 import torch
+from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_supervised, make_task, make_vcr
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy import ToyMAE
 
 from vcrast.data.synth.pairs import Doppelgangers
-from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.mixup import mixup
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
-from vcrast.objectives.supervised import Supervised
-from vcrast.objectives.vcr import VCR
-from vcrast.training.engine import Report, TorchEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw, lars
+from vcrast.train import train
+from vcrast.training.engine import Report
+from vcrast.training.exact import Split
 from vcrast.training.schedule import Cosine, Plateau
 
 BATCH = 9
-MODULES = {"softmax": "vcrast.models.attention", "memory_efficient": "vcrast.models.attention_memory_efficient"}
+MODULES = {
+    "softmax": {"module": "vcrast.models.attention"},
+    "memory_efficient": {"module": "vcrast.models.attention_memory_efficient", "kernel": "auto"},
+}
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__format__", "__repr__"}
 WAITING = {
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
@@ -87,45 +89,59 @@ class strictly:
         self.reads.__exit__(*error)
 
 
-def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vcr", optimizer=adamw, schedule=Cosine):
-    """A function that runs iteration number `step` of a training loop, as `pretrain.py` and `finetune.py` do."""
-    encoder = Encoder(
-        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        positions="learned", drop_path=0.3, linear={"name": "real"},
-        attention={"name": attention, "module": MODULES[attention]},
-    )  # fmt: skip
+def make_step(
+    *, device, precision, micro, kept=0, attention="softmax", kind="vcr", optimizer=make_adamw, schedule=Cosine
+):
+    """A function that runs iteration number `step` of `vcrast.train`'s loop, without what happens between steps."""
+    encoder = make_ast(
+        embed_dim=32, positions="learned", drop_path=0.3, attention={"name": attention, **MODULES[attention]}
+    )
     views = Views(
         Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.5, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode="mask",
     )  # fmt: skip
     if kind == "vcr":
-        objective = VCR(encoder=encoder, views=views, projector_dims=[12, 12, 20])
+        objective = make_vcr(encoder, views)
+    elif kind == "toy":
+        objective = ToyMAE(encoder=encoder, teacher=make_ast(embed_dim=32, positions="learned"), views=views,
+                           task=make_task())  # fmt: skip
     else:
-        cutmix = CutMix(
-            probability=0.5, mixup_probability=0.5, alpha=1.0, mix_by="clip", num_frames=17, num_mel_bins=16
-        )
-        objective = Supervised(
-            encoder=encoder, views=views, num_classes=3, multilabel=False, label_smoothing=0.1, cutmix=cutmix
+        objective = make_supervised(
+            encoder, views, make_task(num_frames=17), label_smoothing=0.1, mixup_probability=0.5, cutmix_probability=0.5
         )
     objective = objective.to(device).train()
-    engine = TorchEngine(
-        objective, optimizer(objective, lr=1e-3), precision=precision, device=device, clip_grad_norm=1.0
-    )
+    engine = make_engine(objective, optimizer(objective), precision=precision, device=device, clip_grad_norm=1.0)
     rate = schedule(lr=1e-3, total_steps=10, steps_per_epoch=10, warmup_epochs=0.1)
     wavs = torch.randn(BATCH, 3000, device=device) * 0.1
-    labels = torch.eye(3, device=device)[torch.arange(BATCH, device=device) % 3]
+    batch = make_batch(wavs, torch.eye(3, device=device)[torch.arange(BATCH, device=device) % 3])
+    stage = OneStep(objective, engine, rate, Split(micro, kept), device)
 
     def iteration(step):
-        draws = Draws(0, step, BATCH, device=device)
-        heard, wanted = mixup(wavs, labels, draws, probability=0.5, alpha=10.0)
-        if kind == "supervised":
-            wanted = objective.targets(wanted, draws)
-        outcome = exact_backward(engine, objective, heard, wanted, draws, micro_batch_size=micro, kept=kept)
-        engine.step(lr=rate.lr(step))
-        rate.observe(outcome.loss)
+        stage.first, stage.num_steps = step, step + 1
+        train(stage, iter([batch]))
 
     return iteration, engine
+
+
+class OneStep:
+    """What the loop asks of a stage, without a run folder."""
+
+    def __init__(self, objective, engine, schedule, split, device):
+        self.objective, self.engine, self.schedule, self.split, self.device = objective, engine, schedule, split, device
+        self.progress = contextlib.nullcontext()
+
+    def begin_step(self):
+        pass
+
+    def data_ready(self):
+        pass
+
+    def draws(self, step):
+        return Draws(0, step, BATCH, device=self.device)
+
+    def end_of_step(self, step, outcome, stepped):
+        self.split = outcome.split
 
 
 CASES = [
@@ -135,9 +151,10 @@ CASES = [
     for attention in ("softmax", "memory_efficient")
 ]
 MORE = [
-    {"precision": "fp16", "micro": 4, "optimizer": lars},
+    {"precision": "fp16", "micro": 4, "optimizer": make_lars},
     {"precision": "fp16", "micro": 4, "kind": "supervised"},
     {"precision": "fp32", "micro": None, "schedule": Plateau},
+    {"precision": "fp16", "micro": 4, "kind": "toy"},
 ]
 
 
@@ -162,7 +179,7 @@ def test_a_step_reads_nothing(case, monkeypatch):
     with strictly(monkeypatch):
         iteration(1)
         iteration(2)
-    assert engine.steps == 3
+    assert engine.num_steps == 3
 
 
 FORBIDDEN = {
@@ -216,4 +233,4 @@ def test_a_step_on_the_gpu_waits_for_nothing(case):
             iteration(step)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert engine.steps == 5
+    assert engine.num_steps == 5

@@ -1,24 +1,30 @@
 import copy
 
 import pytest
+import timm
 import timm.optim
 import torch
+from parts import make_adamw, make_ast, make_lars
 from torch import nn
 
 from vcrast.config.registry import OPTIMS
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import Backbone
 from vcrast.training.lars import Lars
-from vcrast.training.optim import adamw, lars, layer_decay_adamw, parameter_groups
+from vcrast.training.optim import parameter_groups
+
+OPTIONS = {
+    "adamw": {"name": "adamw", "weight_decay": 0.05, "betas": [0.9, 0.95], "eps": 1e-8, "layer_decay": 1.0},
+    "lars": {"name": "lars", "weight_decay": 1e-6, "momentum": 0.9, "trust_coeff": 1e-3, "layer_decay": 1.0},
+}
 
 
 class Model(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.encoder = Encoder(
-            embed_dim=8, depth=3, num_heads=2, mlp_ratio=2.0, patch_size=[4, 4], positions="learned", num_mel_bins=8,
-            num_frames=8, attention={"name": "softmax"}, linear={"name": "real"},
-        )  # fmt: skip
+        self.encoder = make_ast(
+            embed_dim=8, depth=3, patch_size=[4, 4], positions="learned", num_mel_bins=8, num_frames=8
+        )
         self.encoder.enable_mask_token()
         self.head = nn.Linear(8, 3)
 
@@ -55,7 +61,7 @@ def train(model, step, num_steps=20):
 @pytest.mark.parametrize("weight_decay", [1e-6, 1e-2, 0.0])
 def test_lars_equals_the_authors_for_20_steps(weight_decay):
     ours, theirs = small_model(), small_model()
-    optimizer, momenta = lars(ours, lr=1.0, weight_decay=weight_decay), {}
+    optimizer, momenta = make_lars(ours, lr=1.0, weight_decay=weight_decay), {}
 
     def our_step(lr):
         for group in optimizer.param_groups:
@@ -74,7 +80,7 @@ def test_lars_agrees_with_timm():
     ours, theirs = small_model(), small_model()
     for model in (ours, theirs):  # where a gradient is 0, timm does not adapt the decay; the authors do
         nn.init.constant_(model[4].weight, 0.1)
-    optimizer = lars(ours, lr=0.3)
+    optimizer = make_lars(ours, lr=0.3)
     matrices = [weight for weight in theirs.parameters() if weight.ndim > 1]
     vectors = [weight for weight in theirs.parameters() if weight.ndim == 1]
     oracle = timm.optim.Lars(
@@ -92,7 +98,7 @@ def test_lars_with_found_inf_zero_is_the_plain_step(dtype):
     one = small_model().to(dtype)
     other = copy.deepcopy(one)
     for model, flag in ((one, None), (other, torch.zeros(()))):
-        optimizer = lars(model, lr=0.3)
+        optimizer = make_lars(model, lr=0.3)
         for number in range(3):
             x = torch.randn(7, 6, dtype=dtype, generator=torch.Generator().manual_seed(number))
             model(x).square().mean().backward()
@@ -107,7 +113,7 @@ def test_lars_with_found_inf_zero_is_the_plain_step(dtype):
 def test_decay_spares_vectors():
     model = Model()
     for name in ("adamw", "lars"):
-        optimizer = OPTIMS.build({"name": name, "weight_decay": 0.1}, module=model, lr=0.1)
+        optimizer = OPTIMS.build({**OPTIONS[name], "weight_decay": 0.1}, module=model, lr=0.1)
         decays = {id(w): group["weight_decay"] for group in optimizer.param_groups for w in group["params"]}
         assert len(decays) == len(list(model.parameters()))
         for weight in model.parameters():
@@ -121,7 +127,7 @@ def test_frozen_parameters_are_left_out():
     assert {n for g in parameter_groups(model, weight_decay=0.1) for n in g["names"]} == {"head.weight", "head.bias"}
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        adamw(model, lr=0.1)
+        make_adamw(model)
 
 
 def test_layer_decay_scales():
@@ -141,21 +147,55 @@ def test_layer_decay_scales():
     assert len(groups) == 2 * 5  # four layers and the top, each decayed or not
 
 
-def test_layer_decay_adamw_is_adamw():
-    optimizer = layer_decay_adamw(Model(), lr=1e-4, weight_decay=0.05, layer_decay=0.75)
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
+def test_layer_decay_asks_the_backbone_as_timm_does():
+    vit = timm.create_model("vit_tiny_patch16_224", depth=3)
+    objective = nn.Module()
+    objective.encoder, objective.head = vit, nn.Linear(2, 2)
+    ours = {
+        name: group["lr_scale"]
+        for group in parameter_groups(objective, weight_decay=0.1, layer_decay=0.5)
+        for name in group["names"]
+    }
+    theirs = {}
+    for group in timm.optim.param_groups_layer_decay(vit, layer_decay=0.5, min_scale=0.0):
+        theirs |= {id(weight): group["lr_scale"] for weight in group["params"]}
+    for name, weight in vit.named_parameters():
+        assert ours[f"encoder.{name}"] == theirs[id(weight)], name
+    assert ours["head.weight"] == 1.0
+
+
+def test_a_model_that_does_not_tell_its_layers_is_refused():
+    module = nn.Module()
+    module.encoder = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="set layer_decay=1"):
+        parameter_groups(module, weight_decay=0.1, layer_decay=0.5)
+    module.encoder = Silent()
+    with pytest.raises(ValueError, match="Silent has no group_matcher, which layer_decay needs"):
+        parameter_groups(module, weight_decay=0.1, layer_decay=0.5)
+    assert parameter_groups(module, weight_decay=0.1)[0]["lr_scale"] == 1.0
+
+
+class Silent(Backbone):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def grid(self, num_frames):
+        return 1, 1
+
+    def forward(self, fbank, **options):
+        raise AssertionError("never run")
 
 
 @pytest.mark.parametrize("name", ["adamw", "lars"])
 def test_mistakes_are_named(name):
     with pytest.raises(ValueError, match="no such option; did you mean weight_decay"):
-        OPTIMS.build({"name": name, "weight_decy": 0.1}, module=Model(), lr=0.1)
+        OPTIMS.build({**OPTIONS[name], "weight_decy": 0.1}, module=Model(), lr=0.1)
     with pytest.raises(ValueError, match="layer_decay=0"):
-        OPTIMS.build({"name": name, "layer_decay": 0.0}, module=Model(), lr=0.1)
+        OPTIMS.build({**OPTIONS[name], "layer_decay": 0.0}, module=Model(), lr=0.1)
 
 
 def test_lars_at_rate_zero_is_refused():
     with pytest.raises(ValueError, match="learns nothing at rate 0"):
-        lars(Model(), lr=0)
-    assert isinstance(lars(Model(), lr=0.2), Lars)
+        make_lars(Model(), lr=0)
+    assert isinstance(make_lars(Model()), Lars)

@@ -6,17 +6,15 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_vcr
 from torch import nn
 
 from vcrast.config.compose import compose
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
-from vcrast.objectives.vcr import VCR
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward, num_recomputed
-from vcrast.training.optim import adamw, lars
+from vcrast.objectives.base import Objective
+from vcrast.training.exact import Split, exact_backward, num_recomputed
 from vcrast.training.plan import GIB, CudaMemory, Footprint, Plan, choose, line, measure, pending_state, plan_step
 
 BATCH = 48
@@ -71,35 +69,35 @@ class Hold(torch.autograd.Function):
         return gradient + 0 * scratch.sum(), None, None
 
 
-class Simulated(nn.Module):
+class Simulated(Objective):
     """An objective whose encoder's graph, backward, loss and front end take the bytes named above."""
 
-    couples_clips = True
+    gathered = ("vector",)
 
     def __init__(self, memory):
-        super().__init__()
+        nn.Module.__init__(self)
         self.memory = memory
         self.encoder = nn.Linear(3, 4)
         self.head = nn.BatchNorm1d(4)
 
-    def prepare(self, wavs, draws):
+    def prepare(self, batch, draws):
         self.memory.block(FRONT_END)
-        return wavs[:, :3]
+        return {"a": batch.wav[:, :3]}
 
-    def represent(self, inputs, clips):
-        vectors = self.encoder(inputs[clips]).unsqueeze(0)
-        return Hold.apply(vectors, self.memory.block(FIXED + PER_CLIP * vectors.shape[1]), self.memory)
+    def represent(self, inputs):
+        vectors = self.encoder(inputs["a"])
+        return {"vector": Hold.apply(vectors, self.memory.block(FIXED + PER_CLIP * len(vectors)), self.memory)}
 
-    def loss(self, vectors, labels=None):
+    def batch_losses(self, outputs):
         self.memory.block(LOSS)
-        return self.head(vectors[0]).square().mean(), {}
+        return {"loss": self.head(outputs["vector"]).square().mean()}
 
 
 def parts(capacity=10**9, objective=Simulated):
     memory = SimulatedMemory(capacity)
     module = objective(memory)
-    engine = TorchEngine(module, lars(module, lr=0.1), precision="fp32", device="cpu", clip_grad_norm=None)
-    return engine, module, torch.randn(BATCH, 5), None, Draws(0, 0, BATCH), memory
+    engine = make_engine(module, make_lars(module))
+    return engine, module, make_batch(torch.randn(BATCH, 5)), Draws(0, 0, BATCH), memory
 
 
 def test_measures_what_the_pieces_take():
@@ -120,17 +118,17 @@ def test_the_trial_leaves_no_trace():
     assert all(weight.grad is None for weight in module.parameters())
     assert memory.now == 0
     assert not engine.bad_loss
-    assert engine.steps == 0
+    assert engine.num_steps == 0
 
 
 @pytest.mark.parametrize(("size", "kept"), [(1, 0), (6, 0), (6, 1), (6, 2), (6, 5), (6, 8), (7, 3), (48, 0)])
 def test_prediction_holds_for_cuts_that_were_not_tried(size, kept):
     *step, memory = parts()
     footprint = measure(*step, memory)
-    step[0].forget_step()
+    step[0].undo_backward()
     memory.reset_peak()
-    exact_backward(*step, micro_batch_size=size, kept=kept)
-    predicted = footprint.peak(size, kept) - footprint.base + LOSS  # the optimiser's state is not simulated
+    exact_backward(*step, Split(size, kept))
+    predicted = footprint.peak(Split(size, kept)) - footprint.base + LOSS  # the optimiser's state is not simulated
     # Above the truth by the loss at most, which is not scored while a graph is made, and by what is missing in a last
     # micro-batch that is smaller than the others.
     missing = (size - BATCH % size) * (PER_CLIP + SCRATCH) if kept and BATCH % size else 0
@@ -142,10 +140,9 @@ def test_every_capacity_is_used_and_never_exceeded(caplog):
     for capacity in range(400, 1000, 30):
         *step, memory = parts(capacity)
         plan = plan_step(*step, micro_batch_size=None, memory=memory)
-        outcome = exact_backward(*step, micro_batch_size=plan.micro_batch_size, kept=plan.kept)
-        assert (outcome.micro_batch_size, outcome.kept) == (plan.micro_batch_size, plan.kept)
+        assert exact_backward(*step, plan.split).split == plan.split
         assert plan.predicted_bytes <= 0.9 * capacity
-        recomputed.append(num_recomputed(BATCH, plan.micro_batch_size, plan.kept))
+        recomputed.append(num_recomputed(BATCH, *plan.split))
     assert recomputed == sorted(recomputed, reverse=True)
     assert recomputed[0] >= 36
     assert recomputed[-1] == 0
@@ -164,32 +161,31 @@ def test_capacity_is_what_is_free_or_the_processs_share(monkeypatch, share, expe
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.3, 0.6, 2.0])
 def test_prediction_on_the_gpu(share, caplog):
-    engine, objective, wavs, draws = real_step()
+    engine, objective, batch, draws = real_step()
     memory = CudaMemory(torch.device("cuda"))
-    whole = plan_step(engine, objective, wavs, None, draws, micro_batch_size=len(wavs), memory=memory)
+    whole = plan_step(engine, objective, batch, draws, micro_batch_size=len(batch.wav), memory=memory)
     memory.capacity = lambda: int(share * whole.predicted_bytes / 0.9)
-    plan = plan_step(engine, objective, wavs, None, draws, micro_batch_size=None, memory=memory)
+    plan = plan_step(engine, objective, batch, draws, micro_batch_size=None, memory=memory)
     assert (plan.extra_compute == 0) == (share > 1)
-    exact_backward(engine, objective, wavs, None, draws, micro_batch_size=plan.micro_batch_size, kept=plan.kept)
+    exact_backward(engine, objective, batch, draws, plan.split)
     engine.step(1e-4)
     memory.reset_peak()
-    exact_backward(engine, objective, wavs, None, draws, micro_batch_size=plan.micro_batch_size, kept=plan.kept)
+    exact_backward(engine, objective, batch, draws, plan.split)
     assert 0.7 * plan.predicted_bytes < memory.peak() < 1.05 * plan.predicted_bytes
     assert "out of memory" not in caplog.text
 
 
 def real_step():
     """A model of some 100 MB of activations a clip, on the GPU in fp16."""
-    encoder = Encoder(
-        embed_dim=384, depth=6, num_heads=6, mlp_ratio=4.0, patch_size=[16, 16], num_frames=512,
-        attention={"name": "memory_efficient", "module": "vcrast.models.attention_memory_efficient"},
-        linear={"name": "real"},
+    encoder = make_ast(
+        embed_dim=384, depth=6, num_heads=6, mlp_ratio=4.0, patch_size=[16, 16], num_frames=512, num_mel_bins=128,
+        attention={"name": "memory_efficient", "module": "vcrast.models.attention_memory_efficient", "kernel": "auto"},
     )  # fmt: skip
     views = Views(Fbank(sample_rate=16000), **vars(compose(["views=none"]).views))
-    objective = VCR(encoder=encoder, views=views, projector_dims=[1024] * 3).cuda().train()
-    engine = TorchEngine(objective, adamw(objective, lr=1e-4), precision="fp16", device="cuda", clip_grad_norm=1.0)
+    objective = make_vcr(encoder, views, [1024] * 3).cuda().train()
+    engine = make_engine(objective, precision="fp16", device="cuda", clip_grad_norm=1.0)
     wavs = torch.randn(64, 400 + 511 * 160, device="cuda") * 0.1
-    return engine, objective, wavs, Draws(0, 0, 64, device="cuda")
+    return engine, objective, make_batch(wavs), Draws(0, 0, 64, device="cuda")
 
 
 def test_least_recomputation_wins_then_the_largest_micro_batch():
@@ -205,23 +201,26 @@ def test_least_recomputation_wins_then_the_largest_micro_batch():
     assert choose(free, 96, 480, can_keep=False) == (48, 0)
 
 
-def test_losses_that_do_not_couple_clips_are_only_cut():
-    class Uncoupled(Simulated):
-        couples_clips = False
+def test_losses_of_single_clips_are_only_cut():
+    class OfClips(Simulated):
+        gathered = ()
 
-    *step, memory = parts(500, Uncoupled)
+        def clip_losses(self, outputs):
+            return {"loss": outputs["vector"].square().mean(dim=1)}
+
+    *step, memory = parts(500, OfClips)
     plan = plan_step(*step, micro_batch_size=None, memory=memory)
-    assert plan.kept == 0
+    assert plan.split.num_kept_graphs == 0
     assert plan.extra_compute == 0
-    assert 1 < plan.micro_batch_size < BATCH
+    assert 1 < plan.split.micro_batch_size < BATCH
 
 
 def test_a_trial_that_does_not_fit_is_repeated_with_fewer_clips(caplog):
     *step, memory = parts(FIXED + (PER_CLIP + SCRATCH) * 3)  # the first trials are of 2 and 4 clips
-    assert plan_step(*step, micro_batch_size=None, memory=memory).micro_batch_size == 1
+    assert plan_step(*step, micro_batch_size=None, memory=memory).split.micro_batch_size == 1
     *step, memory = parts(FIXED)
     plan = plan_step(*step, micro_batch_size=None, memory=memory)
-    assert (plan.micro_batch_size, plan.kept) == (1, 0)
+    assert plan.split == (1, 0)
     assert "could not be measured" in caplog.text
 
 
@@ -235,18 +234,18 @@ def test_other_errors_of_the_trial_are_shown():
 def test_without_a_reading_the_whole_batch_runs_at_once():
     *step, _ = parts()
     plan = plan_step(*step, micro_batch_size=None, memory=None)
-    assert (plan.micro_batch_size, plan.kept) == (BATCH, 0)
+    assert plan.split == (BATCH, 0)
     assert plan.text() == "48 clips at once; memory not measured; 0% extra compute"
-    assert plan_step(*step, micro_batch_size=100, memory=None).micro_batch_size == BATCH
+    assert plan_step(*step, micro_batch_size=100, memory=None).split.micro_batch_size == BATCH
     assert "4 micro-batches of 12, 0 of which" in plan_step(*step, micro_batch_size=12, memory=None).text()
 
 
 def test_extra_compute_by_hand():
-    assert Plan(96, 96).extra_compute == 0
-    assert Plan(96, 24, kept=0).extra_compute == pytest.approx(1 / 3)
-    assert Plan(96, 24, kept=1).extra_compute == pytest.approx((1 - 1 / 4) / 3)
-    assert Plan(11, 4, kept=1).extra_compute == pytest.approx(8 / 11 / 3)  # the last one has 3 clips only
-    text = Plan(96, 24, 2, True, round(12.34 * GIB), 15 * GIB).text()
+    assert Plan(96, Split(96)).extra_compute == 0
+    assert Plan(96, Split(24, 0)).extra_compute == pytest.approx(1 / 3)
+    assert Plan(96, Split(24, 1)).extra_compute == pytest.approx((1 - 1 / 4) / 3)
+    assert Plan(11, Split(4, 1)).extra_compute == pytest.approx(8 / 11 / 3)  # the last one has 3 clips only
+    text = Plan(96, Split(24, 2), True, round(12.34 * GIB), 15 * GIB).text()
     assert text == (
         "96 clips in 4 micro-batches of 24, 2 of which keep their graph; 12.3 of 15.0 GiB predicted; 17% extra compute"
     )
@@ -254,8 +253,8 @@ def test_extra_compute_by_hand():
 
 def test_pending_state_of_the_optimiser():
     module = nn.Linear(10, 7)
-    for build, tensors in ((adamw, 2), (lars, 1)):
-        optimizer = build(module, lr=0.1)
+    for build, tensors in ((make_adamw, 2), (make_lars, 1)):
+        optimizer = build(module)
         assert pending_state(optimizer) == tensors * 4 * 77
         module(torch.ones(1, 10)).sum().backward()
         optimizer.step()

@@ -26,9 +26,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float, skipped:
 
     Source: Grill et al. 2020, arXiv:2006.07733 (BYOL).
     """
-    rate = (1 - momentum) * (~skipped).to(torch.float32)
     for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
-        own.lerp_(other.to(own.dtype), rate.to(own.dtype))
+        own.lerp_(other.to(own.dtype), (1 - momentum) * (~skipped).to(own.dtype))
     for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
         mine.copy_(torch.where(skipped, mine, theirs))
 

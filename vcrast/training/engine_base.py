@@ -73,7 +73,7 @@ class Engine(ABC):
         """All weights whole on every process, to use the module outside of steps; all processes enter together.
 
         Args:
-            write: changes of weights that are not trained (a teacher's) are kept.
+            write: changes of weights that are not trained (a teacher's) are kept; nothing may run forward meanwhile.
         """
 
     def remember_buffers(self) -> None:

@@ -106,7 +106,7 @@ class DeepSpeedEngine(Engine):
         """See `Engine`; with stage 1 and 2 they always are whole."""
         if self.stage < 3:
             return nullcontext()
-        return unsplit(self.zero, [weight for weight in self.module.parameters() if write and not weight.requires_grad])
+        return writable(self.module) if write else unsplit(self.zero)
 
     def remember_buffers(self) -> None:
         """See `Engine`."""
@@ -297,18 +297,26 @@ def gathered(weights: list[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def unsplit(zero: Any, written: list[nn.Parameter]) -> Iterator[None]:
-    """Stage 3: hold all weights on all processes, with forwards that exchange nothing, so that their number may differ.
-
-    Changes of the weights in `written`, alike on all processes, are kept.
-    """
+def unsplit(zero: Any) -> Iterator[None]:
+    """Stage 3: hold all weights on all processes, with forwards that exchange nothing, so that their number may differ."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
-    # The written ones inside: those are dealt out again first, with their changes.
+    with waiting_for("the gather of weights"), unwrap_model_for_generation(zero):
+        yield
+
+
+@contextmanager
+def writable(module: nn.Module) -> Iterator[None]:
+    """Stage 3: hold all weights on all processes; those that are not trained keep the first process's changes."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    weights = list(module.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    frozen = [weight for weight in weights if not weight.requires_grad]
     with (
         waiting_for("the gather of weights"),
-        unwrap_model_for_generation(zero),
-        gathered(written) if written else nullcontext(),
+        GatheredParameters(trained),
+        gathered(frozen) if frozen else nullcontext(),
     ):
         yield
 

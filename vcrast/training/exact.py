@@ -142,14 +142,14 @@ def try_step(engine: Engine, objective: Objective, batch: Batch, draws: Draws, s
             inputs = objective.prepare(batch, draws)
         weight = inputs.pop(WEIGHT, None)
         if weight is None:
-            weight = torch.full((num_clips,), 1 / draws.batch_size, device=batch.wav.device)
+            weight = torch.full((num_clips,), 1 / draws.batch_size, dtype=torch.float64, device=batch.wav.device)
         encoded = encode_batch(engine, objective, inputs, num_clips, split) if objective.gathered else None
         return inputs, weight, encoded
 
-    def backward(prepared: tuple[Clips, Tensor, Encoded | None]) -> Losses:
+    def backward(prepared: tuple[Clips, Tensor, Encoded | None]) -> tuple[Losses, Losses]:
         inputs, weight, encoded = prepared
         if encoded is None:
-            return accumulate(engine, objective, inputs, weight, num_clips, split)
+            return {}, accumulate(engine, objective, inputs, weight, num_clips, split)
         return loss_backward(engine, objective, encoded, weight)
 
     prepared = unless_out_of_memory(forward)
@@ -160,7 +160,10 @@ def try_step(engine: Engine, objective: Objective, batch: Batch, draws: Draws, s
     engine.finish_backward()
     if not all_ranks(found is not None) or found is None:
         return None
-    return Outcome(found.pop(LOSS), found, split)
+    # Summed only now: a process that had run out of memory would not have come.
+    of_batch, of_clips = found
+    losses = added(of_batch, totals(of_clips))
+    return Outcome(losses.pop(LOSS), losses, split)
 
 
 def unless_out_of_memory(work: Callable[[], T]) -> T | None:
@@ -207,21 +210,25 @@ def clips_of(inputs: Clips, clips: slice) -> Clips:
     return {name: value[clips] for name, value in inputs.items()}
 
 
-def loss_backward(engine: Engine, objective: Objective, encoded: Encoded, weight: Tensor) -> Losses:
-    """One loss and one backward: of the representations of all processes, and of this one's own clips."""
+def loss_backward(engine: Engine, objective: Objective, encoded: Encoded, weight: Tensor) -> tuple[Losses, Losses]:
+    """One loss and one backward: of the representations of all processes, and of this one's own clips.
+
+    Returns:
+        The losses of the batch, the same on all processes, and this process's part of those of clips.
+    """
     found = objective.batch_losses({name: gather_clips(value) for name, value in encoded.outputs.items()})
     own = weighted(encoded.losses, weight)
     # Gradients are averaged over the processes; the losses of single clips are a sum over them.
     loss = sum((each[LOSS] * factor for each, factor in ((found, 1), (own, world_size())) if LOSS in each), start=0.0)
     assert isinstance(loss, Tensor), f"{type(objective).__name__} has no loss"
     engine.backward(loss, last=True)
-    return added(detached(found), totals(detached(own)))
+    return detached(found), detached(own)
 
 
 def accumulate(
     engine: Engine, objective: Objective, inputs: Clips, weight: Tensor, num_clips: int, split: Split
 ) -> Losses:
-    """Add up the gradients of micro-batches: exact where all losses are of single clips."""
+    """Add up the gradients of micro-batches, exact for losses of single clips; returns this process's part of those."""
     total: Losses = {}
     size, _ = checked(split, num_clips)
     assert size is not None
@@ -229,7 +236,7 @@ def accumulate(
         own = weighted(encode(engine, objective, clips_of(inputs, clips)).losses, weight[clips])
         engine.backward(own[LOSS] * world_size(), last=clips.stop == num_clips)
         total = added(total, detached(own))
-    return totals(total)
+    return total
 
 
 def weighted(losses: Losses, weight: Tensor) -> Losses:

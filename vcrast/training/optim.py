@@ -98,6 +98,9 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: flo
     return list(groups.values())
 
 
+ABOVE = "above_the_encoder"
+
+
 def layers_of(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
     """The layer of each parameter: 0 for what makes tokens, then the blocks; all that the encoder does not name on top.
 
@@ -119,9 +122,9 @@ def layers_of(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
         whole.add_module(name, part)
     for name, weight in encoder.named_parameters(recurse=False):
         whole.register_parameter(name, weight)
-    whole.register_parameter("head", nn.Parameter(torch.empty(0)))
+    whole.register_parameter(ABOVE, nn.Parameter(torch.empty(0)))
     found: dict[str, int] = group_parameters(whole, encoder.group_matcher(coarse=False), reverse=True)
-    return {name: found.get(name.removeprefix("encoder."), found["head"]) for name in names}
+    return {name: found.get(name.removeprefix("encoder."), found[ABOVE]) for name in names}
 
 
 def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:

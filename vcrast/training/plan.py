@@ -160,12 +160,10 @@ class Plan:
             cut = f"{self.batch_size} clips in {number} micro-batches of {self.split.micro_batch_size}"
             if self.can_keep:
                 cut += f", {min(self.split.num_kept_graphs, number)} of which keep their graph"
-        if self.predicted_bytes is None or self.capacity_bytes is None:
-            return cut
-        return (
-            f"{cut}: about {self.predicted_bytes / GIB:.1f} of {self.capacity_bytes / GIB:.1f} GiB, "
-            f"{self.extra_compute:.0%} extra compute"
-        )
+        memory = "memory not measured"
+        if self.predicted_bytes is not None and self.capacity_bytes is not None:
+            memory = f"{self.predicted_bytes / GIB:.1f} of {self.capacity_bytes / GIB:.1f} GiB predicted"
+        return f"{cut}; {memory}; {self.extra_compute:.0%} extra compute"
 
 
 def plan_step(
