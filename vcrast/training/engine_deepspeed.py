@@ -298,7 +298,7 @@ def gathered(weights: list[nn.Parameter]) -> AbstractContextManager[Any]:
 
 @contextmanager
 def unsplit(zero: Any) -> Iterator[None]:
-    """Stage 3: hold all weights on all processes, with forwards that exchange nothing, so that their number may differ."""
+    """Stage 3: hold all weights on all processes; forwards exchange nothing, so that their number may differ."""
     from deepspeed.runtime.zero.stage3 import unwrap_model_for_generation
 
     with waiting_for("the gather of weights"), unwrap_model_for_generation(zero):

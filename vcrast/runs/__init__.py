@@ -1,0 +1,1 @@
+"""The run folder and its life: stages, checkpoints, log, lock, summary, comparison, report."""

@@ -1,0 +1,47 @@
+"""The parts that both training stages build alike: optimiser, engine, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from vcrast.config.registry import ENGINES, OPTIMS, SCHEDULES
+from vcrast.objectives.base import Objective
+from vcrast.runs.job import Job
+from vcrast.runs.stage import Options, total_steps
+from vcrast.training.engine_base import Engine
+from vcrast.training.schedule import Schedule
+
+
+class EngineOptions(Options, Protocol):
+    """Settings of a stage that concern its engine."""
+
+    clip_grad_norm: float | None
+
+
+def peak_lr(optim: Mapping[str, Any], batch_size: int) -> float:
+    """Rate after warm-up: `lr`, or that scaled by batch_size / `lr_per_batch` where the latter is set."""
+    reference = optim["lr_per_batch"]
+    return float(optim["lr"]) * (batch_size / reference if reference else 1.0)
+
+
+def build_engine(job: Job, objective: Objective, optim: Mapping[str, Any], options: EngineOptions) -> Engine:
+    """The engine that `engine=...` names, with the optimiser that `optim` describes; errors as in `Registry.build`."""
+    own = {key: value for key, value in optim.items() if key != "lr_per_batch"}
+    optimizer = OPTIMS.build(own, module=objective, lr=peak_lr(optim, options.batch_size))
+    engine: Engine = ENGINES.build(
+        job.config.engine, module=objective, optimizer=optimizer, precision=job.precision, device=job.device,
+        clip_grad_norm=options.clip_grad_norm,
+    )  # fmt: skip - what the program adds
+    return engine
+
+
+def build_schedule(
+    schedule: Mapping[str, Any], optim: Mapping[str, Any], options: Options, steps_per_epoch: int
+) -> Schedule:
+    """The learning rate's course over a stage; errors as in `Registry.build`."""
+    built: Schedule = SCHEDULES.build(
+        schedule, lr=peak_lr(optim, options.batch_size), steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps(options.steps, options.epochs, steps_per_epoch),
+    )  # fmt: skip - what the program adds
+    return built
