@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Any
 
+from vcrast.config.atomic import write_atomic
 from vcrast.training.dist import broadcast_object, is_rank_zero
 
 
@@ -53,9 +53,7 @@ class Summary:
         if not is_rank_zero():
             return
         content = {**self.content, **spread(self.content["folds"])}
-        aside = self.path.with_name(self.path.name + ".tmp")
-        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(aside, self.path)
+        write_atomic(self.path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
