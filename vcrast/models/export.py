@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vcrast import __version__
 from vcrast.config.atomic import write_atomic
+from vcrast.config.version import __version__
 from vcrast.config.words import natural
 
 FORMAT = 1
