@@ -21,8 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vcrast.runs import checkpoint
-from vcrast.runs import checkpoint_files
+from vcrast.runs import checkpoint, checkpoint_files
 from vcrast.runs.checkpoint import CheckpointError, find_latest, load, save
 
 FILES = ("tensors.safetensors", "state.pt", "manifest.json")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcrast.cli.main import main
-from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.config.compose import compose
 from vcrast.config.saved import save_config
+from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.runs.report.compare_figure import curves_figure, dots_figure, mean_curve
 from vcrast.runs.report.compare_page import write_comparison
 
