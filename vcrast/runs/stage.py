@@ -59,8 +59,7 @@ class Stage:
         return step
 
     def _restore(self, path: Any) -> int:
-        tensors, state = checkpoint.load(path)
-        content = checkpoint.unflatten_state(tensors, state["skeleton"])
+        content = checkpoint.load(path)
         if content["num_steps"] != self.num_steps:
             raise ValueError(
                 f"{path}: was made for {content['num_steps']} steps, this run has {self.num_steps}; the learning rate "
@@ -68,8 +67,8 @@ class Stage:
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
-        if content.get("world_size", 1) == world_size():
-            self.micro_batch_size, self.kept = content["micro_batch_size"], content.get("kept", 0)
+        if content["world_size"] == world_size():
+            self.micro_batch_size, self.kept = content["micro_batch_size"], content["kept"]
         self.earlier_s = content["wall_s"]
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
         return int(content["step"])
@@ -123,9 +122,7 @@ class Stage:
         }
         if not is_rank_zero():
             return
-        tensors, skeleton = checkpoint.flatten_state(content)
-        folder = self.job.checkpoints(self.name)
-        checkpoint.save(folder, step, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
+        checkpoint.save(self.job.checkpoints(self.name), step, content, keep=self.job.config.checkpoint.keep)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint should follow this step."""
