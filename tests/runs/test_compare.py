@@ -314,3 +314,12 @@ def test_mistakes_are_one_line(sweep, capsys, words, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_damaged_files_are_named_or_done_without(tmp_path):
+    folder = make(tmp_path / "a", knn=0.5)
+    (folder / "env.json").write_text("{")
+    assert compare([tmp_path]).folds == ("1",)
+    (folder / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"a: config\.yaml \(not readable"):
+        compare([tmp_path])
