@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from launch.arguments import Arguments, resumed_folder
 from launch.planned import plan
 from launch.processes import FORWARDED, launch
+from vcrast.config.atomic import write_atomic
 
 FILE = "sweep.json"
 STOPPED = {128 + number for number in FORWARDED}  # exit codes of a run that a signal asked to save and leave
@@ -111,6 +111,4 @@ def _conclude(base: Path, listed: Sequence[dict[str, Any]]) -> int:
 
 
 def _write(base: Path, listed: Sequence[dict[str, Any]]) -> None:
-    aside = base / f"{FILE}.tmp"
-    aside.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, base / FILE)
+    write_atomic(base / FILE, json.dumps(listed, indent=2) + "\n")

@@ -165,7 +165,7 @@ def test_the_processes_end_with_their_launcher(tmp_path):
     assert len(pids) == 2
     assert gone(pids)
     assert not (folder / "run.lock").exists()  # they left in order, and saved
-    assert list((folder / "checkpoints").rglob("manifest.json"))
+    assert list((folder / "checkpoints").rglob("step_*.pt"))
 
 
 @pytest.mark.parametrize(

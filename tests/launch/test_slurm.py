@@ -1,6 +1,5 @@
 """`launch/slurm.py` as a user without Slurm meets it: help, dry run, mistakes; and processes on this machine."""
 
-import json
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 from small_run import small, weights_hash
 
 from launch import slurm
@@ -190,7 +190,7 @@ def test_without_slurm_a_warned_job_starts_again_by_itself(tmp_path, capsys):
         assert time.monotonic() < deadline, log_here(folder, job)
         metrics = folder / "metrics.jsonl"
         if not warned and metrics.exists() and metrics.read_text().count('"loss"') >= 3:
-            os.kill(int(json.loads((folder / "run.lock").read_text())["pid"]), signal.SIGUSR2)
+            os.kill(SoftFileLease(folder / "run.lock").pid, signal.SIGUSR2)
             warned = True
         time.sleep(0.05)
     assert "going on after step" in log_here(folder, job)

@@ -4,7 +4,6 @@ from parts import make_batch, make_task, make_vcr
 from torch.nn import functional as F
 
 from vcrast.config.registry import OBJECTIVES
-from vcrast.training.exact import clips_of
 
 
 def make(make_encoder, plain_views, *, dims=(12, 12, 24), views=None, encoder=None, **options):

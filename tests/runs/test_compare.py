@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcrast.cli.main import main
-from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.config.compose import compose
 from vcrast.config.saved import save_config
+from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.runs.report.compare_figure import curves_figure, dots_figure, mean_curve
 from vcrast.runs.report.compare_page import write_comparison
 
@@ -314,3 +314,12 @@ def test_mistakes_are_one_line(sweep, capsys, words, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_damaged_files_are_named_or_done_without(tmp_path):
+    folder = make(tmp_path / "a", knn=0.5)
+    (folder / "env.json").write_text("{")
+    assert compare([tmp_path]).folds == ("1",)
+    (folder / "config.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match=r"a: config\.yaml \(not readable"):
+        compare([tmp_path])

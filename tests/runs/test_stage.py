@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vcrast.runs import stage as stage_module
 from vcrast.features.draws import Draws
+from vcrast.runs import stage as stage_module
 from vcrast.runs.stage import Stage
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import Plan

@@ -7,7 +7,7 @@ from parts import make_adamw, make_engine, make_lars
 from torch import nn
 
 from vcrast.config.registry import ENGINES
-from vcrast.runs.flatten import flatten_state, unflatten_state
+from vcrast.runs.checkpoint import load, save
 from vcrast.training.device import resolve_precision
 from vcrast.training.engine_base import MAX_BAD_STEPS, compile_parts
 from vcrast.training.loss_scale import LossScale
@@ -161,11 +161,10 @@ def test_saved_and_loaded_goes_on_bit_identically(tmp_path, optimizer, precision
     module, engine = make(optimizer, precision)
     for seed in range(3):
         train(module, engine, seed=seed, poison="gradient" if seed == 1 else None)
-    tensors, skeleton = flatten_state(engine.state_dict())
-    torch.save([tensors, skeleton], tmp_path / "state.pt")
+    path = save(tmp_path, 3, engine.state_dict(), keep=1)
     other, again = make(optimizer, precision)
     nn.init.zeros_(other[0].weight)
-    again.load_state_dict(unflatten_state(*torch.load(tmp_path / "state.pt", weights_only=True)))
+    again.load_state_dict(load(path))
     for seed in range(3, 6):
         train(module, engine, seed=seed)
         train(other, again, seed=seed)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcrast import __version__
 from vcrast.cli import compare, data, doctor, embed, export, predict, probe, report, sync
 from vcrast.cli import list as list_
+from vcrast.config.version import __version__
 from vcrast.config.words import suggest
 
 VERBS = {

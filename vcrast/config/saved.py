@@ -1,21 +1,14 @@
-"""The settings that a run keeps with it: written, read back, and completed if an earlier version wrote them."""
+"""The settings that a run keeps with it: written and read back."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import functools
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from vcrast.config.compose import choices, compose_raw, to_config
-from vcrast.config.schema import Config, config_dir
-
-log = logging.getLogger(__name__)
+from vcrast.config.compose import choices, to_config
+from vcrast.config.schema import Config
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -24,34 +17,30 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Settings saved with a run; see `read_saved`."""
+    """Settings saved with a run; errors as in `read_saved`."""
     return to_config(read_saved(path))
 
 
 def read_saved(path: Path) -> DictConfig:
-    """Settings saved with a run, before their types are checked.
-
-    What a newer version has added since is put at its default and named in a warning: new settings are made so that
-    their default is what runs did before. Nothing that the file says is changed.
+    """Settings saved with a run, in a form that `changed` takes; names and types are those of this version.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that holds no settings.
+        ValueError: a file that holds no settings, or those of another version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a run folder holds config.yaml")
     saved = OmegaConf.load(path)
     if not isinstance(saved, DictConfig):
         raise ValueError(f"{path}: holds no settings but {type(saved).__name__}; is it the config.yaml of a run?")
-    plain, defaults = OmegaConf.to_container(saved), _defaults(saved)
-    assert isinstance(plain, dict)
-    assert isinstance(defaults, dict)
-    added = list(_complete(plain, defaults, Config))
-    if added:
-        log.warning("%s: written by an earlier version; at their defaults: %s", path, ", ".join(added))
-    completed = OmegaConf.create(plain)
-    OmegaConf.set_struct(completed, True)
-    return completed
+    try:
+        to_config(saved)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; edited, or another version of vcrast wrote it: start anew in another run.dir"
+        ) from None
+    OmegaConf.set_struct(saved, True)
+    return saved
 
 
 def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -72,49 +61,3 @@ def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 _MISSING = object()
-
-
-def _defaults(saved: DictConfig) -> Any:
-    """What this version composes from the recipe and the options that the saved settings name, as far as they exist."""
-    chosen = {str(key): value.get("name") for key, value in saved.items() if isinstance(value, DictConfig)}
-    chosen["recipe"] = saved.get("recipe")
-    return copy.deepcopy(
-        _composed(
-            tuple(
-                f"{group}={name}"
-                for group, name in chosen.items()
-                if (config_dir() / str(group) / f"{name}.yaml").is_file()
-            )
-        )
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _composed(overrides: tuple[str, ...]) -> Any:
-    """Plain settings; kept, since composing takes half a second and many runs are of the same parts."""
-    return OmegaConf.to_container(compose_raw(overrides))
-
-
-def _complete(saved: dict[Any, Any], defaults: Mapping[Any, Any], schema: type) -> Iterator[str]:
-    """Enter into `saved` the keys of `defaults` that it lacks; yields their dotted names.
-
-    Args:
-        saved: is changed.
-        defaults: of the same version as `schema`.
-        schema: dataclass whose fields the keys are. A field that is itself one is completed likewise. Of a plain
-            mapping that is the settings of a swappable part, the part's own keys are, if it is the same part. Other
-            mappings are the user's free choice and stay.
-    """
-    hints = get_type_hints(schema)
-    for key, value in defaults.items():
-        if key not in saved:
-            saved[key] = value
-            yield str(key)
-        elif not (isinstance(value, dict) and isinstance(saved[key], dict)):
-            continue
-        elif dataclasses.is_dataclass(hints[key]):
-            yield from (f"{key}.{name}" for name in _complete(saved[key], value, hints[key]))
-        elif "name" in value and value["name"] == saved[key].get("name"):
-            for name in value.keys() - saved[key].keys():
-                saved[key][name] = value[name]
-                yield f"{key}.{name}"

@@ -19,17 +19,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from vcrast.config.atomic import open_aside, publish, remove_abandoned
 from vcrast.data.audio import READERS, AudioFault, is_generated, read_wav
 from vcrast.data.clip import Clip
 from vcrast.data.preflight import LISTED, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
-from vcrast.data.store import SCALE, Index, WavStore, remove_abandoned, temporary
+from vcrast.data.store import SCALE, Index, WavStore
 
 log = logging.getLogger(__name__)
 
@@ -188,22 +189,18 @@ def _build(
 ) -> Index:
     jobs = [Job(c.path, stat, c.start_s, c.duration_s, sample_rate) for c, stat in zip(clips, stats, strict=True)]
     index = Index("", sample_rate, [c.path for c in clips], [], [stat.mtime_ns for stat in stats], [], {})
-    aside = temporary(path.with_suffix(".i16"))
     log.info("data cache: decoding %d clips into %s", len(clips), path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
-        with _decoders(jobs, num_workers) as decoded, open(aside, "wb") as file:
+        with _decoders(jobs, num_workers) as decoded, open_aside(path.with_suffix(".i16")) as file:
             _write(file, decoded, index, clips, max_bad_fraction)
-        digest = hashlib.blake2b("\n".join(index.content).encode(), digest_size=8).hexdigest()
-        index.data = f"{path.stem}-{digest}.i16"
-        os.replace(aside, path.with_name(index.data))
+            digest = hashlib.blake2b("\n".join(index.content).encode(), digest_size=8).hexdigest()
+            index.data = f"{path.stem}-{digest}.i16"
+            publish(file, path.with_name(index.data))
         index.write(path)
     except OSError as error:
         raise _unwritable(error, path.parent, index, len(clips)) from None
-    finally:
-        with suppress(OSError):
-            aside.unlink()
     return index
 
 
@@ -257,8 +254,6 @@ def _write(
             last = time.monotonic()
             log.info("data cache: %d of %d clips, %.0f per second", i + 1, len(clips), (i + 1) / (last - start))
     _check_faults(faults, len(clips), len(clips), max_bad_fraction)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _check_faults(faults: Sequence[str], seen: int, total: int, max_bad_fraction: float) -> None:

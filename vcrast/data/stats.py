@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vcrast.config.atomic import write_atomic
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.cache import corpus_key, default_cache_dir
 from vcrast.data.clip import Clip
-from vcrast.data.store import WavStore, write_json
+from vcrast.data.store import WavStore
 
 log = logging.getLogger(__name__)
 MAX_CLIPS = 10_000
@@ -90,7 +91,8 @@ def cached_stats(
     mean, std = fbank_stats(clips, fbank, sample_rate=sample_rate, store=store, window_s=window_s)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"mean": mean, "std": std, "num_clips": len(clips), "features": settings})
+        found = {"mean": mean, "std": std, "num_clips": len(clips), "features": settings}
+        write_atomic(path, json.dumps(found))
     except OSError as error:
         log.info("data statistics: not kept in %s (%s)", path, error)
     return mean, std

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vcrast.config.atomic import write_atomic
 from vcrast.data.clip import Clip
 
 SCALE = 32768.0  # libsndfile's own: 16-bit files pass through the cache unchanged
@@ -55,7 +53,7 @@ class Index:
 
     def write(self, path: Path) -> None:
         """Write aside, sync, rename: a reader sees the old index or the new one."""
-        write_json(path, asdict(self))
+        write_atomic(path, json.dumps(asdict(self)))
 
 
 class WavStore:
@@ -99,39 +97,3 @@ class WavStore:
         first, last = int(self.starts[i]), int(self.stops[i])
         last = last if stop is None else min(last, first + stop)
         return self.data[min(first + start, last) : last].astype(np.float32) / np.float32(SCALE)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write aside, sync, rename."""
-    aside = temporary(path)
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and that says whose it is."""
-    return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Delete what killed builds of this machine left behind; other machines' processes cannot be asked."""
-    for path in folder.glob(f"*.{socket.gethostname()}.*.tmp"):
-        owner = path.name.split(".")[-3]
-        if owner.isdecimal() and not _is_running(int(owner)):
-            path.unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vcrast import __version__
+from vcrast.config.atomic import write_atomic
+from vcrast.config.version import __version__
 from vcrast.config.words import natural
 from vcrast.models.backbone import Backbone
 
@@ -95,8 +95,8 @@ def write_export(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
         {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, {"format": "pt"}
     )
     plain = {"format": FORMAT, "vcrast": __version__, **plain, "weights_sha256": hashlib.sha256(blob).hexdigest()}
-    _replace(folder / WEIGHTS, blob)
-    _replace(folder / DESCRIPTION, (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(folder / WEIGHTS, blob)
+    write_atomic(folder / DESCRIPTION, json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -284,15 +284,3 @@ def _refuse_foreign_modules(options: Any, path: Path) -> None:
         )
     for item in options.values():
         _refuse_foreign_modules(item, path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vcrast.config.compose import flatten, to_dict
+from vcrast.config.compose import flatten
 from vcrast.config.resume import FREE_ON_RESUME
-from vcrast.config.saved import load_config
 from vcrast.config.words import natural, suggest
+from vcrast.runs.record import RunRecord, read_run
 
 USUAL = (
     ("accuracy", "mAP"),
@@ -40,6 +40,7 @@ class Run:
         seed: `run.seed`.
         folds: by fold and stage, the numbers of `summary.json`.
         conditions: of what and on what it was made, such as the data's place, commit and processor, as text.
+        lines: the objects of `metrics.jsonl`.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     seed: int
     folds: Mapping[str, Mapping[str, Mapping[str, Any]]]
     conditions: Mapping[str, str] = field(default_factory=dict)
+    lines: Sequence[Mapping[str, Any]] = ()
 
     def value(self, metric: str, folds: Iterable[str]) -> float | None:
         """Mean of `stage.name` over some folds; None where one of them lacks it."""
@@ -152,7 +154,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
         ValueError: no run has results, they share no fold, or none has a metric that was asked for.
     """
     folders = [folder for path in paths for folder in find_runs(Path(path))]
-    runs = [read_run(folder) for folder in dict.fromkeys(folders)]
+    runs = [to_run(read_run(folder, arrays=False)) for folder in dict.fromkeys(folders)]
     found = available(runs)
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
@@ -177,23 +179,25 @@ def find_runs(path: Path) -> list[Path]:
     return found
 
 
-def read_run(folder: Path) -> Run:
-    """Read `config.yaml`, `summary.json` and `env.json`, of which only the first must exist."""
-    settings = dict(flatten(to_dict(load_config(folder / "config.yaml"))))
+def to_run(record: RunRecord) -> Run:
+    """What a comparison needs of a run folder.
+
+    Raises:
+        ValueError: its settings cannot be read.
+    """
+    settings = dict(flatten(record.config))
+    if SEED not in settings:
+        raise ValueError(f"{record.folder}: {'; '.join(record.missing) or f'config.yaml has no {SEED}'}")
     kept = {key: value for key, value in settings.items() if not key.startswith(SAME)}
-    summary, environment = (_json(folder / name) for name in ("summary.json", "env.json"))
-    place = {"data": str(where)} if (where := settings["data.path"] or settings["data.root"]) else {}
-    return Run(folder, kept, int(settings[SEED]), summary.get("folds", {}), conditions(environment) | place)
-
-
-def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What of `env.json` can change a result or a speed."""
-    git, gpus = environment.get("git") or {}, environment.get("gpus") or []
-    commit = str(git.get("commit") or "")[:10] + (" with changes" if git.get("dirty") else "")
-    names = [str(gpu.get("name", gpu)) if isinstance(gpu, Mapping) else str(gpu) for gpu in gpus]
-    device = ", ".join(names) or environment.get("cpu")
-    found = {"commit": commit, "device": device, "torch": (environment.get("packages") or {}).get("torch")}
-    return {name: str(value) for name, value in found.items() if value}
+    place = settings.get("data.path") or settings.get("data.root")
+    conditions = {
+        "data": str(place or ""),
+        "commit": record.commit[:10] + (" with changes" if record.has_changes else ""),
+        "device": record.device,
+        "torch": record.torch,
+    }
+    known = {name: value for name, value in conditions.items() if value}
+    return Run(record.folder, kept, int(settings[SEED]), record.summary.get("folds", {}), known, record.lines)
 
 
 def measured_folds(run: Run, metrics: Sequence[str]) -> list[str]:
@@ -355,10 +359,3 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{shown(each)}' for key, each in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from vcrast.config.atomic import write_atomic
+
 PACKAGES = (
     "torch", "torchaudio", "timm", "einops", "hydra-core", "omegaconf", "numpy", "soundfile", "soxr", "safetensors",
     "rich", "matplotlib", "jinja2", "deepspeed", "xformers", "wandb", "tensorboard", "submitit",
@@ -32,9 +34,7 @@ def write_environment(run_dir: Path) -> Path:
     """Write `env.json` into the run folder; a resumed run replaces it by what it runs on now."""
     path = Path(run_dir) / "env.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(".env.json.new")
-    aside.write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_atomic(path, json.dumps(describe_environment(), indent=2) + "\n")
     return path
 
 

@@ -21,10 +21,10 @@ from vcrast.features.views import Views
 from vcrast.models.backbone import Backbone, build_backbone
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.base import Task
-from vcrast.runs.summary import Summary
-from vcrast.training.dist import rank_slice
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
+from vcrast.runs.summary import Summary
+from vcrast.training.dist import rank_slice
 
 
 def seed_for(run_seed: int, purpose: str) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vcrast.config.atomic import write_atomic
+
 log = logging.getLogger(__name__)
 
 NAME = "metrics.jsonl"
@@ -89,12 +91,7 @@ class MetricFile:
             os.write(self._descriptor, b"\n")
 
     def _replace(self, lines: list[dict[str, Any]]) -> None:
-        aside = self.path.with_name(f".{NAME}.new")
-        with open(aside, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.path)
+        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         # The old descriptor still leads to the replaced file.
         os.close(self._descriptor)
         self._descriptor = self._open()

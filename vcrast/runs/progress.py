@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
-from typing import Any
 
 import torch
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 from torch import Tensor
 
 from vcrast.runs.clock import peak_memory_bytes
@@ -20,8 +18,8 @@ from vcrast.runs.clock import peak_memory_bytes
 # The log shares it, so that its lines go above the live line and not through it.
 console = Console(stderr=True)
 
-WINDOW = 20
 REDRAW_S = 0.25
+SPEED_OVER_S = 300.0
 
 
 class Progress:
@@ -38,36 +36,27 @@ class Progress:
     """
 
     def __init__(
-        self,
-        stage: str,
-        fold: str,
-        total_steps: int,
-        *,
-        start_step: int = 0,
-        every_s: float = 10.0,
-        shown: bool = True,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self.title = f"{stage} fold {fold}" if fold else stage
-        self.total_steps, self.start_step, self.every_s, self.shown = total_steps, start_step, every_s, shown
+        self, stage: str, fold: str, total_steps: int, *, start_step: int = 0, every_s: float = 10.0,
+        shown: bool = True, device: torch.device | str | None = None,
+    ) -> None:  # fmt: skip
+        self.title, self.shown = f"{stage} fold {fold}" if fold else stage, shown
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._live: Live | None = None
-        self._times: deque[tuple[float, int]] = deque(maxlen=WINDOW)
-        self._speeds: deque[float] = deque(maxlen=WINDOW)
-        self._shown_at = float("-inf")
+        # Asked here and not of rich, which also believes FORCE_COLOR: a live line in a log file is garbage.
+        self.live = shown and sys.stderr.isatty() and not console.is_dumb_terminal
+        self.every_s, self._shown_at, self._samples_per_s = REDRAW_S if self.live else every_s, float("-inf"), 0.0
+        self._bar = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False), console=console, auto_refresh=False,
+            speed_estimate_period=SPEED_OVER_S, disable=not self.live, get_time=lambda: time.monotonic(),
+        )  # fmt: skip
+        self._bar.add_task(self.title, total=total_steps, completed=start_step)
+        self._task = self._bar.tasks[0]
 
     def __enter__(self) -> Progress:
-        self._times.append((time.monotonic(), self.start_step))
-        # Asked here and not of rich, which also believes FORCE_COLOR: a live line in a log file is garbage.
-        if self.shown and sys.stderr.isatty() and not console.is_dumb_terminal:
-            self._live = Live(Text(self.title), console=console, auto_refresh=False, transient=False)
-            self._live.start()
+        self._bar.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._bar.stop()
 
     def update(
         self,
@@ -85,47 +74,26 @@ class Progress:
         """
         if not self.shown:
             return
-        now = time.monotonic()
-        self._times.append((now, step))
-        if samples_per_s is not None:
-            self._speeds.append(float(samples_per_s))
-        due = REDRAW_S if self._live is not None else self.every_s
-        if now - self._shown_at < due and step < self.total_steps:
+        self._bar.update(self._task.id, completed=step)
+        self._samples_per_s = samples_per_s or self._samples_per_s
+        if time.monotonic() - self._shown_at < self.every_s and not self._task.finished:
             return
-        self._shown_at = now
-        more = {**(parts or {}), **{key: value for key, value in more.items() if not key.endswith("_s")}}
-        self._show(self._line(step, loss, more))
-
-    def eta_s(self) -> float | None:
-        """Seconds left at the speed of the last updates; None before there is a speed."""
-        (first_time, first_step), (last_time, last_step) = self._times[0], self._times[-1]
-        if last_step <= first_step:
-            return None
-        return (self.total_steps - last_step) * (last_time - first_time) / (last_step - first_step)
-
-    def _line(self, step: int, loss: Any, parts: Mapping[str, Any]) -> str:
-        pieces = [self.title, f"{step}/{self.total_steps}"]
-        if loss is not None:
-            pieces.append(f"loss {float(loss):.4g}")
-        if parts:
-            pieces.append("(" + ", ".join(f"{name} {float(value):.3g}" for name, value in parts.items()) + ")")
-        if self._speeds:
-            pieces.append(f"{sum(self._speeds) / len(self._speeds):.4g} samples/s")
-        eta_s = self.eta_s()
-        pieces.append("ETA --" if eta_s is None else f"ETA {clock_time(eta_s)}")
-        pieces.append(f"{peak_memory_bytes(self.device) / 2**30:.1f} GiB")
-        return "  ".join(pieces)
-
-    def _show(self, line: str) -> None:
-        if self._live is not None:
-            self._live.update(Text(line), refresh=True)
+        self._shown_at = time.monotonic()
+        line = self._line(loss, {**(parts or {}), **{key: more[key] for key in more if not key.endswith("_s")}})
+        if self.live:
+            self._bar.update(self._task.id, description=line, refresh=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-
-def clock_time(seconds: float) -> str:
-    """`0:05:07`, or `3 d 04:10:00` from a day on."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{days} d {hour:02}:{minute:02}:{second:02}" if days else f"{hour}:{minute:02}:{second:02}"
+    def _line(self, loss: float | Tensor | None, parts: Mapping[str, float | Tensor]) -> str:
+        left_s = self._task.time_remaining
+        pieces = [
+            self.title,
+            f"{self._task.completed:.0f}/{self._task.total:.0f}",
+            f"loss {float(loss):.4g}" if loss is not None else "",
+            f"({', '.join(f'{name} {float(value):.3g}' for name, value in parts.items())})" if parts else "",
+            f"{self._samples_per_s:.4g} samples/s" if self._samples_per_s else "",
+            f"ETA {timedelta(seconds=left_s) if left_s is not None else '--'}",
+            f"{peak_memory_bytes(self.device) / 2**30:.1f} GiB",
+        ]
+        return "  ".join(filter(None, pieces))

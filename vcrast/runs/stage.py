@@ -126,9 +126,7 @@ class Stage:
         Args:
             clip_shape: of what the objective is given for a clip: (S,) or (2, S).
         """
-        found = broadcast_object(
-            checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None
-        )
+        found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
         self.first = self._restore(found) if found else 0
         self.job.log.rewind(self.name, self.job.fold, self.first)
         self.job.summary.describe(self.name, self.described(), parts=tuple(self.objective.parts))
@@ -140,8 +138,7 @@ class Stage:
         return {**NUMBERS, **self.objective.parts, **self.numbers, **COSTS}
 
     def _restore(self, path: Path) -> int:
-        tensors, state = checkpoint.load(path)
-        content = checkpoint.unflatten_state(tensors, state["skeleton"])
+        content = checkpoint.load(path)
         if content["num_steps"] != self.num_steps:
             raise ValueError(
                 f"{path}: was made for {content['num_steps']} steps, this run has {self.num_steps}; the learning rate "
@@ -208,7 +205,13 @@ class Stage:
 
     def _log(self, done: int, outcome: Outcome, stepped: StepResult, *, lr: float) -> None:
         speed = self.clock.read(outcome.loss)
-        values: dict[str, Tensor | float] = {"loss": outcome.loss, **outcome.parts, "grad_norm": stepped.grad_norm, "lr": lr, **speed}
+        values: dict[str, Tensor | float] = {
+            "loss": outcome.loss,
+            **outcome.parts,
+            "grad_norm": stepped.grad_norm,
+            "lr": lr,
+            **speed,
+        }
         self.job.log.log(self.name, self.job.fold, done, values)
         self.progress.update(done, loss=outcome.loss, parts=outcome.parts, samples_per_s=speed["samples_per_s"])
 
@@ -237,9 +240,7 @@ class Stage:
         }
         if not is_rank_zero():
             return
-        tensors, skeleton = checkpoint.flatten_state(content)
-        folder = self.job.checkpoints(self.name)
-        checkpoint.save(folder, done, tensors, {"skeleton": skeleton}, keep=self.job.config.checkpoint.keep)
+        checkpoint.save(self.job.checkpoints(self.name), done, content, keep=self.job.config.checkpoint.keep)
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint should follow this step."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vcrast.config.atomic import write_atomic
 from vcrast.config.metric import Metric
 from vcrast.training.dist import broadcast_object, is_rank_zero
 
@@ -19,7 +19,9 @@ class Summary:
 
     def __init__(self, path: Path, *, recipe: str, classes: tuple[str, ...]) -> None:
         self.path = path
-        known = broadcast_object(json.loads(path.read_text(encoding="utf-8")) if is_rank_zero() and path.is_file() else {})
+        known = broadcast_object(
+            json.loads(path.read_text(encoding="utf-8")) if is_rank_zero() and path.is_file() else {}
+        )
         self.content: dict[str, Any] = {
             "recipe": recipe,
             "classes": list(classes),
@@ -69,9 +71,7 @@ class Summary:
         if not is_rank_zero():
             return
         content = {**self.content, **spread(self.content["folds"])}
-        aside = self.path.with_name(self.path.name + ".tmp")
-        aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(aside, self.path)
+        write_atomic(self.path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:

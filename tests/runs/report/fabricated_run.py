@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from vcrast.runs.environment import describe_environment
+
 CLASSES = [
     "dog",
     "rain",
@@ -30,11 +32,13 @@ def fabricate(folder: Path, *, folds: tuple[str, ...] = ("1", "2"), classes: lis
         "# 2026-11-02 10:00:00  launch/local.py esc10 run.seed=3\nrecipe=esc10\nrun.seed=3\n"
     )
     env = {
+        **describe_environment(),
         "python": "3.11.7",
-        "versions": {"torch": "2.14.1", "numpy": "2.4.6"},
+        "packages": {"torch": "2.14.1", "numpy": "2.4.6"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
-        "cpu": {"name": "Some CPU", "cores": 8},
-        "gpu": [{"name": "Tesla T4", "memory_bytes": 16 * 2**30}],
+        "cpu": "Some CPU",
+        "gpus": ["Tesla T4"],
+        "variables": {},
     }
     (folder / "env.json").write_text(json.dumps(env))
     with (folder / "metrics.jsonl").open("w") as file:

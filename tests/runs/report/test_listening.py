@@ -10,10 +10,10 @@ from PIL import Image
 
 from vcrast.cli.main import main
 from vcrast.config.compose import compose
-from vcrast.runs.report.listening import picture_address, shown, wav_address
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.data.synth.audiopg import WAVEFORMS
 from vcrast.data.synth.space import Parameter
+from vcrast.runs.report.listening import picture_address, shown, wav_address
 
 
 def content(address):

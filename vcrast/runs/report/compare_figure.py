@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from vcrast.runs.report.compare_table import is_share, title
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.numbers import Curve, curves, moving_mean
-from vcrast.runs.report.record import read_run
 from vcrast.runs.report.style import GREY, class_mark, house_style, new_figure, plain
 
 if TYPE_CHECKING:
@@ -67,14 +66,13 @@ def curves_figure(found: Comparison) -> Drawn:
     Raises:
         ValueError: the runs logged nothing that can be drawn.
     """
-    lines = {run.folder: read_run(run.folder).lines for variant in found.variants for run in variant.runs}
     data: dict[str, dict[str, list[Curve]]] = {}
     for stage, key, over, name in PANELS:
         drawn = {
             found.name(variant): [
                 curve
                 for run in variant.runs
-                for fold, curve in curves(lines[run.folder], stage, key, over=over).items()
+                for fold, curve in curves(run.lines, stage, key, over=over).items()
                 if fold in found.folds
             ]
             for variant in found.variants

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from vcrast.runs.record import Arrays
 from vcrast.runs.report.numbers import Curve, confusion, curves, loss_parts, most_frequent, moving_mean, principal_plane
-from vcrast.runs.report.record import Arrays
 from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, fold_colour, house_style, new_figure, plain
 
 Lines = Sequence[Mapping[str, Any]]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcrast.config.compose import flatten
+from vcrast.runs.record import RunRecord, read_run
 from vcrast.runs.report import figures
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.headline import duration, headline, wall_seconds
 from vcrast.runs.report.numbers import stack_folds
-from vcrast.runs.report.record import RunRecord, read_run
 from vcrast.runs.report.write import address, write_page
 
 
@@ -62,51 +63,37 @@ def write_report(folder: str | Path) -> Path:
         missing=missing,
         sections=sections,
         config=record.config_text,
-        environment=list(flatten(record.env)),
+        environment=list(shown(record.env)),
     )
     return page
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
     """Command, commit, machine and duration: what one needs to repeat the run. Unknown ones are left out."""
-    env = dict(flatten(record.env))
+    env = record.env
     spent = wall_seconds(record.summary, record.lines)
     rebuilt = f"launch/local.py {shlex.join([record.recipe, *record.overrides])}"
     found = {
         "Command": record.commands[0] if record.commands else rebuilt,
         "Continued by": "; ".join(record.commands[1:]),
-        "Commit": find(env, "commit", "git_commit", "sha"),
-        "Processes": find(env, "variables.WORLD_SIZE"),
-        "Processor": find(env, "cpu", "cpu.name", "cpu.model", "cpu_name", "processor"),
-        "GPU": find(env, "gpu", "gpu.name", "gpus", "gpu.0", "gpus.0", "gpu.0.name", "gpus.0.name", "gpu_name"),
-        "Python": find(env, "python", "python.version"),
-        "PyTorch": find(env, "torch", "torch.version", "versions.torch", "packages.torch"),
+        "Commit": record.commit,
+        "Processes": (env.get("variables") or {}).get("WORLD_SIZE"),
+        "Processor": env.get("cpu"),
+        "GPU": ", ".join(env.get("gpus") or []),
+        "Python": env.get("python"),
+        "PyTorch": record.torch,
         "Duration": duration(spent) if spent is not None else "",
     }
-    return [(name, value) for name, value in found.items() if value]
+    return [(name, str(value)) for name, value in found.items() if value]
 
 
-def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings and lists as dotted names: {"gpu": [{"name": "T4"}]} -> ("gpu.0.name", "T4")."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list) and all(isinstance(inner, str) for inner in value):
-        yield prefix, shlex.join(value) if prefix.endswith(("command", "argv")) else ", ".join(value)
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from flatten(inner, f"{prefix}.{number}")
-    elif value is not None:
-        yield prefix, str(value)
-
-
-def find(env: Mapping[str, str], *names: str) -> str:
-    """The value of the first of `names`, at the top or at the end of a dotted name; "" if there is none."""
-    for name in names:
-        for key, value in env.items():
-            if value and (key == name or key.endswith(f".{name}")):
-                return value
-    return ""
+def shown(env: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The content of `env.json` as dotted names and text, what is unknown left out."""
+    for key, value in flatten(env):
+        if isinstance(value, list):
+            yield key, shlex.join(value) if key == "command" else ", ".join(map(str, value))
+        elif value is not None:
+            yield key, str(value)
 
 
 def _sections(record: RunRecord, missing: list[str]) -> Iterator[Section]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vcrast.config.atomic import write_atomic
+
 
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill in a template of this folder and write it aside, then rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(filled_in(template, **values), encoding="utf-8")
-    aside.replace(path)
+    write_atomic(path, filled_in(template, **values))
 
 
 def filled_in(template: str, **values: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a run folder holds, read leniently: a run that was killed early still has a story to tell."""
+"""Read a run folder, of which any file may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -51,9 +51,33 @@ class RunRecord:
         except (KeyError, TypeError, ValueError):
             return None
 
+    @property
+    def commit(self) -> str:
+        """Of the program; empty if it was no clone."""
+        return str((self.env.get("git") or {}).get("commit") or "")
 
-def read_run(folder: str | Path) -> RunRecord:
+    @property
+    def has_changes(self) -> bool:
+        """Whether files differed from the commit."""
+        return bool((self.env.get("git") or {}).get("dirty"))
+
+    @property
+    def device(self) -> str:
+        """The GPUs that the run saw, or the processor of a machine without."""
+        return ", ".join(self.env.get("gpus") or []) or str(self.env.get("cpu") or "")
+
+    @property
+    def torch(self) -> str:
+        """Its version."""
+        return str((self.env.get("packages") or {}).get("torch") or "")
+
+
+def read_run(folder: str | Path, *, arrays: bool = True) -> RunRecord:
     """Read a run folder.
+
+    Args:
+        folder: of a run, finished or not.
+        arrays: whether to read the scores, embeddings and views too.
 
     Raises:
         FileNotFoundError: no such folder, or nothing in it was written by a run.
@@ -70,6 +94,8 @@ def read_run(folder: str | Path) -> RunRecord:
     record.env = _json(record, "env.json", "the machine and the versions")
     record.lines = _lines(record)
     record.summary = _json(record, "summary.json", "the final numbers: the run has not finished")
+    if not arrays:
+        return record
     record.evaluations = _folds(record, "evaluation", "the scores of the test clips: evaluation has not run")
     record.views = _folds(record, "views", "the two views of some clips: pretraining has not saved them")
     return record
