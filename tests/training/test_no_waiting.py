@@ -9,6 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import extensions.audiopg.program  # noqa: F401  (registers the program)
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
         parser.set_defaults(run=run)
 
     preview = verbs.add_parser("preview", help="write a page of generated pairs to listen to")
-    preview.add_argument("name", choices=["synth"])
+    preview.add_argument("name", metavar="NAME", help="a source of generated pairs: synth, audiopg")
     preview.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as source.distance=0.3")
     preview.add_argument("--out", type=Path, default=Path("synth.html"), metavar="FILE", help="the page (%(default)s)")
     preview.add_argument("--pairs", type=int, default=12, metavar="N", help="how many pairs (%(default)s)")
@@ -100,10 +100,10 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_preview(args: argparse.Namespace) -> int:
-    """`vcrast data preview synth [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
+    """`vcrast data preview SOURCE [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
 
     Raises:
-        ValueError: no pair is asked for, or a setting is wrong.
+        ValueError: no pair is asked for, the source generates none, or a setting is wrong.
     """
     from vcrast.config.compose import compose
     from vcrast.data.streams import OF_THE_BATCH, doppelgangers
@@ -113,6 +113,8 @@ def run_preview(args: argparse.Namespace) -> int:
     if args.pairs < 1:
         raise ValueError(f"--pairs {args.pairs}: give at least 1")
     config = compose([f"source={args.name}", *args.overrides])
+    if "program" not in config.source:
+        raise ValueError(f"data preview {args.name}: source={args.name} generates no sounds; try synth")
     features = {key: value for key, value in asdict(config.features).items() if key != "name"}
     options = {key: value for key, value in config.source.items() if key not in OF_THE_BATCH}
     page = write_listening_page(

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import vcrast.data.synth.audiopg
-import vcrast.data.synth.program  # noqa: F401  (both enter PROGRAMS)
+import vcrast.data.synth.program  # noqa: F401  (enters PROGRAMS)
 from vcrast.config.registry import PROGRAMS
 from vcrast.config.words import suggest
 from vcrast.data.synth.control import LOWEST_RATE, Grid

@@ -1,4 +1,4 @@
-"""Periodic waveforms as Fourier series without aliases, frequency modulation, and noise with a power-law spectrum."""
+"""Waveforms as band-limited Fourier series, frequency modulation, and power-law noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sounds of `source.program=audiopg`: tones, FM, waveforms and pink noise in events, over transients and noise.
+"""The program `audiopg`: tones, FM, waveforms and noise in events, over bursts and background.
 
 Rebuilt from the description of AudioPG, arXiv:2606.14791: additive tones with partials k^-gamma, FM, sawtooth, square
 and triangle, pink noise; ADSR envelopes, several events in a clip, transient bursts, damping, background noise; f0 from
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from vcrast.config.registry import PROGRAMS
-from vcrast.data.synth import control, oscillators, spectra, waveforms
+from vcrast.data.synth import control, oscillators, spectra
 from vcrast.data.synth.control import Grid
-from vcrast.data.synth.events import events
 from vcrast.data.synth.sound import LEVEL, Layered, Material
 from vcrast.data.synth.space import Parameter, Space, decibels
 from vcrast.data.synth.spectra import Bins
+
+from . import waveforms
+from .events import events
 
 WAVEFORMS = ("additive tone", "FM tone", *waveforms.SERIES, "pink noise")
 ADDITIVE, FM, PINK = 0, 1, len(WAVEFORMS) - 1
