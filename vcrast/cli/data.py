@@ -19,11 +19,9 @@ def add_parser(subparsers: Any) -> None:
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
-    download.add_argument("name", choices=["esc50", "audioset"])
+    download.add_argument("name", nargs="?", metavar="NAME", help="a dataset; left out: list those that can be fetched")
     download.add_argument("--root", type=Path, default=None, metavar="DIR", help="where to put it (default: data/NAME)")
-    download.add_argument(
-        "--url", default=None, help="fetch from another address: the archive of esc50, the folder of audioset"
-    )
+    download.add_argument("--url", default=None, help="another address of the archive, or of AudioSet's folder")
     download.set_defaults(run=run_download)
 
     for verb, run, text in (
@@ -44,14 +42,24 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_download(args: argparse.Namespace) -> int:
-    """`vcrast data download NAME [--root DIR] [--url URL]`."""
-    from vcrast.data import download_audioset, download_esc50
+    """`vcrast data download [NAME] [--root DIR] [--url URL]`: the path of the dataset on standard output.
 
+    Raises:
+        KeyError: the dataset declares no download; the message lists those that do.
+        ValueError: no such dataset, or what came is not it.
+        ConnectionError: the server refuses, or cannot be reached.
+    """
+    from vcrast.config.compose import compose
+    from vcrast.config.registry import DOWNLOADS
+    from vcrast.data.sources import import_sources
+
+    data = compose([f"data={args.name}"]).data if args.name else None
+    import_sources(data.module if data else None)
+    if data is None:
+        print("\n".join(sorted(DOWNLOADS.builders)))
+        return 0
     _show_log()
-    if args.name == "esc50":
-        print(download_esc50.download_esc50(args.root, url=args.url or download_esc50.URL))
-    else:
-        print(download_audioset.download_audioset(args.root, url=args.url or download_audioset.URL))
+    print(DOWNLOADS.get(data.name)(args.root, **({"url": args.url} if args.url else {})))
     return 0
 
 

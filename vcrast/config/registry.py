@@ -107,6 +107,7 @@ def _is_a(value: Any, declared: type) -> bool:
 
 
 SOURCES = Registry("data")
+DOWNLOADS = Registry("data download")
 ATTENTIONS = Registry("attention")
 LINEARS = Registry("linear")
 STREAMS = Registry("source")
