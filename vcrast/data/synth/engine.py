@@ -1,10 +1,9 @@
-"""(class, number, seed) -> a clip: draws from the region, runs the program, adds background, sets the level."""
+"""Render the clips of a labelled class: (class, number, seed) -> waveform, with background noise."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from vcrast.config.words import suggest
@@ -31,46 +30,6 @@ class Rendered(NamedTuple):
     units: Tensor
 
 
-def render(
-    class_index: Tensor,
-    numbers: Tensor,
-    *,
-    seed: int,
-    num_samples: int,
-    sample_rate: int,
-    snr_db: tuple[float, float] = (5.0, 40.0),
-) -> Rendered:
-    """Clips of several classes.
-
-    Args:
-        class_index: (n,) int64, positions in `CLASSES`.
-        numbers: (n,) int64, which clip of its class; any number from 0.
-        seed: of the collection; another seed gives other clips under the same numbers.
-        num_samples: S.
-        sample_rate: Hz.
-        snr_db: [lowest, highest] level of the sound over the background noise.
-
-    Returns:
-        On the device of `numbers`. A clip depends on (seed, class, number) alone.
-
-    Raises:
-        ValueError: a sample rate or a length that the sounds do not fit into.
-    """
-    wavs = torch.empty(len(numbers), num_samples, device=numbers.device)
-    units = torch.empty(len(numbers), SPACE.size, device=numbers.device)
-    for index in class_index.unique().tolist():
-        rows = (class_index == index).nonzero().squeeze(1)
-        wavs[rows], units[rows] = render_class(
-            CLASSES[index],
-            numbers[rows],
-            seed=seed,
-            num_samples=num_samples,
-            sample_rate=sample_rate,
-            snr_db=snr_db,
-        )
-    return Rendered(wavs, units)
-
-
 def render_class(
     name: str,
     numbers: Tensor,
@@ -80,7 +39,18 @@ def render_class(
     sample_rate: int,
     snr_db: tuple[float, float] = (5.0, 40.0),
 ) -> Rendered:
-    """Clips of one class, see `render`.
+    """Render clips of one class.
+
+    Args:
+        name: of the class, in `CLASSES`.
+        numbers: (n,) int64, which clip of the class; any number from 0.
+        seed: of the collection; another seed gives other clips under the same numbers.
+        num_samples: S.
+        sample_rate: Hz.
+        snr_db: [lowest, highest] level of the sound over the background noise.
+
+    Returns:
+        On the device of `numbers`. A clip depends on (seed, class, number) alone.
 
     Raises:
         KeyError: no such class.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -67,8 +65,3 @@ def read_table(table: Tensor, phase: Tensor) -> Tensor:
     first = position.floor().clamp_max(TABLE - 1)
     place = first.long()
     return torch.lerp(table.gather(1, place), table[:, 1:].gather(1, place), position - first)
-
-
-def table_error(order: int) -> float:
-    """Largest error of straight lines for the harmonic `order`, relative to its amplitude: (2 pi h / 2048)^2 / 8."""
-    return (2 * math.pi * order / TABLE) ** 2 / 8
