@@ -53,9 +53,13 @@ class Grid:
         return torch.arange(self.hop, device=self.device) / self.hop
 
     def upsample(self, curve: Tensor) -> Tensor:
-        """(n, K) -> (n, S): straight lines between the points."""
-        lines = torch.lerp(curve[:, :-1, None], curve[:, 1:, None], self.ramp)
-        return lines.flatten(1)[:, : self.num_samples]
+        """Interpolate linearly between the control points, (n, points) -> (n, S)."""
+        return join_lines(curve, self.ramp)[:, : self.num_samples]
+
+
+def join_lines(values: Tensor, ramp: Tensor) -> Tensor:
+    """Interpolate linearly: (n, points) and the way from one to the next (hop,) -> (n, (points - 1) hop)."""
+    return torch.lerp(values[:, :-1, None], values[:, 1:, None], ramp).flatten(1)
 
 
 def pitch_contour(

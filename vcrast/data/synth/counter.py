@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor
+
+from vcrast.data.hashing import stable_hash
 
 
 def _signed(value: int) -> int:
@@ -35,10 +36,6 @@ def splitmix64(state: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
-def _hash(text: str) -> int:
-    return _signed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-
-
 class Dice:
     """All random numbers of n clips; each clip has a key, each draw a name, each value a position.
 
@@ -52,7 +49,7 @@ class Dice:
     @classmethod
     def of(cls, seed: int, class_name: str, numbers: Tensor) -> Dice:
         """The dice of clips `numbers` (n,) int64 of one class."""
-        return cls(splitmix64(splitmix64(numbers) ^ _hash(f"{seed}/{class_name}")))
+        return cls(splitmix64(splitmix64(numbers) ^ _signed(stable_hash(f"{seed}/{class_name}"))))
 
     @property
     def size(self) -> int:
@@ -61,7 +58,7 @@ class Dice:
 
     def bits(self, name: str, num_values: int) -> Tensor:
         """(n, num_values) int64 with 64 random bits; a longer draw begins with the shorter one."""
-        stream = splitmix64(self.keys ^ _hash(name)).unsqueeze(1)
+        stream = splitmix64(self.keys ^ _signed(stable_hash(name))).unsqueeze(1)
         # SplitMix64's own sequence: the state advances by the golden step.
         return splitmix64(stream + _STEP * torch.arange(num_values, device=self.keys.device))
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vcrast.data.synth.control import Grid
+from vcrast.data.synth.control import Grid, join_lines
 from vcrast.data.synth.space import decibels
 
 EQUALISER_POINTS = 16
@@ -56,10 +56,9 @@ class Bins:
         return cls(grid.num_samples, grid.sample_rate, grid.device)
 
     def upsample(self, gain: Tensor) -> Tensor:
-        """(n, len(hertz)) gains -> (n, size), straight lines between them."""
+        """Interpolate gains linearly, (n, len(hertz)) -> (n, size)."""
         ramp = torch.arange(self.hop, device=gain.device) / self.hop
-        lines = torch.lerp(gain[:, :-1, None], gain[:, 1:, None], ramp).flatten(1)
-        return torch.cat([lines, gain[:, -1:]], dim=1)[:, : self.size]
+        return torch.cat([join_lines(gain, ramp), gain[:, -1:]], dim=1)[:, : self.size]
 
 
 def turned(first: Tensor, second: Tensor, distance: float) -> Tensor:
