@@ -181,12 +181,12 @@ def audible(units: Tensor, num_layers: int, grid: Grid) -> Tensor:
     """Mark in which sounds each parameter is audible.
 
     Args:
-        units: (n, P) parameters in [0, 1], columns of `Layers.space_of(num_layers)`.
+        units: (n, units) parameters in [0, 1], columns of `Layers.space_of(num_layers)`.
         num_layers: of the sounds.
         grid: of the sounds.
 
     Returns:
-        (n, P) bool.
+        (n, units) bool.
     """
     found = []
     for space, columns in split(units, num_layers):
@@ -199,7 +199,7 @@ def audible(units: Tensor, num_layers: int, grid: Grid) -> Tensor:
 
 
 def canonical(units: Tensor, num_layers: int) -> Tensor:
-    """Sort what has no order, (n, P) -> (n, P): the sounds stay the same.
+    """Sort what has no order, (n, units) -> (n, units): the sounds stay the same.
 
     Modes of a body are sorted by frequency, onsets that sound by time, their levels with them.
     """
@@ -220,7 +220,7 @@ def canonical(units: Tensor, num_layers: int) -> Tensor:
 
 
 def split(units: Tensor, num_layers: int) -> list[tuple[Space, Tensor]]:
-    """Split (n, P) into the columns of each layer, and of the scene at the end, with the space that they belong to."""
+    """Split (n, units) into the columns of each layer, then of the scene, each with its space."""
     sizes = [LAYER.size] * num_layers + [SCENE.size]
     spaces = [LAYER] * num_layers + [SCENE]
     return list(zip(spaces, units.split(sizes, dim=1), strict=True))

@@ -31,7 +31,7 @@ Embedder = Callable[[Tensor], Tensor]
 
 
 class Sounds(NamedTuple):
-    """wavs (b, S) float32 within [-1, 1]; units (b, P) in [0, 1], columns of `Layers.space_of(num_layers)`."""
+    """wavs (b, S) float32 within [-1, 1]; units (b, units) in [0, 1], columns of `Layers.space_of(num_layers)`."""
 
     wavs: Tensor
     units: Tensor
@@ -152,7 +152,7 @@ def generate(num_sounds: int, grid: Grid, *, seed: int, num_layers: int) -> Iter
 
 
 def score(embeddings: Mapping[str, Tensor], units: Tensor, num_layers: int, grid: Grid) -> Probed:
-    """Fit and score embeddings (n, D) against parameters (n, P); the last quarter of the rows is held out.
+    """Fit and score embeddings (n, D) against parameters (n, units); the last quarter of the rows is held out.
 
     Raises:
         ValueError: embeddings that are not finite.
@@ -185,7 +185,7 @@ def targets(units: Tensor, num_layers: int, grid: Grid) -> list[Target]:
     """Make a regression target of each parameter with an order; those of several layers are columns of one target.
 
     Args:
-        units: (n, P) in [0, 1], columns of `Layers.space_of(num_layers)`.
+        units: (n, units) in [0, 1], columns of `Layers.space_of(num_layers)`.
         num_layers: of them.
         grid: of the sounds.
     """

@@ -24,7 +24,7 @@ CLASSES = tuple(REGIONS)
 
 
 class Rendered(NamedTuple):
-    """wavs (n, S) float32 within [-1, 1]; units (n, P) parameters in [0, 1], columns of `classes.SPACE`."""
+    """wavs (n, S) float32 within [-1, 1]; units (n, units) parameters in [0, 1], columns of `classes.SPACE`."""
 
     wavs: Tensor
     units: Tensor
@@ -69,7 +69,7 @@ def render_class(
 
 
 def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, float]) -> Tensor:
-    """(n, S) -> (n, S): the sound and, lower by a random level, noise that falls by 0 to 6 dB per octave.
+    """Add noise that falls by 0 to 6 dB per octave at a random level below the sound; (n, S) -> (n, S).
 
     The level is uniform in `snr_db`, of powers over the whole clip; the sound has power 1 in the result.
     """
@@ -80,7 +80,7 @@ def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, 
 
 
 def unit_power(wave: Tensor) -> Tensor:
-    """(n, S) scaled to mean square 1; silence stays silence."""
+    """Scale (n, S) to mean square 1; silence stays silence."""
     return wave / wave.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
