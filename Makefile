@@ -9,7 +9,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit,probe]"
 	touch $(READY)
 
 demo: $(READY)

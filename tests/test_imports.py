@@ -26,6 +26,7 @@ ONLY_IN = {
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
     "soundfile": {"vcrast/data/audio.py", "vcrast/cli/doctor.py"},
+    "sklearn": {"extensions/sound_probe/ridge.py"},
     "soxr": {"vcrast/data/audio.py"},
     "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py"},
 }

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import resample
 
-from vcrast.data.audio import read_wav
+from vcrast.data.audio import read_wav, resample
 from vcrast.data.dataset import fit
 from vcrast.features.fbank import Fbank
 from vcrast.models.backbone import Backbone, Tokens, build_backbone
@@ -221,7 +220,10 @@ class Model:
             return wav
         if sample_rate <= 0:
             raise ValueError(f"sample_rate={sample_rate}: must be positive, in Hz")
-        return resample(wav, sample_rate, self.sample_rate, lowpass_filter_width=64)
+        # As files are: one clip has the same numbers as a path and as samples.
+        clips = wav.numpy().reshape(-1, wav.shape[-1])
+        resampled = np.stack([resample(clip, sample_rate, self.sample_rate) for clip in clips])
+        return torch.from_numpy(resampled).reshape(*wav.shape[:-1], -1)
 
     @torch.no_grad()
     def _per_window(

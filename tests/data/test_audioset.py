@@ -11,9 +11,9 @@ from sound_files import noise, settings, write
 from vcrast.cli.data import run_download
 from vcrast.data import preflight as preflight_module
 from vcrast.data.clip import Clip
-from vcrast.data.download_audioset import download_audioset
 from vcrast.data.open import open_corpus, open_data
 from vcrast.data.sources import audioset as source
+from vcrast.data.sources.audioset_download import download_audioset
 
 MIDS = [f"/m/{number:05x}" for number in range(527)]
 LABELS = "index,mid,display_name\n" + "".join(f'{i},{mid},"Sound {i}, of a kind"\n' for i, mid in enumerate(MIDS))

@@ -88,4 +88,4 @@ def test_a_wrong_command_is_noticed():
     with pytest.raises(ValueError, match=r"recipe=esc51"):
         check(shlex.split("python launch/local.py esc51"))
     with pytest.raises(SystemExit):
-        check(shlex.split("vcrast data download esc51"))
+        check(shlex.split("vcrast data downlod esc50"))

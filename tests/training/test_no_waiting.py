@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import ToyMAE
 
+import extensions.audiopg.program  # noqa: F401  (registers the program)
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank

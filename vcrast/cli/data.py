@@ -19,11 +19,9 @@ def add_parser(subparsers: Any) -> None:
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
-    download.add_argument("name", choices=["esc50", "audioset"])
+    download.add_argument("name", nargs="?", metavar="NAME", help="a dataset; left out: list those that can be fetched")
     download.add_argument("--root", type=Path, default=None, metavar="DIR", help="where to put it (default: data/NAME)")
-    download.add_argument(
-        "--url", default=None, help="fetch from another address: the archive of esc50, the folder of audioset"
-    )
+    download.add_argument("--url", default=None, help="another address of the archive, or of AudioSet's folder")
     download.set_defaults(run=run_download)
 
     for verb, run, text in (
@@ -36,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         parser.set_defaults(run=run)
 
     preview = verbs.add_parser("preview", help="write a page of generated pairs to listen to")
-    preview.add_argument("name", choices=["synth"])
+    preview.add_argument("name", metavar="NAME", help="a source of generated pairs: synth, audiopg")
     preview.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as source.distance=0.3")
     preview.add_argument("--out", type=Path, default=Path("synth.html"), metavar="FILE", help="the page (%(default)s)")
     preview.add_argument("--pairs", type=int, default=12, metavar="N", help="how many pairs (%(default)s)")
@@ -44,14 +42,24 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_download(args: argparse.Namespace) -> int:
-    """`vcrast data download NAME [--root DIR] [--url URL]`."""
-    from vcrast.data import download_audioset, download_esc50
+    """`vcrast data download [NAME] [--root DIR] [--url URL]`: the path of the dataset on standard output.
 
+    Raises:
+        KeyError: the dataset declares no download; the message lists those that do.
+        ValueError: no such dataset, or what came is not it.
+        ConnectionError: the server refuses, or cannot be reached.
+    """
+    from vcrast.config.compose import compose
+    from vcrast.config.registry import DOWNLOADS
+    from vcrast.data.sources import import_sources
+
+    data = compose([f"data={args.name}"]).data if args.name else None
+    import_sources(data.module if data else None)
+    if data is None:
+        print("\n".join(sorted(DOWNLOADS.builders)))
+        return 0
     _show_log()
-    if args.name == "esc50":
-        print(download_esc50.download_esc50(args.root, url=args.url or download_esc50.URL))
-    else:
-        print(download_audioset.download_audioset(args.root, url=args.url or download_audioset.URL))
+    print(DOWNLOADS.get(data.name)(args.root, **({"url": args.url} if args.url else {})))
     return 0
 
 
@@ -100,10 +108,10 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_preview(args: argparse.Namespace) -> int:
-    """`vcrast data preview synth [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
+    """`vcrast data preview SOURCE [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
 
     Raises:
-        ValueError: no pair is asked for, or a setting is wrong.
+        ValueError: no pair is asked for, the source generates none, or a setting is wrong.
     """
     from vcrast.config.compose import compose
     from vcrast.data.streams import OF_THE_BATCH, doppelgangers
@@ -113,6 +121,8 @@ def run_preview(args: argparse.Namespace) -> int:
     if args.pairs < 1:
         raise ValueError(f"--pairs {args.pairs}: give at least 1")
     config = compose([f"source={args.name}", *args.overrides])
+    if "program" not in config.source:
+        raise ValueError(f"data preview {args.name}: source={args.name} generates no sounds; try synth")
     features = {key: value for key, value in asdict(config.features).items() if key != "name"}
     options = {key: value for key, value in config.source.items() if key not in OF_THE_BATCH}
     page = write_listening_page(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from vcrast.config.words import suggest
@@ -16,14 +17,14 @@ from vcrast.config.words import suggest
 T = TypeVar("T", bound=Callable[..., Any])
 
 
-def import_part(setting: str, module: str) -> None:
-    """Import the module that a setting names, so that it registers its parts.
+def import_part(setting: str, module: str) -> ModuleType:
+    """Import and return the module that a setting names; importing it registers its parts.
 
     Raises:
         ValueError: no such module. What goes wrong within it is raised as it is.
     """
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         # A module that this one asks for in vain is no mistake in the setting.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
@@ -109,6 +110,7 @@ def _is_a(value: Any, declared: type) -> bool:
 
 
 SOURCES = Registry("data")
+DOWNLOADS = Registry("data download")
 ATTENTIONS = Registry("attention")
 LINEARS = Registry("linear")
 STREAMS = Registry("source")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Callable
-from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
 import soxr
+
+from vcrast.data.truncation import missing_end, mp3_declares_length
 
 # scheme -> function(path, sample_rate) -> (S,) float32: paths such as "synth://..." are generated, not read.
 READERS: dict[str, Callable[[str, int], np.ndarray]] = {}
@@ -21,8 +21,6 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", "
 SILENCE = 2.0**-16
 BLOCK_FRAMES = 1 << 20
 UNKNOWN_FRAMES = 2**62
-# Writers to a pipe cannot go back to fill in the size; they leave 0, 0xFFFFFFFF (ffmpeg) or about 0x7FFFFFFF (sox).
-UNKNOWN_SIZE = 0x7FFF0000
 
 
 class AudioFault(ValueError):
@@ -62,10 +60,18 @@ def read_wav(path: str, *, sample_rate: int, start_s: float = 0.0, duration_s: f
     else:
         wav, rate = _decode(path, start_s, duration_s)
     _check(path, wav)
-    if rate != sample_rate:
+    return np.ascontiguousarray(resample(wav, rate, sample_rate), dtype=np.float32)
+
+
+def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """(S,) samples at `from_rate` Hz -> samples at `to_rate` Hz, at least one; soxr HQ."""
+    if from_rate == to_rate:
+        return wav
+    if not round(len(wav) * to_rate / from_rate):
         # One sample at 44.1 kHz rounds to none at 16 kHz; a clip is padded later, but it is never empty.
-        wav = soxr.resample(wav, rate, sample_rate, quality="HQ") if round(len(wav) * sample_rate / rate) else wav[:1]
-    return np.ascontiguousarray(wav, dtype=np.float32)
+        return wav[:1]
+    resampled: np.ndarray = soxr.resample(wav, from_rate, to_rate, quality="HQ")
+    return resampled
 
 
 def is_generated(path: str) -> bool:
@@ -121,9 +127,8 @@ def _decode(path: str, start_s: float, duration_s: float | None) -> tuple[np.nda
     """The mono samples (S,) at the file's own rate, and that rate."""
     with _open(path) as file:
         rate, frames = file.samplerate, file.frames
-        cut_off = _cut_off(path, file.format)
-        if cut_off:
-            raise AudioFault(path, f"truncated: {cut_off}")
+        if missing := missing_end(path, file.format):
+            raise AudioFault(path, f"truncated: {missing}")
         if frames == 0:
             raise AudioFault(path, "no samples")
         start = round(start_s * rate)
@@ -135,7 +140,7 @@ def _decode(path: str, start_s: float, duration_s: float | None) -> tuple[np.nda
             wav = _read_mono(file, wanted)
         except sf.LibsndfileError as error:
             raise AudioFault(path, f"cannot be decoded ({error.error_string})") from None
-        exact = file.format != "MP3" or _mp3_declares_length(path)
+        exact = file.format != "MP3" or mp3_declares_length(path)
     if exact and len(wav) < wanted:
         raise AudioFault(path, f"truncated: {start + len(wav)} of the {frames} samples that its header declares")
     return wav, rate
@@ -161,56 +166,3 @@ def _check(path: str, wav: np.ndarray) -> None:
         raise AudioFault(path, f"{int((~np.isfinite(wav)).sum())} NaN or infinite samples")
     if peak < SILENCE:
         raise AudioFault(path, "silent: every sample is 0")
-
-
-def _cut_off(path: str, format_name: str) -> str:
-    """Why the container is shorter than it declares, or "".
-
-    libsndfile quietly shortens wav, aiff and ogg files to what is there, and its header information with them, so the
-    chunk sizes are read here.
-    """
-    with open(path, "rb") as file:
-        if format_name in ("WAV", "WAVEX", "AIFF"):
-            return _cut_off_chunk(file)
-        return _cut_off_page(file) if format_name == "OGG" else ""
-
-
-def _cut_off_chunk(file: BinaryIO) -> str:
-    """Compare the size of the sample chunk of a RIFF, RIFX or AIFF file with the file's size."""
-    size = os.fstat(file.fileno()).st_size
-    order = "<I" if file.read(4) == b"RIFF" else ">I"
-    file.seek(12)
-    while len(head := file.read(8)) == 8:
-        length = struct.unpack(order, head[4:])[0]
-        if head[:4] in (b"data", b"SSND"):
-            there = size - file.tell()
-            known = 0 < length < UNKNOWN_SIZE
-            return f"{there} of the {length} bytes that its header declares" if known and there < length else ""
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return ""
-
-
-def _cut_off_page(file: BinaryIO) -> str:
-    """See whether the last Ogg page is whole; a page has at most 65,307 bytes."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(max(0, size - 65_307))
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0:
-        return "no Ogg page in its last 64 KiB"
-    lengths = tail[page + 27 : page + 27 + tail[page + 26]] if len(tail) > page + 26 else b""
-    complete = len(tail) > page + 26 and len(lengths) == tail[page + 26]
-    missing = page + 27 + len(lengths) + sum(lengths) - len(tail)
-    return "" if complete and missing <= 0 else "its last Ogg page is incomplete"
-
-
-def _mp3_declares_length(path: str) -> bool:
-    """Whether an MP3 has a Xing or Info header; without, libsndfile's length is a guess from the bit rate."""
-    with open(path, "rb") as file:
-        start = file.read(10)
-        if start[:3] == b"ID3" and len(start) == 10:
-            size = sum(byte << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True))
-            file.seek(size, os.SEEK_CUR)
-            start = b""
-        frame = start + file.read(4096)
-    return b"Xing" in frame or b"Info" in frame

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vcrast.config.words import suggest
@@ -128,20 +126,3 @@ def _choices(corpus: Corpus, wrong: str) -> str:
     if not corpus.folds:
         return "it has no folds at all; set data.folds=null to pretrain on every clip"
     return suggest(wrong, corpus.folds)
-
-
-def write_manifest(corpus: Corpus, path: str | Path) -> None:
-    """Write a CSV that `data=manifest data.path=<path>` reads back as the same clips."""
-    extras = sorted({key for clip in corpus.clips for key in clip.extra})
-    label = "labels" if corpus.multilabel else "label"
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", *([label] if corpus.classes else []), "fold", "start", "duration", *extras])
-        for clip in corpus.clips:
-            rows.writerow(_row(clip, corpus.classes, extras))
-
-
-def _row(clip: Clip, classes: Sequence[str], extras: Sequence[str]) -> list[str]:
-    labels = [";".join(classes[index] for index in clip.labels)] if classes else []
-    duration = "" if clip.duration_s is None else repr(clip.duration_s)
-    return [clip.path, *labels, clip.fold, repr(clip.start_s), duration, *(clip.extra.get(key, "") for key in extras)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 from vcrast.config.words import suggest
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.clip import Clip
+from vcrast.data.hashing import stable_hash
 from vcrast.data.preflight import fault_list
 from vcrast.data.store import WavStore
 
@@ -139,8 +139,7 @@ class ClipDataset(Dataset[Example]):
         slack = max(0, length - self.num_samples)
         if position == CENTRE or not slack:
             return slack // 2
-        drawn = hashlib.blake2b(f"crop {self.seed} {position}".encode(), digest_size=8).digest()
-        return int.from_bytes(drawn, "little") % (slack + 1)
+        return stable_hash(f"crop {self.seed} {position}") % (slack + 1)
 
 
 def fit(wav: np.ndarray, num_samples: int, pad: str) -> np.ndarray:

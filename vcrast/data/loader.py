@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.dataset import CENTRE, ClipDataset, Example
+from vcrast.data.hashing import stable_hash
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_ended
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ def steps_per_epoch(num_clips: int, batch_size: int) -> int:
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> Tensor:
     """The order (N,) int64 of the clips in one epoch."""
-    drawn = hashlib.blake2b(f"order {seed} {epoch}".encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(drawn, "little") >> 1)
+    generator = torch.Generator().manual_seed(stable_hash(f"order {seed} {epoch}") >> 1)
     return torch.randperm(num_clips, generator=generator)
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from vcrast.config.registry import SOURCES, import_part
+from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data import sources
 from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip, Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.preflight import fault_list, preflight
+from vcrast.data.sources import import_sources
 from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
 
@@ -32,10 +30,7 @@ def open_corpus(data: DataConfig) -> Corpus:
         FileNotFoundError: the data is not where it should be; says how to get it.
         ValueError: faults in the manifest or the files, a setting without effect, a fold or module that does not exist.
     """
-    for module in pkgutil.iter_modules(sources.__path__, f"{sources.__name__}."):
-        importlib.import_module(module.name)
-    if data.module:
-        import_part("data.module", data.module)
+    import_sources(data.module)
     if not 0.0 <= data.max_bad_fraction < 1.0:
         raise ValueError(f"data.max_bad_fraction={data.max_bad_fraction}: must be at least 0 and below 1")
     if data.sample_rate < 1:

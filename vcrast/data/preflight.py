@@ -10,6 +10,7 @@ from typing import Any
 
 from vcrast.data.audio import AudioFault, header, is_generated
 from vcrast.data.clip import Clip, Corpus, select_folds
+from vcrast.data.processes import num_cores
 
 log = logging.getLogger(__name__)
 LISTED = 20
@@ -84,7 +85,7 @@ def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
     """Faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
     paths = list({clip.path: None for clip in clips if not is_generated(clip.path)})
     # Opening a file waits for the disk or the network and releases the interpreter: threads help, also on one core.
-    with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max_workers=min(16, 4 * num_cores())) as pool:
         headers = dict(zip(paths, pool.map(_header, paths), strict=True))
     faults = []
     for clip in clips:

@@ -9,33 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measure import NUM_DRAWS, RATE, assert_sounds
 
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.data.synth.program import Layers
 
-RATE = 16000
 HALF_SECOND = RATE // 2
-# Sounds drawn by the slow test; VCRAST_SYNTH_DRAWS=1000000 takes the better part of an hour on one core.
-NUM_DRAWS = 6_000
-LOUDEST = 10 ** (-1 / 20)  # of the range of `level_db`
-QUIETEST = 10 ** (-20 / 20)
 
 
 def stream(num_samples=HALF_SECOND, seed=0, **options):
     return Doppelgangers(num_samples=num_samples, sample_rate=RATE, seed=seed, **{"distance": 0.15, **options})
-
-
-def assert_sounds(wavs):
-    """(n, S): finite, at a level within the range, and sound rather than a click in silence."""
-    assert torch.isfinite(wavs).all()
-    peaks = wavs.abs().amax(dim=1)
-    assert peaks.max() <= LOUDEST * (1 + 1e-5)
-    assert peaks.min() >= QUIETEST * (1 - 1e-5)
-    # A digital silence, a constant or a single sample that differs would pass the peak: their frames are empty.
-    loudest = wavs.unfold(1, 400, 200).var(dim=2, correction=0).amax(dim=1).sqrt()
-    assert (loudest / peaks).min() > 0.01
 
 
 def test_a_batch():

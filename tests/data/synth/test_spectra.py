@@ -75,10 +75,12 @@ def test_noise_turns_from_the_same_to_another():
     bins = Bins(RATE, RATE, CPU)
     dice = Dice.of(0, "turn", torch.arange(8))
     first, second = dice.complex_normal("a", bins.size), dice.complex_normal("b", bins.size)
-    assert torch.equal(spectra.turned(first, second, 0.0), first)
-    assert torch.equal(spectra.turned(first, second, 1.7), second)
+    assert torch.equal(spectra.mix_noise(first, second, 0.0), first)
+    assert torch.equal(spectra.mix_noise(first, second, 1.7), second)
     flat = torch.ones(8, len(bins.hertz))
-    sounds = [spectra.coloured(spectra.turned(first, second, d), flat, bins, RATE).flatten() for d in (0.0, 0.5, 1.0)]
+    sounds = [
+        spectra.coloured(spectra.mix_noise(first, second, d), flat, bins, RATE).flatten() for d in (0.0, 0.5, 1.0)
+    ]
     correlation = torch.corrcoef(torch.stack(sounds))
     assert correlation[0, 1].item() == pytest.approx(math.cos(math.pi / 4), abs=0.02)
     assert abs(correlation[0, 2].item()) < 0.02

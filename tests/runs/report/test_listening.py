@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from extensions.audiopg.program import WAVEFORMS
 from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
-from vcrast.data.synth.audiopg import WAVEFORMS
 from vcrast.data.synth.space import Parameter
 from vcrast.runs.report.listening import picture_address, shown, wav_address
 
@@ -57,7 +57,7 @@ def test_every_parameter_of_every_pair_is_shown(page):
 
 
 def test_the_page_of_the_other_program_names_its_own_parameters(tmp_path):
-    words = ["data", "preview", "synth", "source.program=audiopg", "source.duration_s=0.6", "--pairs", "4"]
+    words = ["data", "preview", "audiopg", "source.duration_s=0.6", "--pairs", "4"]
     assert main([*words, "--out", str(tmp_path / "a.html")]) == 0
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     for name, times in (("waveform", 8), ("damping_hz", 8), ("background_tilt", 4)):

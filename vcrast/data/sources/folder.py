@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -13,6 +12,7 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.audio import SUFFIXES
 from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
+from vcrast.data.hashing import stable_hash
 from vcrast.data.settings import existing_folder, refuse_settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def folder(data: DataConfig) -> Corpus:
 
 def hashed_fold(name: str, num_folds: int) -> str:
     """The fold, "1" to "<num_folds>", of a file called `name`."""
-    return str(1 + int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") % num_folds)
+    return str(1 + stable_hash(name, byteorder="big") % num_folds)
 
 
 def _corpus(root: Path, found: list[tuple[str, Path, str]], fixed: bool) -> Corpus:

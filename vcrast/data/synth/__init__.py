@@ -1,1 +1,1 @@
-"""The sound engine: one space of parameters, one program that plays them; pairs without end and labelled classes."""
+"""Generated sounds: parameters, the programs that play them, endless pairs and labelled classes."""

@@ -1,4 +1,4 @@
-"""The table of labelled sounds: each class a region of the program of one layer, in units.
+"""The labelled classes: each a region of the program `layers` with one layer, in units.
 
 A class is named after what its sounds resemble; what is true of every one of them is its row. Some rows differ in time
 only (rain and a crackling fire), some in spectrum only (ticks and knocks).
@@ -24,13 +24,13 @@ CLEAR: list[Span] = [0.0, *[(-24.0, -3.0)] * (NUM_PARTIALS - 1)]
 
 
 def point_hz(number: int) -> float:
-    """Where the equaliser's point `number` lies."""
+    """Return the frequency of the equaliser's point `number`."""
     low, high = (math.log1p(hertz / 700) for hertz in (EQUALISER_LOW_HZ, EQUALISER_TOP_HZ))
     return 700 * math.expm1(low + (high - low) * number / (EQUALISER_POINTS - 1))
 
 
 def band(low_hz: float, high_hz: float) -> list[Span]:
-    """Equaliser: any level from -10 to 0 dB between two frequencies, falling by 20 dB per octave outside them."""
+    """Equalise to -10 to 0 dB between two frequencies, falling by 20 dB per octave outside them."""
     spans: list[Span] = []
     for number in range(EQUALISER_POINTS):
         hertz = point_hz(number)
@@ -40,7 +40,7 @@ def band(low_hz: float, high_hz: float) -> list[Span]:
 
 
 def falling(slow_db: float, fast_db: float) -> list[Span]:
-    """Equaliser: lower by `slow_db` to `fast_db` for each octave above the lowest point, down to -40 dB."""
+    """Equalise to fall by `slow_db` to `fast_db` for each octave above the lowest point, down to -40 dB."""
     octaves = [math.log2(point_hz(number) / EQUALISER_LOW_HZ) for number in range(EQUALISER_POINTS)]
     return [(max(-40.0, -fast_db * up), max(-40.0, -slow_db * up)) for up in octaves]
 

@@ -1,16 +1,17 @@
-"""Random numbers without a state: a hash of (clip, name, position), so that a clip never depends on its batch."""
+"""Counter-based random numbers: hashes of (clip, name, position), whatever the batch."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import torch
 from torch import Tensor
 
+from vcrast.data.hashing import stable_hash
+
 
 def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit number; torch's int64 arithmetic wraps around like C's."""
+    """Return the int64 with the bits of an unsigned 64-bit number; torch's int64 arithmetic wraps around like C's."""
     return value - 2**64 if value >= 2**63 else value
 
 
@@ -20,12 +21,12 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift(bits: Tensor, places: int) -> Tensor:
-    """Logical shift to the right; the operator keeps the sign."""
+    """Shift to the right without the sign, which the operator keeps; int64 of any shape."""
     return (bits >> places) & ((1 << (64 - places)) - 1)
 
 
 def splitmix64(state: Tensor) -> Tensor:
-    """Int64 -> int64, a bijection whose output looks random: the output function of the SplitMix64 generator.
+    """Hash int64 of any shape one to one: the output function of the SplitMix64 generator.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators", constants of Vigna's C version.
     """
@@ -35,12 +36,8 @@ def splitmix64(state: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
-def _hash(text: str) -> int:
-    return _signed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
-
-
 class Dice:
-    """All random numbers of n clips; each clip has a key, each draw a name, each value a position.
+    """Random numbers of n clips: each clip has a key, each draw a name, each value a position.
 
     Args:
         keys: (n,) int64, one per clip.
@@ -51,8 +48,8 @@ class Dice:
 
     @classmethod
     def of(cls, seed: int, class_name: str, numbers: Tensor) -> Dice:
-        """The dice of clips `numbers` (n,) int64 of one class."""
-        return cls(splitmix64(splitmix64(numbers) ^ _hash(f"{seed}/{class_name}")))
+        """Return the random numbers of clips `numbers` (n,) int64 of one class."""
+        return cls(splitmix64(splitmix64(numbers) ^ _signed(stable_hash(f"{seed}/{class_name}"))))
 
     @property
     def size(self) -> int:
@@ -60,32 +57,32 @@ class Dice:
         return len(self.keys)
 
     def bits(self, name: str, num_values: int) -> Tensor:
-        """(n, num_values) int64 with 64 random bits; a longer draw begins with the shorter one."""
-        stream = splitmix64(self.keys ^ _hash(name)).unsqueeze(1)
+        """Draw int64 (n, num_values) with 64 random bits; a longer draw begins with the shorter one."""
+        stream = splitmix64(self.keys ^ _signed(stable_hash(name))).unsqueeze(1)
         # SplitMix64's own sequence: the state advances by the golden step.
         return splitmix64(stream + _STEP * torch.arange(num_values, device=self.keys.device))
 
     def uniform(self, name: str, num_values: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(n, num_values) float32, uniform in [low, high)."""
+        """Draw float32 (n, num_values), uniform in [low, high)."""
         return low + (high - low) * _unit(self.bits(name, num_values), 40)
 
     def one(self, name: str, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(n, 1) float32, uniform in [low, high): one number a clip, ready to meet (n, S)."""
+        """Draw float32 (n, 1), uniform in [low, high): one number a clip, to be multiplied with (n, S)."""
         return self.uniform(name, 1, low, high)
 
     def normal(self, name: str, num_values: int) -> Tensor:
-        """(n, num_values) float32, standard normal by the Box-Muller transform; white noise of unit power."""
+        """Draw float32 (n, num_values), standard normal by the Box-Muller transform."""
         bits = self.bits(name, num_values)
         radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
         return radius * (math.tau * _unit(bits, 16)).cos()
 
     def complex_normal(self, name: str, num_values: int) -> Tensor:
-        """(n, num_values) complex64, real and imaginary part standard normal and independent."""
+        """Draw complex64 (n, num_values), real and imaginary part standard normal and independent."""
         bits = self.bits(name, num_values)
         radius = (-2.0 * (1.0 - _unit(bits, 40)).log()).sqrt()
         return torch.polar(radius, math.tau * _unit(bits, 16))
 
 
 def _unit(bits: Tensor, lowest: int) -> Tensor:
-    """24 bits from `lowest`, 40 at most, up as float32 in [0, 1): as many as its mantissa holds."""
+    """Turn 24 bits, from `lowest` (40 at most) up, into float32 in [0, 1): as many as its mantissa holds."""
     return ((bits >> lowest) & 0xFFFFFF).float() / 2**24

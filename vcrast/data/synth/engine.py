@@ -1,10 +1,9 @@
-"""(class, number, seed) -> a clip: draws from the region, runs the program, adds background, sets the level."""
+"""Render the clips of a labelled class: (class, number, seed) -> waveform, with background noise."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from vcrast.config.words import suggest
@@ -25,50 +24,10 @@ CLASSES = tuple(REGIONS)
 
 
 class Rendered(NamedTuple):
-    """wavs (n, S) float32 within [-1, 1]; units (n, P) parameters in [0, 1], columns of `classes.SPACE`."""
+    """wavs (n, S) float32 within [-1, 1]; units (n, units) parameters in [0, 1], columns of `classes.SPACE`."""
 
     wavs: Tensor
     units: Tensor
-
-
-def render(
-    class_index: Tensor,
-    numbers: Tensor,
-    *,
-    seed: int,
-    num_samples: int,
-    sample_rate: int,
-    snr_db: tuple[float, float] = (5.0, 40.0),
-) -> Rendered:
-    """Clips of several classes.
-
-    Args:
-        class_index: (n,) int64, positions in `CLASSES`.
-        numbers: (n,) int64, which clip of its class; any number from 0.
-        seed: of the collection; another seed gives other clips under the same numbers.
-        num_samples: S.
-        sample_rate: Hz.
-        snr_db: [lowest, highest] level of the sound over the background noise.
-
-    Returns:
-        On the device of `numbers`. A clip depends on (seed, class, number) alone.
-
-    Raises:
-        ValueError: a sample rate or a length that the sounds do not fit into.
-    """
-    wavs = torch.empty(len(numbers), num_samples, device=numbers.device)
-    units = torch.empty(len(numbers), SPACE.size, device=numbers.device)
-    for index in class_index.unique().tolist():
-        rows = (class_index == index).nonzero().squeeze(1)
-        wavs[rows], units[rows] = render_class(
-            CLASSES[index],
-            numbers[rows],
-            seed=seed,
-            num_samples=num_samples,
-            sample_rate=sample_rate,
-            snr_db=snr_db,
-        )
-    return Rendered(wavs, units)
 
 
 def render_class(
@@ -80,7 +39,18 @@ def render_class(
     sample_rate: int,
     snr_db: tuple[float, float] = (5.0, 40.0),
 ) -> Rendered:
-    """Clips of one class, see `render`.
+    """Render clips of one class.
+
+    Args:
+        name: of the class, in `CLASSES`.
+        numbers: (n,) int64, which clip of the class; any number from 0.
+        seed: of the collection; another seed gives other clips under the same numbers.
+        num_samples: S.
+        sample_rate: Hz.
+        snr_db: [lowest, highest] level of the sound over the background noise.
+
+    Returns:
+        On the device of `numbers`. A clip depends on (seed, class, number) alone.
 
     Raises:
         KeyError: no such class.
@@ -99,7 +69,7 @@ def render_class(
 
 
 def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, float]) -> Tensor:
-    """(n, S) -> (n, S): the sound and, lower by a random level, noise that falls by 0 to 6 dB per octave.
+    """Add noise that falls by 0 to 6 dB per octave at a random level below the sound; (n, S) -> (n, S).
 
     The level is uniform in `snr_db`, of powers over the whole clip; the sound has power 1 in the result.
     """
@@ -110,7 +80,7 @@ def with_background(sound: Tensor, dice: Dice, grid: Grid, snr_db: tuple[float, 
 
 
 def unit_power(wave: Tensor) -> Tensor:
-    """(n, S) scaled to mean square 1; silence stays silence."""
+    """Scale (n, S) to mean square 1; silence stays silence."""
     return wave / wave.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 

@@ -1,8 +1,6 @@
-"""Harmonic oscillators: a phase that is the exact integral of its frequency, and one period read from a table."""
+"""Harmonic oscillators: exact integration of the frequency, one period read from a table."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -15,16 +13,16 @@ TABLE = 2048  # samples of a period; straight lines between them miss the 64th h
 
 
 def cycles(frequency_hz: Tensor, grid: Grid) -> Tensor:
-    """(n, K) frequencies -> (n, S) cycles since the first sample, less whole ones, not wrapped within a control step.
+    """Integrate frequencies (n, points) to cycles since the first sample (n, S), wrapped once a control step.
 
     With f linear between control points d = hop / rate apart,
     phi(t_k + x) = phi(t_k) + f_k x + (f_(k+1) - f_k) x^2 / 2d. The sums up to t_k are taken in float64 and wrapped:
-    float32 cannot hold a late phase, and K of them cost little.
+    float32 cannot hold a late phase, and one a control point costs little.
     """
     step_s = grid.hop / grid.sample_rate
     before, after = frequency_hz[:, :-1], frequency_hz[:, 1:]
     passed = (before.double() + after) * (step_s / 2)
-    start = ((passed.cumsum(dim=1) - passed) % 1.0).float()  # (n, K - 1), at the beginning of each step
+    start = ((passed.cumsum(dim=1) - passed) % 1.0).float()  # (n, points - 1), at the beginning of each step
     along = grid.ramp * step_s  # (hop,) seconds
     slope = (after - before) / (2 * step_s)
     phase = torch.addcmul(before.unsqueeze(2), slope.unsqueeze(2), along) * along + start.unsqueeze(2)
@@ -32,13 +30,13 @@ def cycles(frequency_hz: Tensor, grid: Grid) -> Tensor:
 
 
 def harmonic_levels(slope: Tensor, even: Tensor, partials: Tensor, frequency_hz: Tensor, sample_rate: int) -> Tensor:
-    """(n, 64) amplitudes a_h = h ** -slope, even harmonics times `even`, the first twelve times `partials`.
+    """Compute amplitudes (n, 64): h ** -slope, even harmonics times `even`, the first twelve times `partials`.
 
     Args:
         slope: (n, 1), 0 a pulse train, 1 a sawtooth, 2 nearly a sine.
         even: (n, 1) gain of the even harmonics; small is a square wave or a clarinet.
         partials: (n, 12) gains of the first twelve.
-        frequency_hz: (n, K) of the first; harmonics that ever pass 45 % of the rate are left out.
+        frequency_hz: (n, points) of the first; harmonics that ever pass 45 % of the rate are left out.
         sample_rate: Hz.
     """
     order = torch.arange(1, NUM_HARMONICS + 1, device=slope.device)
@@ -48,7 +46,7 @@ def harmonic_levels(slope: Tensor, even: Tensor, partials: Tensor, frequency_hz:
 
 
 def period(levels: Tensor) -> Tensor:
-    """(n, H) amplitudes -> (n, 2049) one period of sum over h of a_h sin(2 pi h x), mean square 1, its start repeated.
+    """Sum amplitudes (n, harmonics) to one period of a_h sin(2 pi h x), (n, 2049): mean square 1, its start repeated.
 
     One inverse FFT, whatever the number of harmonics.
     """
@@ -60,15 +58,10 @@ def period(levels: Tensor) -> Tensor:
 
 
 def read_table(table: Tensor, phase: Tensor) -> Tensor:
-    """(n, 2049) periods and (n, S) cycles -> (n, S): straight lines between the table's samples."""
+    """Read periods (n, 2049) at cycles (n, S), linearly between the table's samples; (n, S)."""
     # The very bits of `phase % 1.0`, which costs five times as much.
     position = (phase - phase.floor()) * TABLE
     # A phase just below a whole number may round up to it.
     first = position.floor().clamp_max(TABLE - 1)
     place = first.long()
     return torch.lerp(table.gather(1, place), table[:, 1:].gather(1, place), position - first)
-
-
-def table_error(order: int) -> float:
-    """Largest error of straight lines for the harmonic `order`, relative to its amplitude: (2 pi h / 2048)^2 / 8."""
-    return (2 * math.pi * order / TABLE) ** 2 / 8

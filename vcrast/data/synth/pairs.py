@@ -1,4 +1,6 @@
-"""Doppelgangers without end: pair number (step, position) is two sounds of one recipe, the second's parameters nudged.
+"""Generate endless pairs: two sounds of one recipe, the second with its parameters shifted.
+
+Pair (step, position in the batch) is the same in every run of a seed.
 
 Source: the idea of pairs at a distance in a synthesizer's parameters is Cherep and Singh 2025, arXiv:2406.05923.
 """
@@ -11,14 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import vcrast.data.synth.audiopg
-import vcrast.data.synth.program  # noqa: F401  (both enter PROGRAMS)
+import vcrast.data.synth.program  # noqa: F401  (enters PROGRAMS)
 from vcrast.config.registry import PROGRAMS
 from vcrast.config.words import suggest
 from vcrast.data.synth.control import LOWEST_RATE, Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.sound import Program
-from vcrast.data.synth.spectra import turned
+from vcrast.data.synth.spectra import mix_noise
 
 SHORTEST_S = 0.5
 NOISE = "noise"
@@ -28,14 +29,14 @@ LARGE_CHUNK = 64
 
 
 class Pairs(NamedTuple):
-    """wavs (b, 2, S) float32 within [-1, 1]; units (b, 2, P) parameters in [0, 1], see `Doppelgangers.space`."""
+    """wavs (b, 2, S) float32 within [-1, 1]; units (b, 2, units) parameters in [0, 1], see `Doppelgangers.space`."""
 
     wavs: Tensor
     units: Tensor
 
 
 class Doppelgangers:
-    """The stream of pairs.
+    """An endless stream of pairs.
 
     A pair depends on (seed, step, position in the global batch) alone: any rank or micro-batch makes any part of any
     batch, nothing is stored, and a resumed run hears what the uninterrupted one would have heard.
@@ -104,14 +105,14 @@ class Doppelgangers:
             )
 
     def distances(self, step: int) -> dict[str, float]:
-        """The distance of every group, and of the noise, at a step."""
+        """Return the distance of every group, and of the noise, at a step."""
         common = self.distance
         if self.final_distance is not None:
             common += (self.final_distance - self.distance) * min(1.0, step / self.distance_steps)
         return {name: float(self.own.get(name, common)) for name in (*self.space.groups, NOISE)}
 
     def batch(self, step: int, batch_size: int, *, start: int = 0, stop: int | None = None) -> Pairs:
-        """The pairs [start, stop) of the batch of `batch_size` pairs that belongs to `step`.
+        """Render the pairs [start, stop) of the batch of `batch_size` pairs that belongs to `step`.
 
         Raises:
             ValueError: a range that does not lie in the batch.
@@ -126,7 +127,7 @@ class Doppelgangers:
         return iter(range(start - start % self.chunk, stop, self.chunk))
 
     def _chunk(self, step: int, batch_size: int, first: int, start: int, stop: int) -> Pairs:
-        """One chunk of the batch, always rendered whole: vectorised arithmetic rounds by the place in a tensor."""
+        """Render one chunk of the batch, always whole: vectorised arithmetic rounds by the place in a tensor."""
         last = min(first + self.chunk, batch_size)
         numbers = torch.arange(first, last, device=self.grid.device) + step * batch_size
         pairs = self.render(numbers, self.distances(step))
@@ -135,7 +136,7 @@ class Doppelgangers:
 
     @torch.no_grad()
     def render(self, numbers: Tensor, distances: Mapping[str, float]) -> Pairs:
-        """The pairs under some numbers of the stream.
+        """Render the pairs under some numbers of the stream.
 
         Args:
             numbers: (n,) int64 on the device.
@@ -149,11 +150,11 @@ class Doppelgangers:
         return Pairs(wavs.unflatten(0, (-1, 2)), units)
 
     def _material(self, numbers: Tensor, dice: Dice, distance: float) -> Any:
-        """Of both sounds, one after the other: everything is shared but the noise, which is as far apart as asked."""
+        """Draw the material of both sounds, one after the other: shared but for the noise, as far apart as asked."""
         shared = self.program.draw_material(dice)
         other = shared.noise
         if distance > 0:
             own = Dice.of(self.seed, "doppelganger/second", numbers)
-            other = turned(shared.noise, self.program.draw_noise(own), distance)
+            other = mix_noise(shared.noise, self.program.draw_noise(own), distance)
         twice = {name: value.repeat_interleave(2, dim=0) for name, value in shared._asdict().items() if name != NOISE}
         return shared._replace(**twice, noise=torch.stack([shared.noise, other], dim=1).flatten(0, 1))

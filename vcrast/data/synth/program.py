@@ -1,4 +1,4 @@
-"""The sounds of `source.program=layers`: tone and noise under envelopes, one on the other, in a body and a room."""
+"""The program `layers`: tones and noises under envelopes, summed, in a body and a room."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ SCENE = Space(
 
 
 class Material(NamedTuple):
-    """What chance gives a clip besides its parameters; L layers.
+    """Random numbers of a clip besides its parameters; L layers.
 
     Attributes:
         noise: (n, L, bins) complex white spectra.
-        grains: (n, L, J) uniform loudness of the grains.
-        room: (n, R) standard normal, the echoes of a room.
+        grains: (n, L, grains) uniform loudness of the grains.
+        room: (n, tail) standard normal, the echoes of a room.
     """
 
     noise: Tensor
@@ -85,25 +85,25 @@ class Material(NamedTuple):
 
 
 def layer(p: dict[str, Tensor], noise: Tensor, grain_values: Tensor, grid: Grid) -> Tensor:
-    """(n, S) one layer: envelope (cos(a) tone + sin(a) texture noise) at `layer_db`, a = pi / 2 noise_share.
+    """Render one layer (n, S): envelope (cos(a) tone + sin(a) texture noise) at `layer_db`, a = pi / 2 noise_share.
 
     Tone and noise have mean square 1 before the envelope, whose highest point is 1.
 
     Args:
         p: values of `LAYER`.
         noise: (n, bins) white spectra.
-        grain_values: (n, J).
+        grain_values: (n, grains).
         grid: length and rate.
     """
     level = envelope(p, grid) * decibels(p["layer_db"])
     angle = torch.pi / 2 * p["noise_share"]
     texture = control.grains(p["grain_hz"], p["sparsity"], grain_values, grid)
     tone = tonal(p, grid) * grid.upsample(level * angle.cos())
-    return torch.addcmul(tone, hiss(p, noise, grid), grid.upsample(level * texture * angle.sin()))
+    return torch.addcmul(tone, filtered_noise(p, noise, grid), grid.upsample(level * texture * angle.sin()))
 
 
 def envelope(p: dict[str, Tensor], grid: Grid) -> Tensor:
-    """(n, K) the envelope of the layer's kind, peak 1, above its floor."""
+    """Compute the envelope (n, points) of the layer's kind, peak 1, above its floor."""
     periodic = control.bursts(p["burst_hz"], p["burst_duty"], p["burst_attack"], p["burst_decay"], p["start"], grid)
     single = control.onsets(
         p["onset_times"], decibels(p["onset_levels_db"]), p["count"], p["onset_attack_s"], p["onset_decay_s"], grid
@@ -113,32 +113,32 @@ def envelope(p: dict[str, Tensor], grid: Grid) -> Tensor:
     return control.with_floor(control.peak_one(chosen), decibels(p["floor_db"]))
 
 
-def throat(p: dict[str, Tensor], hertz: Tensor) -> Tensor:
-    """(n, bins) the layer's formants at (bins,) or (n, bins) frequencies."""
+def formant_gain(p: dict[str, Tensor], hertz: Tensor) -> Tensor:
+    """Compute the gain (n, bins) of the layer's formants at (bins,) or (n, bins) frequencies."""
     centres = torch.cat([p["formant_1_hz"], p["formant_2_hz"], p["formant_3_hz"]], dim=1)
     return spectra.formants(hertz, centres, p["formant_width_hz"], p["formant_share"])
 
 
 def tonal(p: dict[str, Tensor], grid: Grid) -> Tensor:
-    """(n, S) the layer's harmonics, mean square 1; formants act at the harmonics' mean frequencies."""
+    """Render the layer's harmonics (n, S), mean square 1; formants act at the harmonics' mean frequencies."""
     frequency = control.pitch_contour(p["f0_hz"], p["glide_octaves"], p["vibrato_hz"], p["vibrato_semitones"], grid)
     levels = oscillators.harmonic_levels(
         p["slope"], decibels(p["even_db"]), decibels(p["partials_db"]), frequency, grid.sample_rate
     )
     order = torch.arange(1, levels.shape[1] + 1, device=levels.device)
-    levels = levels * throat(p, order * frequency.mean(dim=1, keepdim=True))
+    levels = levels * formant_gain(p, order * frequency.mean(dim=1, keepdim=True))
     return oscillators.read_table(oscillators.period(levels), oscillators.cycles(frequency, grid))
 
 
-def hiss(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
-    """(n, S) the layer's noise through equaliser and formants, mean square 1."""
+def filtered_noise(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
+    """Filter the layer's noise (n, bins) by equaliser and formants; (n, S), mean square 1."""
     bins = Bins.of(grid)
-    gain = spectra.equaliser(p["equaliser_db"], bins) * throat(p, bins.hertz)
+    gain = spectra.equaliser(p["equaliser_db"], bins) * formant_gain(p, bins.hertz)
     return spectra.coloured(noise, gain, bins, grid.num_samples)
 
 
-def surround(wave: Tensor, p: dict[str, Tensor], room: Tensor, grid: Grid) -> Tensor:
-    """(n, S) -> (n, S): the sound itself, what a body rings with and a room's echoes of it, as one convolution.
+def add_body_and_room(wave: Tensor, p: dict[str, Tensor], room: Tensor, grid: Grid) -> Tensor:
+    """Convolve (n, S) with the response of a body and a room; (n, S).
 
     The response is (1 - body) (1 - reverb) delta(t) + body ringing(t) + reverb echoes(t), with the two shares.
     """
@@ -169,11 +169,11 @@ class Layers(Layered):
         return layer(values, self.layer_noise(material), material.grains.flatten(0, 1), self.grid)
 
     def scene(self, wave: Tensor, values: dict[str, Tensor], material: Material) -> Tensor:
-        """The body and the room; see `Layered`."""
-        return surround(wave, values, material.room, self.grid)
+        """Add the body and the room; see `Layered`."""
+        return add_body_and_room(wave, values, material.room, self.grid)
 
     def describe(self, value: Mapping[str, float]) -> str:
-        """What a layer is made of, and its pace; see `Layered`."""
+        """Say what a layer is made of, and its pace; see `Layered`."""
         pace = {
             "bursts": f"bursts at {value['burst_hz']:.2g} Hz",
             "onsets": f"{value['count']:.0f} onset" + "s" * (value["count"] > 1),

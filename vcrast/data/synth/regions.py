@@ -1,4 +1,4 @@
-"""A region of a space: an interval for every parameter, given in its unit; what a class of sounds is."""
+"""Regions of a space of parameters: an interval of each, in its unit, defines a class of sounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EDGE = 1e-4  # of the place of a whole number, left out at both ends: rounding m
 
 
 class Region:
-    """A box in a space, from which sounds are drawn evenly.
+    """A box in a space, from which parameters are drawn uniformly.
 
     The intervals of units become intervals of [0, 1] by the inverse of each parameter's law. Within them every place is
     equally likely, so the law still says how often a value comes: a pitch from 500 to 1000 Hz is uniform in octaves.
@@ -69,12 +69,12 @@ class Region:
         return first + edge, inverse(high + 1, parameter.low, parameter.high) - edge
 
     def draw(self, dice: Dice) -> Tensor:
-        """(n, P) places in [0, 1]: the parameters of the clips of `dice`."""
+        """Draw the parameters (n, units) in [0, 1] of the clips of `dice`."""
         low, high = torch.tensor(self.places, device=dice.keys.device).unbind(dim=1)
         return torch.lerp(low, high, dice.uniform("parameters", self.space.size))
 
     def apart(self, other: Region) -> tuple[str, ...]:
-        """Parameters in which no sound of one can be a sound of the other; of vectors, in at least one number."""
+        """Name the parameters whose intervals are disjoint; of vectors, in at least one number."""
         columns = zip(self.places, other.places, strict=True)
         split = [ours[1] < theirs[0] or theirs[1] < ours[0] for ours, theirs in columns]
         return tuple(name for name, column in self.space.columns.items() if any(split[column]))

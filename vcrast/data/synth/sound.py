@@ -1,4 +1,4 @@
-"""What a kind of sound is: the `Program` that pairs are made with, and a base for those of layers on one another."""
+"""The contract of a kind of sound, `Program`, and `Layered`, a base for sums of layers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ class Program(Protocol):
     """A kind of sound: parameters and chance -> waveforms. `PROGRAMS` builders take `num_layers` and `grid`.
 
     Attributes:
-        space: P parameters, to be drawn and shifted.
+        space: the parameters, to be drawn and shifted.
     """
 
     space: Space
 
     def draw_material(self, dice: Dice) -> Any:
-        """What chance gives the n clips of `dice` besides their parameters: a named tuple of (n, ...) tensors.
+        """Draw what the n clips of `dice` need besides their parameters: a named tuple of (n, ...) tensors.
 
         Its `noise` is what `draw_noise` gives; the two sounds of a pair share everything else.
         """
 
     def draw_noise(self, dice: Dice) -> Tensor:
-        """(n, ...) spectra of white noise."""
+        """Draw (n, ...) spectra of white noise."""
 
     def render(self, units: Tensor, material: Any) -> Tensor:
-        """(n, P) parameters in [0, 1] and the clips' material -> (n, S) float32 within [-1, 1]."""
+        """Render parameters (n, units) in [0, 1] and the clips' material to (n, S) float32 within [-1, 1]."""
 
     def caption(self, values: Mapping[str, Tensor], row: int) -> str:
-        """One clip in words; `values` as `Space.physical` gives them."""
+        """Describe one clip in words; `values` as `Space.physical` gives them."""
 
 
 class Material(NamedTuple):
-    """What chance gives a clip besides its parameters.
+    """Random numbers of a clip besides its parameters.
 
     Attributes:
         noise: (n, L + M, bins) complex white spectra: of the L layers, then of the M `scene_noises`.
@@ -81,12 +81,12 @@ class Layered(ABC):
 
     @classmethod
     def space_of(cls, num_layers: int) -> Space:
-        """All parameters of a clip; errors as in `layered`."""
+        """Return all parameters of a clip; errors as in `layered`."""
         return layered(cls.layer_space, cls.scene_space, num_layers)
 
     @abstractmethod
     def layer(self, values: dict[str, Tensor], material: Any) -> Tensor:
-        """(n L, S) all layers, the L of the first clip before those of the second.
+        """Render all layers (n L, S), the L of the first clip before those of the second.
 
         Args:
             values: of `layer_space`, (n L, size).
@@ -94,7 +94,7 @@ class Layered(ABC):
         """
 
     def scene(self, wave: Tensor, values: dict[str, Tensor], material: Any) -> Tensor:  # noqa: ARG002  (for others)
-        """(n, S) sums of layers -> (n, S) with what is done to them, or added, once a clip; here nothing.
+        """Process the sums of layers (n, S) once a clip; (n, S), here unchanged.
 
         Args:
             wave: the sums.
@@ -104,7 +104,7 @@ class Layered(ABC):
         return wave
 
     def layer_noise(self, material: Any) -> Tensor:
-        """(n L, bins) white spectra of the layers."""
+        """Return the white spectra (n L, bins) of the layers."""
         noise: Tensor = material.noise[:, : self.num_layers]
         return noise.flatten(0, 1)
 
@@ -134,7 +134,7 @@ class Layered(ABC):
         )
 
     def describe(self, value: Mapping[str, float]) -> str:
-        """One layer in words, here its parameters.
+        """Describe one layer in words, here by its parameters.
 
         Args:
             value: of `layer_space`; of a vector, the first number.
@@ -147,6 +147,6 @@ class Layered(ABC):
 
 
 def at_level(wave: Tensor, level_db: Tensor) -> Tensor:
-    """(n, S) scaled so that the highest peak is at `level_db` (n, 1), 0 dB being 1; silence stays silence."""
+    """Scale (n, S) so that the highest peak is at `level_db` (n, 1), 0 dB being 1; silence stays silence."""
     peak = wave.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
     return wave * (decibels(level_db) / peak)

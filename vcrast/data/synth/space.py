@@ -1,4 +1,4 @@
-"""A space of sounds: named parameters in [0, 1], the law that gives each its unit, and shifts within the space."""
+"""Spaces of parameters: named numbers in [0, 1], laws that give them units, shifts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Parameter:
 
 
 class Space:
-    """Parameters side by side in one tensor, P columns wide.
+    """Parameters side by side in the columns of one tensor (n, units).
 
     Args:
         parameters: in the order of their columns.
@@ -92,7 +92,7 @@ class Space:
         return tuple(sorted({parameter.group for parameter in self.parameters} - {STRUCTURE}))
 
     def repeated(self, prefixes: Iterable[str]) -> list[Parameter]:
-        """The parameters once for each prefix, under `prefix/name`."""
+        """Repeat the parameters for each prefix, under `prefix/name`."""
         return [
             Parameter(**{**vars(parameter), "name": f"{prefix}/{parameter.name}"})
             for prefix in prefixes
@@ -100,14 +100,14 @@ class Space:
         ]
 
     def draw(self, dice: Dice) -> Tensor:
-        """(n, P) uniform in [0, 1): the parameters of the clips of `dice`."""
+        """Draw the parameters (n, units) of the clips of `dice`, uniform in [0, 1)."""
         return dice.uniform("parameters", self.size)
 
     def shift(self, units: Tensor, dice: Dice, distances: Mapping[str, float]) -> Tensor:
-        """(n, P) -> (n, P): each parameter moved by a normal of its group's distance, within [0, 1].
+        """Shift each parameter by a normal of its group's distance, within [0, 1]; (n, units) -> (n, units).
 
         Args:
-            units: (n, P) in [0, 1].
+            units: (n, units) in [0, 1].
             dice: of the clips.
             distances: standard deviation for every group, `structure` apart; 0 leaves a group exactly as it is.
         """
@@ -116,14 +116,14 @@ class Space:
         return torch.where(wraps, wrapped(moved), reflected(moved))
 
     def physical(self, units: Tensor) -> dict[str, Tensor]:
-        """(n, P) in [0, 1] -> the values of each parameter in its unit, (n, size)."""
+        """Turn (n, units) in [0, 1] into the values of each parameter in its unit, (n, size)."""
         return {
             parameter.name: LAWS[parameter.law](units[:, self.columns[parameter.name]], parameter.low, parameter.high)
             for parameter in self.parameters
         }
 
     def units(self, default: float = 0.5, **values: float | Sequence[float]) -> Tensor:
-        """(1, P) with the named parameters set to values in [0, 1], all others to `default`.
+        """Return (1, units) with the named parameters set to values in [0, 1], all others to `default`.
 
         Raises:
             KeyError: no parameter of that name.
@@ -143,7 +143,7 @@ class Space:
 
 
 def layered(layer: Space, scene: Space, num_layers: int) -> Space:
-    """All parameters of a clip: those of each layer under `1/`, `2/`, ..., then those of the whole.
+    """Join all parameters of a clip: those of each layer under `1/`, `2/`, ..., then those of the whole.
 
     Raises:
         ValueError: no layer.
@@ -154,16 +154,16 @@ def layered(layer: Space, scene: Space, num_layers: int) -> Space:
 
 
 def reflected(moved: Tensor) -> Tensor:
-    """Any numbers -> [0, 1], as if the line were folded at 0 and at 1; those inside stay bit for bit."""
+    """Reflect numbers of any shape at 0 and at 1 into [0, 1]; those inside stay bit for bit."""
     folded = 1 - (moved % 2 - 1).abs()
     return torch.where((moved >= 0) & (moved <= 1), moved, folded).clamp(0.0, 1.0)
 
 
 def wrapped(moved: Tensor) -> Tensor:
-    """Any numbers -> [0, 1], as if the line were rolled onto a circle; those inside stay bit for bit."""
+    """Wrap numbers of any shape around into [0, 1]; those inside stay bit for bit."""
     return torch.where((moved >= 0) & (moved <= 1), moved, moved % 1).clamp(0.0, 1.0)
 
 
 def decibels(level_db: Tensor) -> Tensor:
-    """Level -> amplitude: 10 ** (dB / 20)."""
+    """Turn levels of any shape into amplitudes, 10 ** (dB / 20)."""
     return torch.exp(math.log(10) / 20 * level_db)

@@ -1,4 +1,4 @@
-"""Everything that is a product of spectra: coloured noise, equaliser, formants, resonances, reverberation."""
+"""Filters in the frequency domain: coloured noise, equaliser, formants, body, reverberation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from vcrast.data.synth.control import Grid
+from vcrast.data.synth.control import Grid, join_lines
 from vcrast.data.synth.space import decibels
 
 EQUALISER_POINTS = 16
@@ -18,7 +18,7 @@ GAIN_STEP_HZ = 16.0  # gains are computed this far apart, at most, and joined by
 
 
 def fast_length(num_samples: int) -> int:
-    """The smallest length from `num_samples` up that is even and has no prime factor above 5: fast for every FFT."""
+    """Return the smallest even length from `num_samples` up without a prime factor above 5: fast for every FFT."""
     length = num_samples + num_samples % 2
     while _rest(length) != 1:
         length += 2
@@ -33,7 +33,7 @@ def _rest(number: int) -> int:
 
 
 class Bins:
-    """Where the gains of a noise are known: the bins of its FFT, and every `hop`-th of them.
+    """FFT bins of a noise, and those, `hop` apart, at which its gains are computed.
 
     Args:
         num_samples: of the noise.
@@ -56,16 +56,15 @@ class Bins:
         return cls(grid.num_samples, grid.sample_rate, grid.device)
 
     def upsample(self, gain: Tensor) -> Tensor:
-        """(n, len(hertz)) gains -> (n, size), straight lines between them."""
+        """Interpolate gains linearly, (n, len(hertz)) -> (n, size)."""
         ramp = torch.arange(self.hop, device=gain.device) / self.hop
-        lines = torch.lerp(gain[:, :-1, None], gain[:, 1:, None], ramp).flatten(1)
-        return torch.cat([lines, gain[:, -1:]], dim=1)[:, : self.size]
+        return torch.cat([join_lines(gain, ramp), gain[:, -1:]], dim=1)[:, : self.size]
 
 
-def turned(first: Tensor, second: Tensor, distance: float) -> Tensor:
-    """Noise at a distance: first cos(a) + second sin(a), a = min(1, distance) pi / 2.
+def mix_noise(first: Tensor, second: Tensor, distance: float) -> Tensor:
+    """Mix noise (any shape) at a distance: first cos(a) + second sin(a), a = min(1, distance) pi / 2.
 
-    The same noise at 0, independent noise from 1 on, equally loud everywhere; the correlation is cos(a).
+    At 0 it is the first, from 1 on the second, equally loud in between; its correlation with the first is cos(a).
     """
     if distance >= 1:
         return second
@@ -74,7 +73,7 @@ def turned(first: Tensor, second: Tensor, distance: float) -> Tensor:
 
 
 def coloured(spectrum: Tensor, gain: Tensor, bins: Bins, num_samples: int) -> Tensor:
-    """Noise of a colour, expected mean square 1.
+    """Filter white noise by gains; expected mean square 1.
 
     Args:
         spectrum: (n, bins.size) complex, real and imaginary parts standard normal.
@@ -93,7 +92,7 @@ def coloured(spectrum: Tensor, gain: Tensor, bins: Bins, num_samples: int) -> Te
 
 
 def equaliser(points_db: Tensor, bins: Bins) -> Tensor:
-    """(n, 16) levels in dB -> (n, len(bins.hertz)) gains: straight lines in dB over mel, from 50 Hz to half the rate.
+    """Compute gains (n, len(bins.hertz)) of 16 levels in dB, linear in dB over mel, from 50 Hz to half the rate.
 
     The points are evenly spaced on mel = 1127 ln(1 + f / 700); below 50 Hz the first one holds, above the top the last.
     """
@@ -105,18 +104,18 @@ def equaliser(points_db: Tensor, bins: Bins) -> Tensor:
 
 
 def sloped(hertz: Tensor, db_per_octave: Tensor) -> Tensor:
-    """(n, bins) power law above 50 Hz, flat below: -3 dB per octave makes pink noise, -6 brown."""
+    """Compute gains (n, bins) of a power law above 50 Hz, flat below: -3 dB per octave makes pink noise, -6 brown."""
     octaves = (hertz / EQUALISER_LOW_HZ).clamp_min(1.0).log2()
     return decibels(db_per_octave * octaves)
 
 
 def resonance_gain(hertz: Tensor, centre_hz: Tensor, bandwidth_hz: Tensor) -> Tensor:
-    """(n, bins) magnitude of a resonance of unit peak, bandwidth between its half-power points."""
+    """Compute the magnitude (n, bins) of a resonance of unit peak, bandwidth between its half-power points."""
     return 1 / torch.sqrt(1 + (2 * (hertz - centre_hz) / bandwidth_hz).square())
 
 
 def formants(hertz: Tensor, centres_hz: Tensor, width_hz: Tensor, share: Tensor) -> Tensor:
-    """Gain of a throat: 1 - share + share max(0.01, sum over i = 0, 1, 2 of 2 ** -i R((f - F_i) / width)).
+    """Compute the gain of formants: 1 - share + share max(0.01, sum over i = 0, 1, 2 of 2 ** -i R((f - F_i) / width)).
 
     R(x) = 1 / sqrt(1 + (2 x)^2) is a resonance of unit peak.
 
@@ -124,7 +123,7 @@ def formants(hertz: Tensor, centres_hz: Tensor, width_hz: Tensor, share: Tensor)
         hertz: (bins,) or (n, bins).
         centres_hz: (n, 3) F_i.
         width_hz: (n, 1) between half-power points.
-        share: (n, 1) in [0, 1]; 0 is no throat.
+        share: (n, 1) in [0, 1]; 0 is flat.
 
     Returns:
         (n, bins).
@@ -135,14 +134,14 @@ def formants(hertz: Tensor, centres_hz: Tensor, width_hz: Tensor, share: Tensor)
 
 
 def body_ringing(modes_hz: Tensor, decay_s: Tensor, num_samples: int, sample_rate: int) -> Tensor:
-    """(n, R) what a body rings with when struck: mean over m of 2 / (decay rate) exp(-t / decay) cos(2 pi f_m t).
+    """Compute a body's impulse response (n, tail): mean over m of 2 / (decay rate) exp(-t / decay) cos(2 pi f_m t).
 
     As a filter it has gain about 1 / m at each mode, and half that power 1 / (2 pi decay) Hz to either side.
 
     Args:
         modes_hz: (n, m).
         decay_s: (n, 1).
-        num_samples: R.
+        num_samples: of the response.
         sample_rate: Hz.
     """
     time_s = torch.arange(num_samples, device=modes_hz.device) / sample_rate
@@ -152,14 +151,14 @@ def body_ringing(modes_hz: Tensor, decay_s: Tensor, num_samples: int, sample_rat
 
 
 def room_echoes(noise: Tensor, decay_s: Tensor, sample_rate: int) -> Tensor:
-    """(n, R) standard normal -> (n, R) diffuse echoes of energy 1 that fall by 60 dB in `decay_s` (n, 1) seconds."""
+    """Shape normal noise (n, tail) to echoes (n, tail) of energy 1 that fall by 60 dB in `decay_s` (n, 1) seconds."""
     time_s = torch.arange(noise.shape[1], device=noise.device) / sample_rate
     echoes = noise * torch.exp(-math.log(1000) * time_s / decay_s)
     return echoes / echoes.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
 
 
 def convolved(wave: Tensor, response: Tensor) -> Tensor:
-    """(n, S) and (n, R) impulse responses -> (n, S); what sounds after the clip's end is cut off."""
+    """Convolve waves (n, S) with impulse responses (n, tail), cut off at the clip's end; (n, S)."""
     num_samples = wave.shape[1]
     length = fast_length(num_samples + response.shape[1])
     spectrum = torch.fft.rfft(wave, n=length) * torch.fft.rfft(response, n=length)

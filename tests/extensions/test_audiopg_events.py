@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extensions.audiopg.events import adsr, events
 from vcrast.data.synth.control import Grid
-from vcrast.data.synth.events import adsr, events
 
 seconds = st.floats(0.01, 2)
 

@@ -1,4 +1,4 @@
-"""Events placed in time: each with attack, decay, sustain and release, damped as what is struck or plucked is."""
+"""Envelopes of events: attack, decay, sustain and release (ADSR), with exponential damping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vcrast.data.synth.control import Grid
 def adsr(
     since_s: Tensor, attack_s: Tensor, decay_s: Tensor, sustain: Tensor, hold_s: Tensor, release_s: Tensor
 ) -> Tensor:
-    """Straight lines from 0 to 1 over the attack, to `sustain` over the decay, level for `hold_s`, to 0 in the release.
+    """Compute an envelope: lines to 1 in the attack and to `sustain` in the decay, level for `hold_s`, then to 0.
 
     With x seconds since the onset, and each bracket cut to [0, 1]:
     [x / A] (1 - (1 - s) [(x - A) / D]) (1 - [(x - A - D - H) / R]). Every factor is constant while another moves.
@@ -33,17 +33,20 @@ def adsr(
 def events(
     times: Tensor, levels: Tensor, count: Tensor, shape_s: tuple[Tensor, ...], damping_hz: Tensor, grid: Grid
 ) -> Tensor:
-    """(n, K) sum over i < count of levels_i ADSR(x) exp(-damping x), x = t - times_i T seconds since the onset.
+    """Sum events: levels_i ADSR(x) exp(-damping x), i < count, x = t - times_i duration seconds since the onset.
 
     Args:
-        times: (n, I) in [0, 1], as shares of the clip's length T.
-        levels: (n, I) amplitudes.
-        count: (n, 1) how many of the I events sound.
+        times: (n, events) in [0, 1], as shares of the clip's duration.
+        levels: (n, events) amplitudes.
+        count: (n, 1) how many of the events sound.
         shape_s: the last five arguments of `adsr`, (n, 1) each.
         damping_hz: (n, 1) 1/s, from 0.
-        grid: where.
+        grid: the control points.
+
+    Returns:
+        (n, points) amplitude at the control points.
     """
-    since = grid.time_s - (times * grid.duration_s).unsqueeze(2)  # (n, I, K)
+    since = grid.time_s - (times * grid.duration_s).unsqueeze(2)  # (n, events, points)
     curve = adsr(since, *(value.unsqueeze(2) for value in shape_s))
     damped = curve * torch.exp(-damping_hz.unsqueeze(2) * since.clamp_min(0.0))
     heard = levels * (torch.arange(times.shape[1], device=times.device) < count)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from vcrast.data.synth.acting import acting
+from extensions.sound_probe.audible import audible
+from extensions.sound_probe.probe import FEWEST, Probed, enough, generate, kind_of, probe, score, targets
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.pairs import Doppelgangers
-from vcrast.data.synth.probe import FEWEST, Probed, enough, generate, kind_of, probe, score, targets
 from vcrast.data.synth.program import KINDS, Layers
 
 RATE = 16000
@@ -90,7 +90,7 @@ def test_what_is_scored_where(scored):
 def test_sounds_in_which_a_parameter_does_not_act_change_neither_fit_nor_score(scored):
     units, found = scored
     column = Layers.space_of(1).columns["1/burst_hz"]
-    silent = ~acting(units, 1, GRID)[:, column].squeeze(1)
+    silent = ~audible(units, 1, GRID)[:, column].squeeze(1)
     embeddings = knows_all(units).clone()
     # Nonsense where there are no bursts: a model fitted or scored there would fail.
     embeddings[silent] = 1e3 * torch.randn(int(silent.sum()), embeddings.shape[1], dtype=torch.float64)
@@ -131,7 +131,7 @@ def test_phases_and_whole_numbers():
     assert found["count"].values[0] == 1
     assert ((found["count"].values * 11).round() + 1).equal(Layers.space_of(1).physical(units)["1/count"])
     assert "kind" not in found
-    assert all(target.values.shape == target.acts.shape == (50, target.values.shape[1]) for target in found.values())
+    assert all(target.values.shape == target.audible.shape == (50, target.values.shape[1]) for target in found.values())
 
 
 def test_layers_are_columns_of_one_parameter():

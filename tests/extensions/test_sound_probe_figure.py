@@ -2,8 +2,8 @@
 
 import pytest
 
-from vcrast.data.synth.probe import Finding, Probed
-from vcrast.runs.report.probe_figure import LOWEST, probe_figure
+from extensions.sound_probe.figure import LOWEST, probe_figure
+from extensions.sound_probe.probe import Finding, Probed
 
 
 def test_a_bar_for_every_parameter_and_encoder(tmp_path):

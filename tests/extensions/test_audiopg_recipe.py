@@ -41,7 +41,7 @@ def test_it_runs_on_the_generated_classes_without_any_file(tmp_path):
 
 
 def test_the_loss_on_its_pairs_falls(tmp_path):
-    words = ("source=synth", "source.program=audiopg", "views=masks", "source.pairs_per_epoch=64", "stages=[pretrain]")
+    words = ("source=audiopg", "views=masks", "source.pairs_per_epoch=64", "stages=[pretrain]")
     folder = run_here(tmp_path / "falls", *words, "pretrain.steps=24", "optim.lr=2e-3")
     found = losses(folder, "pretrain")
     assert sum(found[-4:]) < sum(found[:4])

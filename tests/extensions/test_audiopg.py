@@ -10,11 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from measure import RATE, level_at, loudness, strongest_hz
-from test_pairs import NUM_DRAWS, assert_sounds
+from measure import NUM_DRAWS, RATE, assert_sounds, level_at, loudness, strongest_hz
 
-from vcrast.data.synth import audiopg
-from vcrast.data.synth.audiopg import LAYER, SCENE, WAVEFORMS, AudioPG
+from extensions.audiopg.program import LAYER, SCENE, WAVEFORMS, AudioPG, tone
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.pairs import Doppelgangers
@@ -281,7 +279,7 @@ def test_a_gpu_makes_the_same_sounds_and_waits_for_nothing():
 
 def test_all_waveforms_have_mean_square_1():
     values = {p.name: LAYER.physical(torch.rand(48, LAYER.size))[p.name] for p in LAYER.parameters}
-    wave = audiopg.tone(values, GRID)
+    wave = tone(values, GRID)
     kind = values["waveform"].flatten()
     for number in range(len(WAVEFORMS)):
         power = wave[kind == number].square().mean(dim=1)

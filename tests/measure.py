@@ -4,6 +4,10 @@ import numpy as np
 import torch
 
 RATE = 16000
+# Sounds drawn by the slow tests; VCRAST_SYNTH_DRAWS=1000000 takes the better part of an hour on one core.
+NUM_DRAWS = 6_000
+LOUDEST = 10 ** (-1 / 20)  # of the range of `level_db`
+QUIETEST = 10 ** (-20 / 20)
 
 
 def spectrum(wav):
@@ -64,3 +68,14 @@ def decay_60_s(wav):
     level = 10 * np.log10(left / left[0] + 1e-30)
     first, last = (level <= -5).argmax(), (level <= -25).argmax()
     return 60 / 20 * (last - first) / RATE
+
+
+def assert_sounds(wavs):
+    """(n, S): finite, at a level within the range, and sound rather than a click in silence."""
+    assert torch.isfinite(wavs).all()
+    peaks = wavs.abs().amax(dim=1)
+    assert peaks.max() <= LOUDEST * (1 + 1e-5)
+    assert peaks.min() >= QUIETEST * (1 - 1e-5)
+    # A digital silence, a constant or a single sample that differs would pass the peak: their frames are empty.
+    loudest = wavs.unfold(1, 400, 200).var(dim=2, correction=0).amax(dim=1).sqrt()
+    assert (loudest / peaks).min() > 0.01

@@ -1,4 +1,4 @@
-"""What embeddings know of generated sounds: a linear model from frozen embeddings back to the sounds' parameters.
+"""Fit linear models from frozen embeddings of generated sounds to the sounds' parameters.
 
 found = probe({"mine": model.embed}, num_sounds=2000, num_samples=32000, sample_rate=16000)
 found.parameters["f0_hz"].r2["mine"]          # 1: read off exactly; 0: no better than the mean
@@ -12,17 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vcrast.data.synth.acting import acting, canonical, split
 from vcrast.data.synth.control import LOWEST_RATE, Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.pairs import CHUNK, LARGE_CHUNK, SHORTEST_S
 from vcrast.data.synth.program import KINDS, Layers
 from vcrast.data.synth.space import Parameter
-from vcrast.ridge import r2, ridge_predict
+
+from .audible import audible, canonical, split
+from .ridge import fit_ridge, predict, r2
 
 BLOCK = 64  # sounds that are handed to an embedder at once
 HELD_OUT = 4  # one sound in so many is held out
-FEWEST = 30  # held-out sounds in which a parameter must act to be scored
+FEWEST = 30  # sounds in which a parameter must be audible, fitted and held out, to be scored
 NAMED = "kind"  # the one parameter whose values have no order
 
 Embedder = Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ Embedder = Callable[[Tensor], Tensor]
 
 
 class Sounds(NamedTuple):
-    """wavs (b, S) float32 within [-1, 1]; units (b, P) in [0, 1], columns of `Layers.space_of(num_layers)`."""
+    """wavs (b, S) float32 within [-1, 1]; units (b, units) in [0, 1], columns of `Layers.space_of(num_layers)`."""
 
     wavs: Tensor
     units: Tensor
@@ -43,13 +44,13 @@ class Target(NamedTuple):
         name: of the parameter, without its layer.
         group: of the parameter.
         values: (n, C).
-        acts: (n, C) bool; the other sounds say nothing about it.
+        audible: (n, C) bool; the other sounds say nothing about it.
     """
 
     name: str
     group: str
     values: Tensor
-    acts: Tensor
+    audible: Tensor
 
 
 class Finding(NamedTuple):
@@ -57,8 +58,8 @@ class Finding(NamedTuple):
 
     Attributes:
         group: of the parameter.
-        held_out: sounds that it was scored on: those of the held-out ones in which it acts.
-        columns: numbers of a vector (each on its own; sine and cosine of a phase) that act in enough sounds.
+        held_out: sounds that it was scored on: those of the held-out ones in which it is audible.
+        columns: numbers of a vector (each on its own; sine and cosine of a phase) that are audible in enough sounds.
         r2: of each embedder, the mean over these columns.
     """
 
@@ -74,7 +75,7 @@ class Probed(NamedTuple):
     Attributes:
         parameters: by name.
         groups: R2 of each group and embedder, the mean over the group's parameters.
-        unscored: parameters that act in too few of the sounds, or in none (`layer_db` of one layer).
+        unscored: parameters that are audible in too few of the sounds, or in none (`layer_db` of one layer).
         accuracy: of each embedder, share of the held-out sounds whose `kind` was found.
         chance: share of the held-out sounds of the commonest kind.
         num_train: sounds that the linear model was fitted on.
@@ -104,11 +105,11 @@ def probe(
     """Render sounds, embed them, and fit ridge regressions from embeddings to parameters.
 
     All embedders hear the same sounds, and none of them is one of pretraining's stream. The last quarter of the sounds
-    is held out. A parameter is fitted and scored only over the sounds in which it acts (`vcrast.data.synth.acting`).
+    is held out. A parameter is fitted and scored only over the sounds in which it is audible (`audible.py`).
 
     Args:
         embedders: by the name that their scores get.
-        num_sounds: how many, at least 120; the rarer a parameter acts, the more are needed.
+        num_sounds: how many, at least 120; the rarer a parameter is audible, the more are needed.
         num_samples: S.
         sample_rate: Hz, at least 16,000.
         seed: of the sounds.
@@ -151,22 +152,22 @@ def generate(num_sounds: int, grid: Grid, *, seed: int, num_layers: int) -> Iter
 
 
 def score(embeddings: Mapping[str, Tensor], units: Tensor, num_layers: int, grid: Grid) -> Probed:
-    """The probe itself, of embeddings (n, D) and parameters (n, P); the last quarter of the rows is held out.
+    """Fit and score embeddings (n, D) against parameters (n, units); the last quarter of the rows is held out.
 
     Raises:
         ValueError: embeddings that are not finite.
     """
     num_train = len(units) - len(units) // HELD_OUT
     asked = targets(units.cpu(), num_layers, Grid(grid.num_samples, grid.sample_rate, torch.device("cpu")))
-    values, acts = (torch.cat([getattr(target, part) for target in asked], dim=1) for part in ("values", "acts"))
-    fits = {name: _explained(rows.cpu(), values, acts, num_train) for name, rows in embeddings.items()}
+    values, masks = (torch.cat([getattr(target, part) for target in asked], dim=1) for part in ("values", "audible"))
+    fits = {name: _explained(rows.cpu(), values, masks, num_train) for name, rows in embeddings.items()}
     parameters, sizes = {}, [target.values.shape[1] for target in asked]
     of_each = {name: fit.split(sizes) for name, fit in fits.items()}
     for number, target in enumerate(asked):
-        columns = enough(target.acts, num_train)
+        columns = enough(target.audible, num_train)
         if columns.any():
             means = {name: float(each[number][columns].mean()) for name, each in of_each.items()}
-            held_out = int(target.acts[num_train:, columns].any(dim=1).sum())
+            held_out = int(target.audible[num_train:, columns].any(dim=1).sum())
             parameters[target.name] = Finding(target.group, held_out, int(columns.sum()), means)
     kinds = kind_of(units.cpu(), num_layers)
     return Probed(
@@ -181,24 +182,24 @@ def score(embeddings: Mapping[str, Tensor], units: Tensor, num_layers: int, grid
 
 
 def targets(units: Tensor, num_layers: int, grid: Grid) -> list[Target]:
-    """What to regress on, one for each parameter with an order; those of several layers are one target's columns.
+    """Make a regression target of each parameter with an order; those of several layers are columns of one target.
 
     Args:
-        units: (n, P) in [0, 1], columns of `Layers.space_of(num_layers)`.
+        units: (n, units) in [0, 1], columns of `Layers.space_of(num_layers)`.
         num_layers: of them.
         grid: of the sounds.
     """
-    acts = split(acting(units, num_layers, grid).float(), num_layers)
+    masks = split(audible(units, num_layers, grid).float(), num_layers)
     parts = split(canonical(units, num_layers), num_layers)
     found: dict[str, list[Target]] = {}
-    for (space, part), (_, part_acts) in zip(parts, acts, strict=True):
+    for (space, part), (_, part_mask) in zip(parts, masks, strict=True):
         for parameter in space.parameters:
             if parameter.name == NAMED:
                 continue
             columns = space.columns[parameter.name]
-            values, act = _straight(part[:, columns], parameter), part_acts[:, columns].bool()
-            act = act.repeat(1, values.shape[1] // act.shape[1])
-            found.setdefault(parameter.name, []).append(Target(parameter.name, parameter.group, values, act))
+            values, mask = _linear_target(part[:, columns], parameter), part_mask[:, columns].bool()
+            mask = mask.repeat(1, values.shape[1] // mask.shape[1])
+            found.setdefault(parameter.name, []).append(Target(parameter.name, parameter.group, values, mask))
     return [
         Target(name, same[0].group, *(torch.cat(part, dim=1) for part in zip(*(t[2:] for t in same), strict=True)))
         for name, same in found.items()
@@ -206,45 +207,44 @@ def targets(units: Tensor, num_layers: int, grid: Grid) -> list[Target]:
 
 
 def kind_of(units: Tensor, num_layers: int) -> Tensor:
-    """(n, L) int64: which of `KINDS` the envelope of each layer is."""
+    """Return (n, L) int64: which of `KINDS` the envelope of each layer is."""
     layers = split(units, num_layers)[:num_layers]
     return torch.cat([space.physical(part)[NAMED] for space, part in layers], dim=1).long()
 
 
 def classified(embeddings: Tensor, kinds: Tensor, num_train: int) -> float:
-    """Share of the held-out kinds (n, L) whose 0-or-1 target has the highest ridge prediction, the mean over layers."""
+    """Classify kinds (n, L) by the highest ridge prediction of one-hot targets; accuracy on held-out rows."""
     one_hot = torch.nn.functional.one_hot(kinds, len(KINDS)).flatten(1)
-    prediction, _ = ridge_predict(embeddings[:num_train], one_hot[:num_train], embeddings[num_train:])
+    prediction = predict(fit_ridge(embeddings[:num_train], one_hot[:num_train]), embeddings[num_train:])
     chosen = prediction.unflatten(1, (-1, len(KINDS))).argmax(dim=2)
     return float((chosen == kinds[num_train:]).double().mean())
 
 
-def enough(acts: Tensor, num_train: int) -> Tensor:
-    """(n, C) -> (C,) bool: whether there are enough sounds to fit and to score."""
-    return (acts[:num_train].sum(dim=0) >= FEWEST) & (acts[num_train:].sum(dim=0) >= FEWEST)
+def enough(mask: Tensor, num_train: int) -> Tensor:
+    """(n, C) bool -> (C,) bool: whether there are enough sounds to fit and to score."""
+    return (mask[:num_train].sum(dim=0) >= FEWEST) & (mask[num_train:].sum(dim=0) >= FEWEST)
 
 
-def _explained(embeddings: Tensor, values: Tensor, acts: Tensor, num_train: int) -> Tensor:
-    """(C,) R2 on held-out sounds, NaN where there are not enough; columns that act alike share one decomposition."""
+def _explained(embeddings: Tensor, values: Tensor, audible: Tensor, num_train: int) -> Tensor:
+    """(C,) R2 on held-out sounds, NaN where there are not enough; columns with equal masks share one decomposition."""
     scores = torch.full((values.shape[1],), torch.nan, dtype=torch.float64)
-    scorable = enough(acts, num_train)
-    masks, which = torch.unique(acts, dim=1, return_inverse=True)
+    scorable = enough(audible, num_train)
+    masks, which = torch.unique(audible, dim=1, return_inverse=True)
     for number, mask in enumerate(masks.T):
         columns = (which == number) & scorable
         if not columns.any():
             continue
         train, test = mask.clone(), mask.clone()
         train[num_train:], test[:num_train] = False, False
-        prediction, _ = ridge_predict(embeddings[train], values[train][:, columns], embeddings[test])
+        prediction = predict(fit_ridge(embeddings[train], values[train][:, columns]), embeddings[test])
         scores[columns] = r2(prediction, values[test][:, columns])
     return scores
 
 
-def _straight(units: Tensor, parameter: Parameter) -> Tensor:
-    """(n, size) -> (n, size), or (n, 2 size) for what wraps: numbers that a linear model can be asked for.
+def _linear_target(units: Tensor, parameter: Parameter) -> Tensor:
+    """Turn (n, size) parameters into targets of a linear model: (n, size), or (n, 2 size) for phases.
 
-    A phase of 0.99 is next to 0, so its cosine and sine stand for it. Of a whole number the place within its step is
-    not heard, so the number itself stands for it, scaled to [0, 1].
+    A phase of 0.99 is next to 0: cosine and sine stand for it. A whole number is rounded as the sound is, in [0, 1].
     """
     if parameter.wraps:
         angle = 2 * torch.pi * units

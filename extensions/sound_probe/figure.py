@@ -1,20 +1,17 @@
-"""The scores of a parameter probe as bars: a group of parameters a panel."""
+"""Draw the scores of a probe as bars, one panel for each group of parameters."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.style import COLOURS, house_style, new_figure
 
-if TYPE_CHECKING:
-    from vcrast.data.synth.probe import Probed
+from .probe import Probed
 
 LOWEST = -0.1  # a score far below 0 says no more than one just below it
 
 
 def probe_figure(found: Probed) -> Drawn:
-    """R2 of every parameter and embedder, groups one below the other."""
+    """Draw R2 of every parameter and embedder, the groups one below the other."""
     groups = {
         group: {name: finding for name, finding in found.parameters.items() if finding.group == group}
         for group in found.groups

@@ -1,4 +1,4 @@
-"""ESC-50 from its repository: fetch, unpack, count."""
+"""Download ESC-50 from its repository, unpack it and check its content."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from vcrast.data.archive import extract
-from vcrast.data.download import fetch
+from vcrast.config.registry import DOWNLOADS
+from vcrast.data.download import fetch, unpack
 from vcrast.data.sources.esc50 import ARCHIVE_FOLDER, DEFAULT_ROOT, META, read_rows
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ NUM_CLIPS, NUM_FOLDS = 2000, 5
 MAX_BYTES, MAX_FILES = 2_000_000_000, 5000  # the real one: about 880 MB in about 2020 entries
 
 
+@DOWNLOADS.register("esc50")
 def download_esc50(root: Path | None = None, *, url: str = URL, pause_s: float = 1.0) -> Path:
     """Put ESC-50 into `root`/ESC-50-master, unless it is there.
 
@@ -36,7 +37,7 @@ def download_esc50(root: Path | None = None, *, url: str = URL, pause_s: float =
 
     Raises:
         ConnectionError: see `fetch`.
-        ValueError: the archive is damaged, malicious, or not ESC-50; it is deleted, so that the next call fetches anew.
+        ValueError: the archive is damaged, or not ESC-50; it is deleted, so that the next call fetches anew.
         OSError: the disk is full.
     """
     root = DEFAULT_ROOT if root is None else root
@@ -67,7 +68,7 @@ def _install(archive: Path, root: Path) -> Path:
     """Unpack aside, check, and rename; a half-unpacked folder never has the final name."""
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
     try:
-        extract(archive, aside, max_bytes=MAX_BYTES, max_files=MAX_FILES)
+        unpack(archive, aside, max_bytes=MAX_BYTES, max_files=MAX_FILES)
         found = [folder for folder in (aside, *sorted(aside.iterdir())) if (folder / META).is_file()]
         fault = content_fault(found[0]) if found else f"no {META}"
         if fault:

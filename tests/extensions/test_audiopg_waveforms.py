@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extensions.audiopg.waveforms import NUM_HARMONICS, SERIES, below_limit, modulation, power_law, series, tilt
 from vcrast.data.synth.spectra import Bins
-from vcrast.data.synth.waveforms import NUM_HARMONICS, SERIES, below_limit, modulation, power_law, series, tilt
 
 # One period of each, drawn from its definition: a ramp that falls from 1 to -1, two levels, two ramps.
 DRAWN = {

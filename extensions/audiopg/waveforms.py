@@ -1,4 +1,4 @@
-"""Periodic waveforms as Fourier series without aliases, frequency modulation, and noise with a power-law spectrum."""
+"""Waveforms as band-limited Fourier series, frequency modulation, and power-law noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERIES = ("sawtooth", "square", "triangle")
 
 
 def series(device: torch.device | str = "cpu") -> Tensor:
-    """(3, 144) amplitudes b_k of sum over k of b_k sin(2 pi k x), in the order of `SERIES`.
+    """Return amplitudes b_k (3, 144) of sum over k of b_k sin(2 pi k x), in the order of `SERIES`.
 
     Sawtooth 1 / k; square 1 / k for odd k; triangle (-1)^((k - 1) / 2) / k^2 for odd k; 0 elsewhere.
     """
@@ -26,7 +26,7 @@ def series(device: torch.device | str = "cpu") -> Tensor:
 
 
 def power_law(gamma: Tensor, num_partials: Tensor) -> Tensor:
-    """(n, 144) amplitudes k^-gamma of the first partials.
+    """Return amplitudes k^-gamma (n, 144) of the first partials.
 
     Args:
         gamma: (n, 1), from 0.
@@ -37,13 +37,13 @@ def power_law(gamma: Tensor, num_partials: Tensor) -> Tensor:
 
 
 def below_limit(levels: Tensor, f0_hz: Tensor, sample_rate: int) -> Tensor:
-    """(n, 144) amplitudes without those of partials above 45 % of the rate; `f0_hz` (n, 1)."""
+    """Remove partials above 45 % of the rate from amplitudes (n, 144); `f0_hz` (n, 1)."""
     order = torch.arange(1, levels.shape[1] + 1, device=levels.device)
     return levels * (order * f0_hz <= HIGHEST * sample_rate)
 
 
 def modulation(carrier_hz: Tensor, ratio: Tensor, index: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
-    """Frequency and index of the modulator in sin(2 pi f_c t + I sin(2 pi f_m t)), both (n, 1).
+    """Limit frequency and index (n, 1) of the modulator in sin(2 pi f_c t + I sin(2 pi f_m t)).
 
     f_m = ratio f_c and I = index where the sound then fits: its sidebands f_c + k f_m have amplitudes J_k(I), small
     from k = I + 2 on, and by Carson's rule it reaches f_c + (I + 1) f_m. That is kept below 45 % of the rate by a
@@ -63,7 +63,7 @@ def modulation(carrier_hz: Tensor, ratio: Tensor, index: Tensor, sample_rate: in
 
 
 def tilt(exponent: Tensor, bins: Bins) -> Tensor:
-    """(n, 1) exponents -> (n, len(bins.hertz)) gains of noise with power f^-exponent; flat below 50 Hz.
+    """Compute gains (n, len(bins.hertz)) of noise with power f^-exponent, exponents (n, 1); flat below 50 Hz.
 
     0 is white, 1 pink (-3.01 dB an octave), 2 brown noise.
     """

@@ -1,4 +1,7 @@
-"""When a parameter acts: a sound that is all noise has no pitch, one of bursts no onsets. For probes of parameters."""
+"""Masks: in which generated sounds each parameter of the program `layers` is audible.
+
+A sound that is all noise has no pitch, one of bursts no onsets; a probe is fitted and scored where it is audible.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +16,69 @@ from vcrast.data.synth.control import Grid
 from vcrast.data.synth.program import KINDS, LAYER, SCENE
 from vcrast.data.synth.space import Space
 
-QUIET = 10 ** (-20 / 20)  # a tone, a noise or echoes 20 dB below what they sound with are taken for absent
-FLAT = 10 ** (-2 / 20)  # and a formant, a mode or a swell that stands out by less than 2 dB for flat
-STILL_SEMITONES = 0.25  # as is a vibrato below a quarter of a semitone
-STEADY = 1.0  # and a texture below this sparsity, where grains only begin to differ
+QUIET = 10 ** (-20 / 20)  # gain; a tone, a noise or echoes further below the rest count as absent
+FLAT = 10 ** (-2 / 20)  # gain; a formant, a mode or a swell that stands out by less counts as flat
+STILL_SEMITONES = 0.25  # a vibrato below it counts as none
+STEADY = 1.0  # a sparsity below it counts as a steady texture
 
 
-class Layer(NamedTuple):
-    """What a condition sees of a layer, or of the scene: values (n, size) by name, the grid, layers in the clip."""
+class Part(NamedTuple):
+    """One layer of n sounds, or their scene.
+
+    Attributes:
+        values: (n, size) of each parameter, in its unit.
+        grid: length and rate of the sounds.
+        num_layers: in each sound.
+    """
 
     values: Mapping[str, Tensor]
     grid: Grid
     num_layers: int
 
 
-Condition = Callable[[Layer], Tensor]
-"""(n, 1), or (n, size) where the numbers of a vector differ: whether the parameter acts."""
+Condition = Callable[[Part], Tensor]
+"""-> (n, 1) bool, or (n, size) where the numbers of a vector differ: whether the parameter is audible."""
 
 
-def bursts(layer: Layer) -> Tensor:
-    """The envelope is a row of bursts."""
+def bursts(layer: Part) -> Tensor:
+    """(n, 1) the envelope is a row of bursts."""
     return layer.values["kind"] == KINDS.index("bursts")
 
 
-def onsets(layer: Layer) -> Tensor:
-    """The envelope is events at times of their own."""
+def onsets(layer: Part) -> Tensor:
+    """(n, 1) the envelope is single events."""
     return layer.values["kind"] == KINDS.index("onsets")
 
 
-def swell(layer: Layer) -> Tensor:
-    """The envelope swells slowly."""
+def swell(layer: Part) -> Tensor:
+    """(n, 1) the envelope is a slow modulation."""
     return layer.values["kind"] == KINDS.index("slow modulation")
 
 
-def deep_swell(layer: Layer) -> Tensor:
-    """It swells by 2 dB at least."""
+def deep_swell(layer: Part) -> Tensor:
+    """(n, 1) a slow modulation of 2 dB at least."""
     return swell(layer) & (1 - layer.values["slow_depth"] <= FLAT)
 
 
-def tone(layer: Layer) -> Tensor:
-    """The tone is at most 20 dB below the noise."""
+def tone(layer: Part) -> Tensor:
+    """(n, 1) the tone is at most 20 dB below the noise."""
     angle = torch.pi / 2 * layer.values["noise_share"]
     return angle.cos() >= QUIET * angle.sin()
 
 
-def noise(layer: Layer) -> Tensor:
-    """The noise is at most 20 dB below the tone."""
+def noise(layer: Part) -> Tensor:
+    """(n, 1) the noise is at most 20 dB below the tone."""
     angle = torch.pi / 2 * layer.values["noise_share"]
     return angle.sin() >= QUIET * angle.cos()
 
 
-def vibrato(layer: Layer) -> Tensor:
-    """There is a tone, and its pitch swings."""
+def vibrato(layer: Part) -> Tensor:
+    """(n, 1) there is a tone with a vibrato."""
     return tone(layer) & (layer.values["vibrato_semitones"] >= STILL_SEMITONES)
 
 
-def harmonics(layer: Layer) -> Tensor:
-    """(n, 12) which of the first harmonics sound, in a tone that has two at least: one alone is scaled to level 1."""
+def harmonics(layer: Part) -> Tensor:
+    """(n, 12) which of the first harmonics sound; none where only one does, as its level is scaled to 1."""
     p, grid = layer.values, layer.grid
     pitch = control.pitch_contour(p["f0_hz"], p["glide_octaves"], p["vibrato_hz"], p["vibrato_semitones"], grid)
     order = torch.arange(1, oscillators.NUM_PARTIALS + 1, device=pitch.device)
@@ -77,61 +86,61 @@ def harmonics(layer: Layer) -> Tensor:
     return sounds & sounds[:, 1:2] & tone(layer)
 
 
-def overtones(layer: Layer) -> Tensor:
-    """There is a tone of several harmonics."""
+def overtones(layer: Part) -> Tensor:
+    """(n, 1) there is a tone of several harmonics."""
     return harmonics(layer)[:, 1:2]
 
 
-def spectrum(layer: Layer) -> Tensor:
-    """There is something to colour: noise, or several harmonics."""
+def spectrum(layer: Part) -> Tensor:
+    """(n, 1) there is noise, or a tone of several harmonics."""
     return noise(layer) | overtones(layer)
 
 
-def formants(layer: Layer) -> Tensor:
-    """And the throat colours it by 2 dB at least, from a formant's peak to its foot."""
+def formants(layer: Part) -> Tensor:
+    """(n, 1) and the formants stand out by 2 dB at least."""
     share = layer.values["formant_share"]
     return spectrum(layer) & (1 - share + share * spectra.QUIETEST <= FLAT)
 
 
-def texture(layer: Layer) -> Tensor:
-    """The noise is made of grains that differ."""
+def texture(layer: Part) -> Tensor:
+    """(n, 1) there is noise, of grains that differ."""
     return noise(layer) & (layer.values["sparsity"] >= STEADY)
 
 
-def events(layer: Layer) -> Tensor:
+def events(layer: Part) -> Tensor:
     """(n, 12) which of the onsets sound."""
     return onsets(layer) & (torch.arange(control.NUM_ONSETS, device=layer.grid.device) < layer.values["count"])
 
 
-def several_events(layer: Layer) -> Tensor:
-    """(n, 12) which of several onsets sound: the level of one alone is scaled to 1."""
+def several_events(layer: Part) -> Tensor:
+    """(n, 12) which of the onsets sound; none where only one does, as its level is scaled to 1."""
     return events(layer) & (layer.values["count"] >= 2)
 
 
-def gaps(layer: Layer) -> Tensor:
-    """The envelope comes down to its floor."""
+def gaps(layer: Part) -> Tensor:
+    """(n, 1) the envelope falls to its floor."""
     return bursts(layer) | onsets(layer)
 
 
-def several_layers(layer: Layer) -> Tensor:
-    """The layer sounds with others: the level of one alone is that of the clip."""
+def several_layers(layer: Part) -> Tensor:
+    """(n, 1) there are several layers: the level of one alone is that of the clip."""
     return torch.full_like(layer.values["layer_db"], layer.num_layers > 1, dtype=torch.bool)
 
 
-def body(scene: Layer) -> Tensor:
-    """The body's modes stand out by 2 dB at least over the sound itself."""
+def body(scene: Part) -> Tensor:
+    """(n, 1) the body's modes stand out by 2 dB at least over the sound itself."""
     p = scene.values
     direct = (1 - p["body_share"]) * (1 - p["reverb_share"])
     return direct + p["body_share"] / p["modes_hz"].shape[1] >= direct / FLAT
 
 
-def reverb(scene: Layer) -> Tensor:
-    """The echoes are at most 20 dB below the sound."""
+def reverb(scene: Part) -> Tensor:
+    """(n, 1) the echoes are at most 20 dB below the sound."""
     share = scene.values["reverb_share"]
     return share >= QUIET * (1 - share)
 
 
-ACTS: dict[str, Condition] = {
+CONDITIONS: dict[str, Condition] = {
     "count": onsets,
     "f0_hz": tone,
     "glide_octaves": tone,
@@ -165,25 +174,34 @@ ACTS: dict[str, Condition] = {
     "mode_decay_s": body,
     "reverb_s": reverb,
 }
-"""By the parameter's name; those that are not here act in every sound."""
+"""By the parameter's name; a parameter that is not here is audible in every sound."""
 
 
-def acting(units: Tensor, num_layers: int, grid: Grid) -> Tensor:
-    """(n, P) in [0, 1], columns of `Layers.space_of(num_layers)` -> (n, P) bool: whether it acts in the sound."""
+def audible(units: Tensor, num_layers: int, grid: Grid) -> Tensor:
+    """Mark in which sounds each parameter is audible.
+
+    Args:
+        units: (n, units) parameters in [0, 1], columns of `Layers.space_of(num_layers)`.
+        num_layers: of the sounds.
+        grid: of the sounds.
+
+    Returns:
+        (n, units) bool.
+    """
     found = []
-    for space, part in split(units, num_layers):
-        layer = Layer(space.physical(part), grid, num_layers)
+    for space, columns in split(units, num_layers):
+        part, everywhere = Part(space.physical(columns), grid, num_layers), torch.ones_like(columns[:, :1]).bool()
         for parameter in space.parameters:
-            acts = ACTS[parameter.name](layer) if parameter.name in ACTS else torch.ones_like(part[:, :1]).bool()
-            found.append(acts.expand(-1, parameter.size))
+            condition = CONDITIONS.get(parameter.name)
+            mask = everywhere if condition is None else condition(part)
+            found.append(mask.expand(-1, parameter.size))
     return torch.cat(found, dim=1)
 
 
 def canonical(units: Tensor, num_layers: int) -> Tensor:
-    """(n, P) -> (n, P): the same sounds, with what has no order put in order.
+    """Sort what has no order, (n, units) -> (n, units): the sounds stay the same.
 
-    The modes of a body, and the onsets that sound, may change places without any change to the sound, so that no one
-    could tell which is the first. Modes are sorted by frequency; onsets by time, their levels with them.
+    Modes of a body are sorted by frequency, onsets that sound by time, their levels with them.
     """
     parts = []
     for space, part in split(units, num_layers):
@@ -202,7 +220,7 @@ def canonical(units: Tensor, num_layers: int) -> Tensor:
 
 
 def split(units: Tensor, num_layers: int) -> list[tuple[Space, Tensor]]:
-    """The columns of each layer, and of the scene at the end, with the space that they belong to."""
+    """Split (n, units) into the columns of each layer, then of the scene, each with its space."""
     sizes = [LAYER.size] * num_layers + [SCENE.size]
     spaces = [LAYER] * num_layers + [SCENE]
     return list(zip(spaces, units.split(sizes, dim=1), strict=True))

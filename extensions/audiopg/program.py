@@ -1,4 +1,4 @@
-"""The sounds of `source.program=audiopg`: tones, FM, waveforms and pink noise in events, over transients and noise.
+"""The program `audiopg`: tones, FM, waveforms and noise in events, over bursts and background.
 
 Rebuilt from the description of AudioPG, arXiv:2606.14791: additive tones with partials k^-gamma, FM, sawtooth, square
 and triangle, pink noise; ADSR envelopes, several events in a clip, transient bursts, damping, background noise; f0 from
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from vcrast.config.registry import PROGRAMS
-from vcrast.data.synth import control, oscillators, spectra, waveforms
+from vcrast.data.synth import control, oscillators, spectra
 from vcrast.data.synth.control import Grid
-from vcrast.data.synth.events import events
 from vcrast.data.synth.sound import LEVEL, Layered, Material
 from vcrast.data.synth.space import Parameter, Space, decibels
 from vcrast.data.synth.spectra import Bins
+
+from . import waveforms
+from .events import events
 
 WAVEFORMS = ("additive tone", "FM tone", *waveforms.SERIES, "pink noise")
 ADDITIVE, FM, PINK = 0, 1, len(WAVEFORMS) - 1
@@ -83,25 +85,25 @@ class AudioPG(Layered):
         return layer(values, self.layer_noise(material), self.grid)
 
     def scene(self, wave: Tensor, values: dict[str, Tensor], material: Material) -> Tensor:
-        """Bursts and background; see `Layered`."""
+        """Add bursts and background; see `Layered`."""
         bursts, background = material.noise[:, self.num_layers :].unbind(dim=1)
         wave = wave + transients(values, bursts, self.grid)
-        hiss = tilted(values["background_tilt"], background, self.grid)
-        return torch.addcmul(wave, hiss, decibels(values["background_db"]))
+        noise = tilted(values["background_tilt"], background, self.grid)
+        return torch.addcmul(wave, noise, decibels(values["background_db"]))
 
     def caption(self, values: Mapping[str, Tensor], row: int) -> str:
         """See `Program`."""
         return f"{super().caption(values, row)}; {_counted(float(values['num_bursts'][row, 0]), 'burst')}"
 
     def describe(self, value: Mapping[str, float]) -> str:
-        """Waveform, pitch and number of events; see `Layered`."""
+        """Say waveform, pitch and number of events; see `Layered`."""
         waveform = int(value["waveform"])
         pitch = "" if waveform == PINK else f" of {value['f0_hz']:.0f} Hz"
         return f"{WAVEFORMS[waveform]}{pitch}, {_counted(value['num_events'], 'event')}"
 
 
 def layer(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
-    """(n, S) one layer: its source under its events, at `layer_db`.
+    """Render one layer (n, S): its source under its events, at `layer_db`.
 
     Args:
         p: values of `LAYER`.
@@ -116,7 +118,7 @@ def layer(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
 
 
 def tone(p: dict[str, Tensor], grid: Grid) -> Tensor:
-    """(n, S) the layer's waveform at a steady pitch, mean square 1; of pink noise, a sine.
+    """Render the layer's waveform (n, S) at a steady pitch, mean square 1; of pink noise, a sine.
 
     All are one period read at a phase; FM is a sine read at f0 t + I / (2 pi) sin(2 pi f_m t) cycles.
     """
@@ -132,7 +134,7 @@ def tone(p: dict[str, Tensor], grid: Grid) -> Tensor:
 
 
 def transients(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
-    """(n, S) bursts at `bursts_db`: tilted noise under sum_i g_i (1 - e^(-x / 1 ms)) e^(-x / decay), peak 1."""
+    """Render bursts (n, S) at `bursts_db`: tilted noise under sum_i g_i (1 - e^(-x / 1 ms)) e^(-x / decay), peak 1."""
     attack_s = torch.full_like(p["burst_decay_s"], BURST_ATTACK_S)
     levels = decibels(p["burst_levels_db"])
     curve = control.onsets(p["burst_times"], levels, p["num_bursts"], attack_s, p["burst_decay_s"], grid)
@@ -141,13 +143,13 @@ def transients(p: dict[str, Tensor], noise: Tensor, grid: Grid) -> Tensor:
 
 
 def tilted(exponent: Tensor, noise: Tensor, grid: Grid) -> Tensor:
-    """(n, bins) white spectra -> (n, S) noise with power f^-exponent, `exponent` (n, 1), mean square 1."""
+    """Filter white spectra (n, bins) to noise (n, S) with power f^-exponent, `exponent` (n, 1), mean square 1."""
     bins = Bins.of(grid)
     return spectra.coloured(noise, waveforms.tilt(exponent, bins), bins, grid.num_samples)
 
 
 def _fixed(p: dict[str, Tensor]) -> Tensor:
-    """(n, 144) amplitudes of the waveforms that have no parameter: the three series, and a sine for the others."""
+    """Look up amplitudes (n, 144) of the waveforms without parameters: the three series, a sine for the others."""
     series = waveforms.series(p["waveform"].device)
     sine = torch.zeros_like(series[:1])
     sine[:, 0] = 1

@@ -1,9 +1,9 @@
-"""Whether a parameter acts, asked of the generator itself: change it and listen whether the sound changes."""
+"""Whether a parameter is audible, asked of the generator: change it and measure whether the sound changes."""
 
 import pytest
 import torch
 
-from vcrast.data.synth.acting import ACTS, acting, canonical
+from extensions.sound_probe.audible import CONDITIONS, audible, canonical
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
 from vcrast.data.synth.program import KINDS, LAYER, SCENE, Layers
@@ -44,7 +44,7 @@ EXACT = ("count", "burst", "onset", "slow_depth", "layer_db")
 @pytest.mark.parametrize("name", [parameter.name for parameter in SPACE.parameters])
 def test_what_does_not_act_is_not_heard_and_what_acts_is(name):
     units, material = drawn()
-    acts = acting(units, 1, GRID)
+    acts = audible(units, 1, GRID)
     columns = SPACE.columns[name]
     # The ends of a long vector tell as much as all of it.
     for column in {columns.start, columns.start + 1, columns.stop - 1} & set(range(columns.start, columns.stop)):
@@ -61,14 +61,14 @@ def test_what_does_not_act_is_not_heard_and_what_acts_is(name):
 
 
 def test_conditions_name_parameters_that_exist():
-    assert set(ACTS) <= {parameter.name for parameter in (*LAYER.parameters, *SCENE.parameters)}
+    assert set(CONDITIONS) <= {parameter.name for parameter in (*LAYER.parameters, *SCENE.parameters)}
 
 
 def one(**changes):
     """The first sound's acting names; every number of a vector under `name.number`."""
     values = {name if name in SPACE.columns else f"1/{name}": value for name, value in changes.items()}
-    acts = acting(SPACE.units(**values), 1, GRID)[0]
-    return {f"{name}.{number}" for (name, number), acting_ in zip(pieces(), acts.tolist(), strict=True) if acting_}
+    acts = audible(SPACE.units(**values), 1, GRID)[0]
+    return {f"{name}.{number}" for (name, number), named in zip(pieces(), acts.tolist(), strict=True) if named}
 
 
 def place(kind):
@@ -80,7 +80,7 @@ TONE, NOISE = {"noise_share": 0.0}, {"noise_share": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("changes", "acting_", "silent"),
+    ("changes", "named", "silent"),
     [
         ({"kind": place("bursts")}, "burst_hz burst_decay floor_db start", "onset_decay_s slow_hz count"),
         ({"kind": place("onsets")}, "onset_decay_s count floor_db", "burst_hz start slow_depth"),
@@ -100,9 +100,9 @@ TONE, NOISE = {"noise_share": 0.0}, {"noise_share": 1.0}
         ({"body_share": 0.1, "reverb_share": 0.1}, "body_share reverb_share", "modes_hz mode_decay_s reverb_s"),
     ],
 )
-def test_conditions_by_hand(changes, acting_, silent):
+def test_conditions_by_hand(changes, named, silent):
     found = {name.removeprefix("1/").rpartition(".")[0] for name in one(**changes)}
-    assert set(acting_.split()) <= found
+    assert set(named.split()) <= found
     assert not set(silent.split()) & found
 
 
@@ -121,7 +121,7 @@ def test_onsets_beyond_the_count_do_not_act_and_the_level_of_a_single_one_neithe
 
 
 def test_the_level_of_a_layer_acts_when_there_are_several():
-    acts = acting(drawn(3, 4)[0], 3, GRID)
+    acts = audible(drawn(3, 4)[0], 3, GRID)
     for number in (1, 2, 3):
         assert acts[:, Layers.space_of(3).columns[f"{number}/layer_db"]].all()
     assert acts.shape == (4, Layers.space_of(3).size)

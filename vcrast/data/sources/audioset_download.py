@@ -1,4 +1,4 @@
-"""AudioSet's segment lists and class names; its audio is not distributed by anyone who may."""
+"""Download AudioSet's segment lists and class names; nobody may distribute its audio."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 
+from vcrast.config.registry import DOWNLOADS
 from vcrast.data.download import fetch
 from vcrast.data.sources.audioset import DEFAULT_ROOT, LABELS, SEGMENTS, read_classes, read_segments
 
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 URL = "https://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv"
 
 
+@DOWNLOADS.register("audioset")
 def download_audioset(root: Path | None = None, *, url: str = URL, pause_s: float = 1.0) -> Path:
     """Put the three segment lists and the list of classes into `root`, unless they are there and whole.
 

@@ -1,13 +1,14 @@
 """`vcrast probe`: the table, JSON and picture of a small model; embeddings as `embed` makes them; mistakes."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from extensions.sound_probe.command import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.cli.main import main
-from vcrast.cli.probe import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.config.compose import compose
 from vcrast.inference import Model, export, load
 from vcrast.models.ast import Encoder
@@ -146,6 +147,17 @@ def test_mistakes_are_one_line_and_exit_2(model, tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.splitlines()[-1].startswith("vcrast: error: ")
         assert said in error
+
+
+def test_without_scikit_learn_one_line_says_what_to_install(model, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("extensions.sound_probe.", "sklearn."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert main(["probe", str(model), "--sounds", "120"]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "scikit-learn" in error
+    assert "pip install 'vcrast[probe]'" in error
 
 
 def test_help_says_what_layers_cost(capsys):

@@ -1,0 +1,1 @@
+"""Linear probe of generated sounds' parameters. `vcrast probe RUN`; the maths are in README.md."""
