@@ -40,7 +40,8 @@ def quaternion_channels(fbank: Tensor, scale: float) -> Tensor:
 
 def differences(fbank: Tensor) -> Tensor:
     """(B, T, F) -> (B, T, F): slope of the straight line through five frames, per frame; the ends are repeated."""
-    return compute_deltas(fbank.transpose(1, 2)).transpose(1, 2)
+    with torch.autocast(fbank.device.type, enabled=False):  # torchaudio's is a convolution, which autocast would round
+        return compute_deltas(fbank.transpose(1, 2)).transpose(1, 2)
 
 
 def energy(fbank: Tensor, scale: float) -> Tensor:
