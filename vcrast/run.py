@@ -28,7 +28,7 @@ from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank
 from vcrast.finetune import finetune
 from vcrast.pretrain import pretrain
-from vcrast.runs.environment import cpu_computes, redact_arguments, write_environment
+from vcrast.runs.environment import redact_arguments, write_environment
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.job import Job
 from vcrast.runs.lock import RunLock
@@ -38,7 +38,7 @@ from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
-from vcrast.training.device import resolve_device, resolve_precision
+from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
     broadcast_object,
     is_rank_zero,

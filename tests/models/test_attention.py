@@ -75,6 +75,41 @@ def test_width_must_fit_heads():
         Attention(embed_dim=10, num_heads=4, attention={"name": "softmax"}, linear=LINEAR)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 7, 124, 257, 512, 513])
+def test_bf16_on_a_cpu_agrees_with_the_definition_whichever_way_it_goes(num_tokens):
+    exact = [torch.randn(2, 3, num_tokens, 16, dtype=torch.float64).bfloat16().double() for _ in range(3)]
+    found = [x.bfloat16().requires_grad_() for x in exact]
+    exact = [x.requires_grad_() for x in exact]
+    reference, gradient = scaled_dot_product_attention(*exact), torch.randn(2, 3, num_tokens, 16)
+    mixed = MemoryEfficientAttention(num_heads=3, head_dim=16)(*found)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.double(), reference, atol=0.02, rtol=0.02)
+    expected = torch.autograd.grad(reference, exact, gradient.double())
+    for a, b in zip(torch.autograd.grad(mixed, found, gradient.bfloat16()), expected, strict=True):
+        assert (a.double() - b).norm() < 0.02 * b.norm() + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_tokens", "kernel", "name"),
+    [
+        (torch.bfloat16, 512, "auto", "written out"),
+        (torch.bfloat16, 513, "auto", "PyTorch scaled_dot_product"),
+        (torch.bfloat16, 64, "sdpa", "PyTorch scaled_dot_product"),
+        (torch.float32, 64, "auto", "PyTorch scaled_dot_product"),
+        (torch.float16, 64, "auto", "PyTorch scaled_dot_product"),
+    ],
+)
+def test_the_way_on_a_cpu_follows_from_type_and_tokens(dtype, num_tokens, kernel, name):
+    q = torch.zeros(1, 1, num_tokens, 8, dtype=dtype)
+    assert MemoryEfficientAttention(num_heads=1, head_dim=8, kernel=kernel).kernel_name(q) == name
+
+
+def test_fp32_on_a_cpu_is_pytorchs_to_the_bit():
+    q, k, v = (torch.randn(2, 3, 40, 16) for _ in range(3))
+    found = MemoryEfficientAttention(num_heads=3, head_dim=16)(q, k, v)
+    assert torch.equal(found, scaled_dot_product_attention(q, k, v))
+
+
 def test_xformers_on_cpu_is_refused_not_ignored():
     with pytest.raises(ValueError, match="no CPU kernels"):
         MemoryEfficientAttention(num_heads=3, head_dim=8, kernel="xformers")(*heads(4))

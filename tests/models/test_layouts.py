@@ -38,6 +38,8 @@ def of_all_tokens(value):
 def moves(backend, *, autocast, change=lambda block: None):
     """Those of the forward and of the backward of two blocks."""
     attention = dict(compose([f"attention={backend}"]).attention)
+    if backend == "memory_efficient":
+        attention["kernel"] = "sdpa"  # as on a GPU: on a CPU in bf16 the formula is written out
     sizes = {"embed_dim": DIM, "num_heads": 3, "mlp_ratio": 4.0, "drop_path": 0.0}
     blocks = [Block(**sizes, attention=attention, linear={"name": "real"}) for _ in range(DEPTH)]
     for block in blocks:

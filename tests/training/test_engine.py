@@ -8,7 +8,6 @@ from torch import nn
 
 from vcrast.config.registry import ENGINES
 from vcrast.runs.checkpoint import load, save
-from vcrast.training.device import resolve_precision
 from vcrast.training.engine_base import MAX_BAD_STEPS, compile_parts
 from vcrast.training.loss_scale import LossScale
 
@@ -180,20 +179,6 @@ def test_precision_cannot_change_family_on_resume():
     state = make(precision="fp16")[1].state_dict()
     with pytest.raises(ValueError, match="made with fp16"):
         make()[1].load_state_dict(state)
-
-
-def test_resolve_precision(monkeypatch):
-    assert resolve_precision("auto", "cpu") == "fp32"
-    assert resolve_precision("fp16", "cpu") == "fp16"
-    with pytest.raises(ValueError, match="choose from auto, bf16, fp16, fp32"):
-        resolve_precision("half", "cpu")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
-    assert resolve_precision("auto", "cuda") == "fp16"
-    with pytest.raises(ValueError, match="Tesla T4 only emulates it"):
-        resolve_precision("bf16", "cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert resolve_precision("auto", "cuda") == "bf16"
 
 
 def test_compile_is_asked_of_the_encoder_and_refused_on_old_gpus(monkeypatch):

@@ -10,9 +10,9 @@ import math
 
 import torch
 from torch import Tensor
+from torchaudio.functional import compute_deltas
 
 NUM_CHANNELS = {"fbank": 1, "quaternion": 4}
-REACH = 2  # frames to either side that a difference looks at
 # Differences of frames that are independent of each other are this much smaller than the frames: the root of the sum of
 # squared weights, which are (-2, -1, 0, 1, 2) / 10 once and convolved with themselves.
 FIRST_STD = math.sqrt(10) / 10
@@ -39,18 +39,9 @@ def quaternion_channels(fbank: Tensor, scale: float) -> Tensor:
 
 
 def differences(fbank: Tensor) -> Tensor:
-    """(B, T, F) -> (B, T, F): slope of the straight line through five frames, per frame; the ends are repeated.
-
-    Equals torchaudio.functional.compute_deltas(win_length=5, mode="replicate") along time.
-    """
-    ends = (fbank[:, :1].expand(-1, REACH, -1), fbank, fbank[:, -1:].expand(-1, REACH, -1))
-    padded = torch.cat(ends, dim=1)
-    num_frames = fbank.shape[1]
-    total = torch.zeros_like(fbank)
-    for step in range(1, REACH + 1):
-        after, before = (padded[:, REACH + shift : REACH + shift + num_frames] for shift in (step, -step))
-        total = total + step * (after - before)
-    return total / (2 * sum(step**2 for step in range(1, REACH + 1)))
+    """(B, T, F) -> (B, T, F): slope of the straight line through five frames, per frame; the ends are repeated."""
+    with torch.autocast(fbank.device.type, enabled=False):  # torchaudio's is a convolution, which autocast would round
+        return compute_deltas(fbank.transpose(1, 2)).transpose(1, 2)
 
 
 def energy(fbank: Tensor, scale: float) -> Tensor:

@@ -15,22 +15,26 @@ from vcrast.config.registry import ATTENTIONS
 
 log = logging.getLogger(__name__)
 
+# Up to here bf16 on a CPU is faster written out: 1.25 to 5 times, forward and backward, at N = 33 to 512, head widths
+# 16 to 128, 1 to 32 clips (AVX-512 bf16, torch 2.14). In fp32 PyTorch's flash kernel is at least as fast. Beyond, the
+# written-out weights take more memory than the rest of a block. Measured by `benchmarks/attention_paths.py`.
+WRITTEN_OUT_TOKENS = 512
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
 @ATTENTIONS.register("memory_efficient")
 class MemoryEfficientAttention(nn.Module):
-    """The numbers of `softmax` up to rounding, in memory linear in N.
+    """The numbers of `softmax` up to rounding, in memory linear in N (on a CPU in bf16 from 513 tokens on).
 
     On CUDA PyTorch's `math` path, which builds the N x N matrix, is forbidden: what cannot run fused is an error. A T4
-    has the memory-efficient kernel only (flash and cuDNN need capability 8). On a CPU PyTorch's own choice is used, its
-    flash kernel where it applies.
+    has the memory-efficient kernel only (flash and cuDNN need capability 8). On a CPU number type and N decide, so that
+    a run can be repeated, between two ways: written out, or PyTorch's own choice, its flash kernel where it applies.
 
     Args:
         num_heads: H; unused, the shape tells it.
         head_dim: K; likewise.
         kernel: `sdpa` is PyTorch's; `xformers` is xformers' or an error; `auto` is xformers' on CUDA where its own
-            compiled kernels load (without them it only calls PyTorch's), else PyTorch's.
+            compiled kernels load (without them it only calls PyTorch's), else PyTorch's or, on a CPU, what is faster.
 
     Raises:
         ValueError: no such `kernel`.
@@ -50,6 +54,9 @@ class MemoryEfficientAttention(nn.Module):
         """
         if self.use_xformers(q):
             return xformers_attention(q, k, v)
+        if self.use_written_out(q):
+            say_once(q.device.type, q.dtype, "written out where that is faster")
+            return written_out_attention(q, k, v)
         if not q.is_cuda:
             say_once(q.device.type, q.dtype, "PyTorch's CPU attention")
             return scaled_dot_product_attention(q, k, v)
@@ -65,7 +72,14 @@ class MemoryEfficientAttention(nn.Module):
 
     def kernel_name(self, q: Tensor) -> str:
         """What `vcrast doctor` shows for tensors like these; errors as in `use_xformers`."""
+        if self.use_written_out(q):
+            return "written out"
         return "xformers" if self.use_xformers(q) else "PyTorch scaled_dot_product"
+
+    def use_written_out(self, q: Tensor) -> bool:
+        """Whether this call multiplies and takes the softmax step by step: a function of device, type and N."""
+        asked = self.kernel == "auto" and q.device.type == "cpu"
+        return asked and q.dtype == torch.bfloat16 and q.shape[-2] <= WRITTEN_OUT_TOKENS
 
     def use_xformers(self, q: Tensor) -> bool:
         """Whether this call goes to xformers.
@@ -79,6 +93,14 @@ class MemoryEfficientAttention(nn.Module):
         if self.kernel == "xformers" and missing:
             raise ValueError(f"attention.kernel=xformers: {missing}; set attention.kernel=sdpa")
         return not missing
+
+
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, H, N, K) each -> (B, H, N, K); weights are kept in the inputs' type, half of what `softmax` keeps in bf16.
+
+    The softmax itself adds up in fp32 whatever the type (PyTorch's CPU kernel).
+    """
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 
 
 def no_kernel(q: Tensor) -> str:

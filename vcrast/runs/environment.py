@@ -107,19 +107,6 @@ def cpu_model() -> str:
     return match[1] if match else platform.processor() or platform.machine()
 
 
-def cpu_computes(precision: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has instructions for 16-bit numbers; without them they are many times slower than fp32.
-
-    True as well where that cannot be found out.
-    """
-    names = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}.get(precision)
-    try:
-        match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-    except OSError:
-        match = None
-    return match is None or names is None or not names.isdisjoint(match[1].split())
-
-
 def git_state(root: Path) -> dict[str, Any] | None:
     """Commit of the program and whether files differ from it; None if `root` is not the top of a git checkout.
 

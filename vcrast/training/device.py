@@ -1,14 +1,20 @@
-"""Resolve `run.device` and `precision`: which device this process uses, and in which type it computes."""
+"""Resolve `run.device` and `precision`: device and number type of this process."""
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import torch
 
 from vcrast.training.dist import torchrun_rank
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# As Linux names them in /proc/cpuinfo.
+CPU_INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
+CPU_BF16 = {"avx512_bf16", "amx_bf16"}  # where bf16 was measured to pay; Arm's was not
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -40,8 +46,8 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", here.local_rank)
 
 
-def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """`auto` is bf16 where the GPU computes in it, fp16 on older ones, fp32 on a CPU.
+def resolve_precision(precision: str, device: torch.device | str, cpuinfo: Path = CPUINFO) -> str:
+    """`auto` is bf16 where it is native (on a CPU: AVX-512 bf16 or AMX), else fp16 on a GPU and fp32 on a CPU.
 
     Raises:
         ValueError: an unknown precision, or bf16 on a GPU that only emulates it.
@@ -50,10 +56,29 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     if precision not in ("auto", *AUTOCAST):
         raise ValueError(f"precision={precision}: choose from auto, bf16, fp16, fp32")
     if device.type != "cuda":
-        return "fp32" if precision == "auto" else precision
+        native = not CPU_BF16.isdisjoint(cpu_flags(cpuinfo) or ())
+        return ("bf16" if native else "fp32") if precision == "auto" else precision
     # Not torch.cuda.is_bf16_supported(): it says yes on a T4, which emulates bf16, slowly.
     native = torch.cuda.get_device_capability(device) >= (8, 0)
     if precision == "bf16" and not native:
         name = torch.cuda.get_device_name(device)
         raise ValueError(f"precision=bf16: {name} only emulates it, slowly; set precision=fp16")
     return ("bf16" if native else "fp16") if precision == "auto" else precision
+
+
+def cpu_computes(precision: str, cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the processor has instructions for 16-bit numbers; without them they are many times slower than fp32.
+
+    True as well where that cannot be found out.
+    """
+    flags, names = cpu_flags(cpuinfo), CPU_INSTRUCTIONS.get(precision)
+    return flags is None or names is None or not names.isdisjoint(flags)
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str] | None:
+    """Names of the processor's instruction sets, or None where the system does not say."""
+    try:
+        match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return set(match[1].split()) if match else None
