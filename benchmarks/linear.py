@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.device import header, seconds_each
-from vcrast.config.schema import ModelConfig, config_dir
+from vcrast.config.files import config_dir
+from vcrast.config.schema import ModelConfig
 from vcrast.models.build import build_encoder
 from vcrast.models.linear import build_linear
 from vcrast.training.device import AUTOCAST, resolve_precision

@@ -13,7 +13,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcrast.config.schema import Config, config_dir
+from vcrast.config.files import config_dir
+from vcrast.config.schema import Config
 from vcrast.config.words import suggest
 
 PRIMARY = "run"

@@ -13,7 +13,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from vcrast.config.compose import choices, compose_raw, to_config
-from vcrast.config.schema import Config, config_dir
+from vcrast.config.files import config_dir
+from vcrast.config.schema import Config
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.build import build_encoder
 from vcrast.models.ast import Encoder
-from vcrast.runs.summary import Summary
-from vcrast.training.dist import rank_slice
+from vcrast.models.build import build_encoder
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
+from vcrast.runs.summary import Summary
+from vcrast.training.dist import rank_slice
 
 
 def seed_for(run_seed: int, purpose: str) -> int:

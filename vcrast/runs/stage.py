@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vcrast.runs.job import Job
 from vcrast.runs import checkpoint
-from vcrast.training.dist import broadcast_object, all_reduce_max, is_rank_zero, world_size
+from vcrast.runs.job import Job
+from vcrast.training.dist import all_reduce_max, broadcast_object, is_rank_zero, world_size
 from vcrast.training.exact import Outcome
 from vcrast.training.plan import CudaMemory, plan_step
 from vcrast.training.schedule import Schedule

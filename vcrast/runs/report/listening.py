@@ -12,10 +12,10 @@ import matplotlib.image
 import torch
 from torch import Tensor
 
-from vcrast.runs.report.style import SEQUENTIAL
-from vcrast.runs.report.write import address, write_page
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.data.synth.space import Parameter
+from vcrast.runs.report.style import SEQUENTIAL
+from vcrast.runs.report.write import address, write_page
 
 DARK, BRIGHT = 0.05, 0.999  # quantiles of a page's log-mel values that become the ends of the colours
 
