@@ -20,9 +20,9 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-# One pytest process a core; tests are single-threaded (tests/conftest.py).
+# Everything; plain `pytest` leaves the slow tests out. One process a core, one thread each (tests/conftest.py).
 test: check
-	$(RUN) -m pytest --numprocesses auto --dist loadgroup
+	$(RUN) -m pytest -m "" --numprocesses auto --dist loadgroup
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -20,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.device import header, seconds_each
-from vcrast.config.schema import ModelConfig, config_dir
 from vcrast.models.build import build_encoder
+
+from benchmarks.device import header, seconds_each
+from vcrast.config.files import config_dir
+from vcrast.config.schema import ModelConfig
 from vcrast.models.linear import build_linear
 from vcrast.training.device import AUTOCAST, resolve_precision
 

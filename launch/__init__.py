@@ -1,1 +1,1 @@
-"""Launchers: they turn a command line into a run, here or on a cluster."""
+"""Launchers: from a command line to a run on this machine or to jobs on a cluster."""

@@ -1,15 +1,49 @@
-"""The command line that all launchers share: a bare recipe name, Hydra's overrides, our few flags."""
+"""The command line that both launchers share: a bare recipe name, Hydra's overrides, a few flags."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vcrast.config.files import options
 from vcrast.config.words import suggest
 
 SWEEP_FLAGS = ("-m", "--multirun")
 FLAGS = ("--help", "-h", "--dry-run", "--cfg", *SWEEP_FLAGS)
+HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a launcher was called.
+
+    Attributes:
+        shown: what the user typed before the recipe; messages say it.
+        command: what another process executes to do the same.
+    """
+
+    shown: str
+    command: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """How its error lines begin: `local.py` or `vcrast run`."""
+        return self.shown.rpartition("/")[2]
+
+    @staticmethod
+    def of_script(path: str) -> Program:
+        """`python launch/NAME.py`."""
+        return Program(f"python launch/{Path(path).name}", (sys.executable, path))
+
+    @staticmethod
+    def of_verb(verb: str) -> Program:
+        """`vcrast VERB`; a child process finds the same vcrast as this one."""
+        # `python -m` looks into the current folder first, which the `vcrast` script does not.
+        here = not {"", os.getcwd()}.isdisjoint(sys.path)
+        return Program(f"vcrast {verb}", (sys.executable, *([] if here else ["-P"]), "-m", "vcrast", verb))
 
 
 @dataclass(frozen=True)
@@ -24,7 +58,7 @@ class Arguments:
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    """Read the words after the script's name.
+    """Read the words after the launcher's name.
 
     Raises:
         ValueError: an unknown flag, an unknown recipe, a word that is no `key=value`, or no recipe at all.
@@ -74,3 +108,28 @@ def resumed_folder(words: Sequence[str]) -> str | None:
     """The folder of `run.resume=FOLDER`; None for `auto`, `never` and when it is not given."""
     given = [word.partition("=")[2] for word in words if word.startswith("run.resume=")]
     return given[-1] if given and given[-1] not in ("auto", "never") else None
+
+
+def asks_hydra(words: Sequence[str]) -> bool:
+    """Whether one of the flags is there that Hydra answers by itself, such as shell completion."""
+    return any(word.split("=")[0] in HYDRA_FLAGS for word in words)
+
+
+def hydra_line(line: str) -> str | None:
+    """The line that a shell completes, as Hydra reads it: without the verb, and a recipe as `recipe=NAME`.
+
+    None for verbs of `vcrast` that take no settings.
+
+    >>> hydra_line("vcrast run demo attention=s")
+    'vcrast recipe=demo attention=s'
+    """
+    words = line.split(" ")
+    first = 2 if Path(words[0]).name.startswith("python") else 1
+    if first == 1:
+        if words[1:2] not in (["run"], ["submit"]):
+            return None
+        del words[1]
+    # The last word is not finished; Hydra completes it as it is.
+    if len(words) > first + 1 and words[first] and "=" not in words[first] and not words[first].startswith("-"):
+        words[first] = f"recipe={words[first]}"
+    return " ".join(words)

@@ -1,4 +1,4 @@
-"""`-m` on this machine: the runs of a sweep one after the other, each in processes of its own.
+"""`-m` on this machine: the runs of a sweep in turn, each in processes of its own.
 
 `sweep.json` in the sweep's folder says which there are and how each ended, so that a stopped sweep goes on.
 """
@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.arguments import Arguments, resumed_folder
-from launch.planned import plan
-from launch.processes import FORWARDED, launch
 from vcrast.config.atomic import write_atomic
+
+from .arguments import Arguments, Program, resumed_folder
+from .processes import FORWARDED, launch
+from .sweep import plan
 
 FILE = "sweep.json"
 STOPPED = {128 + number for number in FORWARDED}  # exit codes of a run that a signal asked to save and leave
 
 
-def start(arguments: Arguments, script: str) -> int:
+def start(arguments: Arguments, program: Program) -> int:
     """Run a sweep, or with `--dry-run` check every run of it.
 
     Args:
         arguments: with several values per key.
-        script: the launcher that each run is handed to.
+        program: the launcher that each run is handed to.
 
     Returns:
         0 if all runs are done, 1 if some failed, 128 + n after signal n.
@@ -48,10 +48,10 @@ def start(arguments: Arguments, script: str) -> int:
         for run in runs
     ]  # fmt: skip
     if arguments.dry_run:
-        return _rehearse(listed, script)
+        return _rehearse(listed, program)
     base.mkdir(parents=True, exist_ok=True)
     _write(base, listed)
-    return go_on(base, script)
+    return go_on(base, program)
 
 
 def is_sweep_folder(folder: str | Path | None) -> bool:
@@ -59,12 +59,12 @@ def is_sweep_folder(folder: str | Path | None) -> bool:
     return folder is not None and (Path(folder) / FILE).is_file()
 
 
-def go_on(base: Path, script: str, changes: Sequence[str] = ()) -> int:
+def go_on(base: Path, program: Program, changes: Sequence[str] = ()) -> int:
     """Run what of a sweep is not done; a run that was stopped goes on where it was. Returns as `start` does.
 
     Args:
         base: the sweep's folder.
-        script: the launcher that each run is handed to.
+        program: the launcher that each run is handed to.
         changes: `key=value` words for the runs that are not done, on top of their own.
     """
     listed = json.loads((base / FILE).read_text(encoding="utf-8"))
@@ -75,36 +75,36 @@ def go_on(base: Path, script: str, changes: Sequence[str] = ()) -> int:
             print(f"\n{name}: done already", flush=True)
             continue
         print(f"\n{name}", flush=True)
-        run["exit_code"] = _run(run, script, changes)
+        run["exit_code"] = _run(run, program, changes)
         _write(base, listed)
         if run["exit_code"] in STOPPED:
             by = signal.Signals(run["exit_code"] - 128).name
             print(f"\nsweep stopped by {by} in run {number} of {len(listed)}. Go on with:")
-            print(f"  python launch/local.py run.resume={base}")
+            print(f"  {program.shown} run.resume={base}")
             return int(run["exit_code"])
-    return _conclude(base, listed)
+    return _conclude(base, listed, program)
 
 
-def _run(run: dict[str, Any], script: str, words: Sequence[str]) -> int:
-    return launch(run["num_processes"], [sys.executable, script, *run["overrides"], *words])
+def _run(run: dict[str, Any], program: Program, words: Sequence[str]) -> int:
+    return launch(program, run["num_processes"], [*run["overrides"], *words])
 
 
-def _rehearse(listed: Sequence[dict[str, Any]], script: str) -> int:
+def _rehearse(listed: Sequence[dict[str, Any]], program: Program) -> int:
     failed = 0
     for number, run in enumerate(listed, start=1):
         print(f"\nrun {number} of {len(listed)}: {' '.join(run['varied'])}", flush=True)
-        failed += launch(1, [sys.executable, script, *run["overrides"], "--dry-run"]) != 0
+        failed += launch(program, 1, [*run["overrides"], "--dry-run"]) != 0
     return 1 if failed else 0
 
 
-def _conclude(base: Path, listed: Sequence[dict[str, Any]]) -> int:
+def _conclude(base: Path, listed: Sequence[dict[str, Any]], program: Program) -> int:
     failed = [run for run in listed if run["exit_code"] != 0]
     print()
     for run in failed:
         print(f"failed (exit code {run['exit_code']}): {' '.join(run['varied'])}  {base / run['folder']}")
     if failed:
         print(f"{len(failed)} of {len(listed)} runs failed; try them again with:")
-        print(f"  python launch/local.py run.resume={base}")
+        print(f"  {program.shown} run.resume={base}")
     if len(failed) < len(listed):
         print(f"compare:  vcrast compare {base}")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""Several processes on this machine, as torchrun would start them, except that a signal reaches each of them once.
+"""Several processes on this machine, started as torchrun does; a signal reaches each once.
 
 torchrun's agent answers Ctrl-C with a second signal to its workers, which the terminal has signalled already; a run
 takes the second one for "stop at once" and leaves without saving. Here the processes are out of the terminal's reach
@@ -20,11 +20,13 @@ from contextlib import ExitStack
 from types import FrameType
 from typing import IO
 
+from vcrast.cli.errors import PEER_LOST
 from vcrast.data.processes import num_cores
+
+from .arguments import Program
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PARENT = "VCRAST_PARENT"  # descriptor of a pipe that closes when the launcher is gone
-PEER_LOST = 75  # exit code of a process that only suffered from another one's end; EX_TEMPFAIL
 GRACE_S = 20.0  # for the others to notice by themselves that one is gone
 KILL_S = 10.0  # between asking them to end and ending them
 POLL_S = 0.05
@@ -35,13 +37,21 @@ def is_child() -> bool:
     return "RANK" in os.environ
 
 
-def launch(num_processes: int, command: Sequence[str]) -> int:
-    """Run a command in several processes that find each other by torchrun's variables; returns the run's exit code.
+def launch(program: Program, num_processes: int, words: Sequence[str]) -> int:
+    """Run a launcher again in several processes that find each other by torchrun's variables.
 
     The first one has this terminal. What others write is shown if one of them fails.
+
+    Args:
+        program: how the launcher was called.
+        num_processes: on this machine.
+        words: the command line of each.
+
+    Returns:
+        The run's exit code.
     """
     with ExitStack() as stack:
-        group = Group(stack, num_processes, command)
+        group = Group(stack, num_processes, [*program.command, *words], program.name)
         old = {number: signal.signal(number, group.forward) for number in FORWARDED}
         try:
             return group.wait()
@@ -54,7 +64,8 @@ def launch(num_processes: int, command: Sequence[str]) -> int:
 class Group:
     """The processes of a run on this machine."""
 
-    def __init__(self, stack: ExitStack, num_processes: int, command: Sequence[str]) -> None:
+    def __init__(self, stack: ExitStack, num_processes: int, command: Sequence[str], name: str) -> None:
+        self.name = name
         reading, writing = os.pipe()
         stack.callback(os.close, writing)
         self.outputs: list[IO[bytes] | None] = [None]
@@ -113,7 +124,8 @@ class Group:
         if code < 0:
             name = signal.Signals(-code).name
             why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-            print(f"local.py: error: process {rank} of {len(self.processes)} was ended by {name}{why}", file=sys.stderr)
+            of = f"process {rank} of {len(self.processes)}"
+            print(f"{self.name}: error: {of} was ended by {name}{why}", file=sys.stderr)
         if output is not None:
             output.seek(0)
             text = output.read().decode(errors="replace").strip()

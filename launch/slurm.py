@@ -1,6 +1,7 @@
-"""Send a recipe, or a sweep over recipes' settings, to a Slurm cluster through submitit.
+"""Submit a recipe, or a sweep over its settings, to a Slurm cluster through submitit.
 
-python launch/slurm.py RECIPE [group=option] [key=value ...] [-m] [--dry-run]
+python launch/slurm.py RECIPE [group=option] [key=value ...] [-m] [--dry-run]     # from a clone, installed or not
+vcrast submit RECIPE [group=option] [key=value ...] [-m] [--dry-run]              # the same
 """
 
 from __future__ import annotations
@@ -12,81 +13,89 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# A clone works without being installed: the script's folder is on the path, its parent must be too.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if not __package__:  # run as a script (PEP 366)
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    __package__ = "launch"
 
-from launch.arguments import Arguments, parse
-from launch.mistakes import explained
-from launch.planned import Planned, plan
-from vcrast.config.files import launch_help
+import vcrast
+from vcrast.cli.errors import exit_code
+from vcrast.cli.help import SUBMIT_FLAGS, launch_help
+
+from .arguments import Arguments, Program, asks_hydra, parse
 
 if TYPE_CHECKING:
     from submitit import Job
 
-    from launch.submission import Submission
     from vcrast.config.schema import Config
 
-ROOT = Path(__file__).resolve().parent.parent
-SLURM_KEYS = """
-cluster (slurm.*; null means the cluster's own default; docs/slurm.md):
-  slurm.partition=gpu slurm.account=NAME slurm.qos=NAME slurm.constraint=a100
-  slurm.nodes=4 slurm.gpus_per_node=8    one process per GPU; slurm.tasks_per_node=N where there are none
-  slurm.cpus_per_task=12 slurm.mem_gb=64
-  slurm.timeout_min=240                  at the limit the job saves, requeues itself and goes on
-  slurm.cluster=local                    processes on this machine instead, for those without Slurm
+    from .submission import Submission
+    from .sweep import PlannedRun
 
-  -m             several values per key: `-m attention=softmax,rfa run.seed=0,1,2` is one job array of six runs
-  --dry-run      print the batch script, submit nothing"""
+ROOT = Path(vcrast.__file__).resolve().parents[1]
+"""The folder from which Python imports vcrast: a clone, or an environment's site-packages."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Submit the command line; returns the exit code: 0 submitted, 2 a mistake in the command or a refusal."""
+def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
+    """Submit the command line.
+
+    Args:
+        argv: the words after the launcher's name; this process's own if left out.
+        program: how it was called; as a script if left out.
+
+    Returns:
+        0 submitted, 2 a mistake in the command or a refusal.
+    """
     words = sys.argv[1:] if argv is None else argv
-    return explained("slurm.py", lambda: _main(words))
+    called = program or Program.of_script(__file__)
+    if asks_hydra(words):
+        from .local import answer_hydra
+
+        return answer_hydra(words)
+    return exit_code(called.name, lambda: _main(words, called))
 
 
-def _main(words: Sequence[str]) -> int:
+def _main(words: Sequence[str], program: Program) -> int:
     arguments = parse(words)
     if arguments.help:
-        # The flags of this launcher do something else.
-        common, _, _ = launch_help("launch/slurm.py").partition("\n  -m ")
-        print(common.rstrip() + "\n" + SLURM_KEYS)
+        print(launch_help(program.shown, SUBMIT_FLAGS))
         return 0
+    # Imported late: `--help` must not wait for Hydra and torch.
     if arguments.show_config:
-        from vcrast.run import start
+        from vcrast.cli.start import start
 
         return start(arguments.overrides, show_config=True)
-    return submit(arguments)
+    return submit(arguments, program)
 
 
-def submit(arguments: Arguments) -> int:
+def submit(arguments: Arguments, program: Program) -> int:
     """Check everything that can be checked here, then submit, or print what would be submitted.
 
     Raises:
         ValueError: a wrong setting, or the cluster's refusal.
         ModuleNotFoundError: submitit is missing.
     """
-    from launch import slurm_options
-    from launch.submission import choose_cluster
-
     require_submitit()
+    from . import slurm_options
+    from .submission import choose_cluster
+    from .sweep import plan
+
     base, runs = plan(arguments)
     options = runs[0].config.slurm
     slurm_options.check(options)
     if (asked := runs[0].config.launch.num_processes) != 1:
         raise ValueError(
-            f"launch.num_processes={asked}: is for launch/local.py; here slurm.nodes and slurm.gpus_per_node count, or "
-            "slurm.tasks_per_node where there are no GPUs"
+            f"launch.num_processes={asked}: is for runs on this machine; here slurm.nodes and slurm.gpus_per_node "
+            "count, or slurm.tasks_per_node where there are no GPUs"
         )
     for run in runs:
         refuse_uneven(run.config)
-    slurm_options.check_path("run.dir", base)
+    slurm_options.check_folder("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":
         slurm_options.refuse_for_local(options)
     for line in doubts(runs, cluster):
-        print(f"slurm.py: warning: {line}", file=sys.stderr)
-    return show_script(base, runs) if arguments.dry_run else hand_over(base, runs, cluster)
+        print(f"{program.name}: warning: {line}", file=sys.stderr)
+    return show_script(base, runs, program) if arguments.dry_run else hand_over(base, runs, cluster, program)
 
 
 def refuse_uneven(config: Config) -> None:
@@ -95,7 +104,7 @@ def refuse_uneven(config: Config) -> None:
     Raises:
         ValueError: names the stage.
     """
-    from launch.slurm_options import tasks_per_node
+    from .slurm_options import tasks_per_node
 
     count = config.slurm.nodes * tasks_per_node(config.slurm)
     for stage, size in (("pretrain", config.pretrain.batch_size), ("finetune", config.finetune.batch_size)):
@@ -106,7 +115,7 @@ def refuse_uneven(config: Config) -> None:
 
 
 def require_submitit() -> None:
-    """Say how to install the only package that this launcher adds.
+    """Say how to install the package that only this launcher needs.
 
     Raises:
         ModuleNotFoundError: it is missing.
@@ -115,11 +124,11 @@ def require_submitit() -> None:
         import submitit  # noqa: F401
     except ImportError:
         raise ModuleNotFoundError(
-            'launch/slurm.py needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
+            'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
         ) from None
 
 
-def doubts(runs: Sequence[Planned], cluster: str) -> list[str]:
+def doubts(runs: Sequence[PlannedRun], cluster: str) -> list[str]:
     """What is likely a mistake, but may be right on the cluster."""
     from vcrast.data.open import open_corpus
 
@@ -135,28 +144,28 @@ def doubts(runs: Sequence[Planned], cluster: str) -> list[str]:
     return found
 
 
-def show_script(base: Path, runs: Sequence[Planned]) -> int:
+def show_script(base: Path, runs: Sequence[PlannedRun], program: Program) -> int:
     """`--dry-run`: the batch script to stdout, what it belongs to to stderr."""
-    from launch.snapshot import fingerprint, source_files
+    from .snapshot import fingerprint, source_files
 
     code = base / "code" / fingerprint(ROOT, source_files(ROOT))
     print(_submission(base, runs, code).script(len(runs)))
     for run in runs:
-        print(f"slurm.py: would run {run.folder} {' '.join(run.varied)}".rstrip(), file=sys.stderr)
+        print(f"{program.name}: would run {run.folder} {' '.join(run.varied)}".rstrip(), file=sys.stderr)
     return 0
 
 
-def hand_over(base: Path, runs: Sequence[Planned], cluster: str) -> int:
+def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Program) -> int:
     """Copy the code, submit, and say where everything is."""
-    from launch.slurm_job import BatchJob
-    from launch.snapshot import take
-    from launch.submission import why_never
+    from .slurm_job import BatchJob
+    from .snapshot import take
+    from .submission import why_never
 
     is_new = not base.exists()
     code = take(ROOT, base / "code")
     try:
         jobs = _submission(base, runs, code).submit(
-            cluster, [BatchJob(run.overrides, run.config.slurm.signal_delay_s) for run in runs]
+            cluster, [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program) for run in runs]
         )
     except ValueError:
         if is_new:  # a refused job leaves no run behind
@@ -165,11 +174,11 @@ def hand_over(base: Path, runs: Sequence[Planned], cluster: str) -> int:
     print("\n".join(receipt(base, runs, jobs, cluster, code)), flush=True)
     warning = why_never(jobs[0].job_id) if cluster == "slurm" else None
     if warning:
-        print(f"slurm.py: warning: {warning}", file=sys.stderr)
+        print(f"{program.name}: warning: {warning}", file=sys.stderr)
     return 0
 
 
-def receipt(base: Path, runs: Sequence[Planned], jobs: Sequence[Job[int]], cluster: str, code: Path) -> list[str]:
+def receipt(base: Path, runs: Sequence[PlannedRun], jobs: Sequence[Job[int]], cluster: str, code: Path) -> list[str]:
     """What the user is told: job ids, folders, logs, and the commands for what comes next."""
     logs = [str(job.task(0).paths.stdout) for job in jobs]
     first = jobs[0].job_id.partition("_")[0]
@@ -191,16 +200,11 @@ def receipt(base: Path, runs: Sequence[Planned], jobs: Sequence[Job[int]], clust
     return [*lines, f"  cancel      {cancel}", f"  code        {code}"]
 
 
-def _submission(base: Path, runs: Sequence[Planned], code: Path) -> Submission:
-    from launch.submission import Submission
+def _submission(base: Path, runs: Sequence[PlannedRun], code: Path) -> Submission:
+    from .submission import Submission
 
     return Submission(runs[0].config.slurm, f"vcrast-{runs[0].config.recipe}", base / "slurm", code)
 
 
 if __name__ == "__main__":
-    from launch.local import HYDRA_FLAGS, hydra_main
-
-    if any(word.split("=")[0] in HYDRA_FLAGS for word in sys.argv[1:]):
-        hydra_main()
-    else:
-        sys.exit(main())
+    sys.exit(main())

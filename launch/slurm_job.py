@@ -10,39 +10,36 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launch.last_chance import LastChance
-from launch.mistakes import explained
+from vcrast.cli.errors import exit_code
+
+from .arguments import Program
+from .requeue import WARNINGS, Requeue, WarningTimer, reason_to_end, requeue, submitits_handler
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from submitit.core.utils import DelayedSubmission
 
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What Slurm sends before the limit, and what a person sends to move a job on."""
 REQUEUE_S = 20
-"""Time before the limit that the last chance to requeue is given."""
-Requeue = Callable[[int, "FrameType | None"], object]
+"""How long before the limit a run that is still busy is requeued."""
 
 
 @dataclass(frozen=True)
 class BatchJob:
     """One run of a recipe as submitit stores it, loads it on the nodes, and calls it on every task.
 
-    Args:
+    Attributes:
         overrides: command line of the run, with `run.dir` or `run.resume` among it: a job that starts again must find
             what it saved.
         signal_delay_s: how long before the limit the warning comes.
+        program: how the launcher was called.
     """
 
     overrides: tuple[str, ...]
     signal_delay_s: int
+    program: Program
 
     def __call__(self) -> int:
         """Run, or go on with, the recipe. A job that is to run again does not return, nor does one that failed."""
@@ -53,10 +50,10 @@ class BatchJob:
         # The run sets up the root logger, which would repeat every line of submitit.
         logging.getLogger("submitit").propagate = False
         # What the run folder notes as its command line.
-        sys.argv = ["launch/slurm.py", *self.overrides]
+        sys.argv = [*self.program.shown.removeprefix("python ").split(), *self.overrides]
         handler = submitits_handler()
-        with LastChance(WARNINGS, max(1, self.signal_delay_s - REQUEUE_S), lambda: self._too_late(handler)):
-            status = explained("slurm.py", self._start)
+        with WarningTimer(WARNINGS, max(1, self.signal_delay_s - REQUEUE_S), lambda: self._too_late(handler)):
+            status = exit_code(self.program.name, self._start)
         sys.stdout.flush()
         if status > 128:
             self._after_stop(signal.Signals(status - 128), handler)
@@ -71,9 +68,9 @@ class BatchJob:
         return DelayedSubmission(self)
 
     def _start(self) -> int:
-        from vcrast.run import start
+        from vcrast.cli.start import start
 
-        return start(self.overrides)
+        return start(self.overrides, command=self.program.shown)
 
     def _after_stop(self, number: signal.Signals, handler: Requeue) -> None:
         """Requeue, or end, after everything was saved; never returns.
@@ -84,57 +81,16 @@ class BatchJob:
             sys.exit(0)
         why_not = reason_to_end(number)
         if why_not is None:
-            print("slurm.py: back into the queue; the job goes on from there by itself", file=sys.stderr)
+            self._say("back into the queue; the job goes on from there by itself")
             why_not = requeue(handler)
-        print(f"slurm.py: not requeued: {why_not}", file=sys.stderr)
+        self._say(f"not requeued: {why_not}")
         sys.exit(128 + number)
 
     def _too_late(self, handler: Requeue) -> None:
         """The run was warned and is still busy, say with an evaluation: requeue with what was saved before."""
         if int(os.environ["RANK"]) == 0 and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            print("slurm.py: busy until the limit; back into the queue with what was saved", file=sys.stderr)
-            print(f"slurm.py: not requeued: {requeue(handler)}", file=sys.stderr)
+            self._say("busy until the limit; back into the queue with what was saved")
+            self._say(f"not requeued: {requeue(handler)}")
 
-
-def reason_to_end(number: signal.Signals) -> str | None:
-    """Why a job that was stopped by a signal must not run again, or None.
-
-    `scancel` and a preemption with a grace time look alike to a process: SIGTERM. Slurm knows which it was.
-    """
-    record = slurm_record()
-    if record.get("JobState", "RUNNING") not in ("RUNNING", "SUSPENDED"):
-        return "Slurm ends this job itself (it was cancelled or requeued)"
-    if number in WARNINGS or record.get("PreemptTime", "None") != "None":
-        return None
-    return f"{number.name} was sent to this job alone"
-
-
-def slurm_record() -> dict[str, str]:
-    """What `scontrol show job` says about this job; empty outside Slurm and when Slurm does not answer."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or job is None:
-        return {}
-    command = ["scontrol", "show", "job", job, "--oneliner"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return dict(word.partition("=")[::2] for word in done.stdout.split() if "=" in word)
-
-
-def submitits_handler() -> Requeue:
-    """What submitit installed for the warning before it called us: stores the job, requeues it and exits."""
-    handler = signal.getsignal(signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"])
-    assert callable(handler), "submitit left no handler"
-    return handler
-
-
-def requeue(handler: Requeue) -> str:
-    """Put this job back into the queue and exit; returns only when that is not possible, and then why."""
-    from submitit.core.utils import UncompletedJobError
-
-    try:
-        handler(signal.SIGUSR2, None)
-    except (UncompletedJobError, OSError, subprocess.SubprocessError) as error:
-        return f"{error} Submit the same command with run.dir=FOLDER again to go on"
-    return "submitit did not"
+    def _say(self, text: str) -> None:
+        print(f"{self.program.name}: {text}", file=sys.stderr)

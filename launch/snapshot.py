@@ -1,4 +1,4 @@
-"""The code of a job, copied when it is submitted: editing files afterwards cannot change a waiting job."""
+"""Copy the code of a job when it is submitted: later edits cannot change a waiting job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from vcrast.runs.environment import SNAPSHOT_FILE, git_state
 
 TOPS = ("vcrast", "launch", "extensions", "configs")
-"""What a run needs; from a git checkout every other file of `KINDS` comes along, for packages of the user's own."""
+"""What a run needs; a wheel has all of it in vcrast. From a git checkout every other file of `KINDS` comes along."""
 KINDS = (".py", ".yaml", ".yml")
 SKIPPED = ("__pycache__", ".pyc")
 
@@ -22,7 +22,7 @@ def source_files(root: Path) -> list[Path]:
     """Paths below `root` that make up the code, sorted: in a git checkout whatever git tracks or would offer to add.
 
     Args:
-        root: top of a checkout, or the folder that the packages were installed into.
+        root: top of a checkout or of a copy, or the folder that vcrast was installed into.
     """
     found = [path for path in list(_from_git(root)) or list(_from_folders(root)) if (root / path).is_file()]
     return sorted(path for path in found if not any(part.endswith(SKIPPED) for part in path.parts))
@@ -78,5 +78,6 @@ def _git(root: Path, *words: str) -> str:
 
 
 def _from_folders(root: Path) -> Iterator[Path]:
-    for top in TOPS:
+    # Beside an installed vcrast other packages may have these names.
+    for top in TOPS[:1] if (root / "vcrast" / "configs").is_dir() else TOPS:
         yield from (path.relative_to(root) for path in (root / top).rglob("*"))

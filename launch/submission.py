@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launch.slurm_job import BatchJob
-from launch.slurm_options import constructor_options, parameters
 from vcrast.config.schema import SlurmConfig
+
+from .slurm_job import BatchJob
+from .slurm_options import parameters
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
@@ -29,13 +30,9 @@ KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 NEVER = {
     "PartitionTimeLimit": "slurm.timeout_min is above the partition's limit; `sinfo --format='%P %l'` shows it",
     "PartitionNodeLimit": "slurm.nodes is above what the partition has or allows; `sinfo --format='%P %D'` shows it",
-    "BadConstraints": "no node is like that; check slurm.constraint, nodes, gpus_per_node, cpus_per_task, mem_gb",
-    "AccountNotAllowed": "the partition does not take slurm.account",
-    "QOSNotAllowed": "the partition or account does not take slurm.qos",
-    "InvalidAccount": "there is no such slurm.account",
-    "InvalidQOS": "there is no such slurm.qos",
+    "BadConstraints": "no node has what slurm.constraint, nodes, gpus_per_node, cpus_per_task and mem_gb ask for",
 }
-"""Slurm takes such jobs and lets them wait for ever."""
+"""Reasons for which Slurm takes a job and never starts it."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,9 @@ class Submission:
         """Submitit's executor with all settings."""
         from submitit import AutoExecutor
 
-        executor = AutoExecutor(
-            self.folder, cluster=cluster, **constructor_options(self.options, python=self.python_command())
-        )
+        keywords = {"python": self.python_command(), "max_num_timeout": self.options.max_num_timeout}
+        both = {f"{kind}_{key}": value for kind in ("slurm", "local") for key, value in keywords.items()}
+        executor = AutoExecutor(self.folder, cluster=cluster, **both)
         executor.update_parameters(**parameters(self.options, name=self.name))
         return executor
 
@@ -71,9 +68,9 @@ class Submission:
         Until Python handles the warning signals they must not end the process, as they would by default.
         """
         path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
-        deaf = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
+        ignoring = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
         return shlex.join(
-            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *deaf, self.options.python or sys.executable]
+            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, self.options.python or sys.executable]
         )
 
     def script(self, count: int) -> str:
@@ -117,32 +114,25 @@ def choose_cluster(asked: str) -> str:
     if asked == "slurm" and not found:
         raise ValueError(
             "slurm.cluster=slurm: no sbatch and srun on PATH; log in to a machine of the cluster or load its module. "
-            "Here, slurm.cluster=local runs in the background, launch/local.py in the foreground; --dry-run prints the "
-            "batch script"
+            "Here, slurm.cluster=local runs in the background; --dry-run prints the batch script"
         )
     return ("slurm" if found else "local") if asked == "auto" else asked
 
 
-def why_never(job_id: str, *, patience_s: float = 1.5) -> str | None:
+def why_never(job_id: str) -> str | None:
     """Why a job that was just submitted will not start however long it waits, or None.
 
     Args:
         job_id: of the job, or of one of an array.
-        patience_s: how long to ask again; the first answers may be those of a job that Slurm has not looked at.
     """
-    command = ["squeue", "--noheader", f"--jobs={job_id.partition('_')[0]}", "--format=%t %r"]
-    until = time.monotonic() + patience_s
-    while True:
-        try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        except (OSError, subprocess.SubprocessError):
-            return None
-        state, _, reason = said.partition("\n")[0].strip().partition(" ")
-        if reason in NEVER:
-            return f"the job will wait for ever ({reason}): {NEVER[reason]}"
-        if state != "PD" or time.monotonic() > until:
-            return None
-        time.sleep(0.2)
+    time.sleep(1.5)  # until Slurm has looked at the job
+    command = ["squeue", "--noheader", f"--jobs={job_id.partition('_')[0]}", "--format=%r"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    reason = said.partition("\n")[0].strip()
+    return f"the job will wait for ever ({reason}): {NEVER[reason]}" if reason in NEVER else None
 
 
 @contextlib.contextmanager
@@ -158,7 +148,7 @@ def _pretend_slurm(executor: type) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _clean_environment(options: dict[str, object]) -> Iterator[None]:
-    """Hide variables that would change the job behind its script's back: sbatch passes the environment on.
+    """Hide variables that would overrule the job's script: sbatch passes the environment on.
 
     Those of another job or run in which we are, and `SBATCH_*` defaults of options that the script sets itself.
     """

@@ -1,4 +1,4 @@
-"""`-m`: one command line with several values per key becomes one list of overrides per run."""
+"""The runs of a command line: with `-m` one for each combination of values, each in its folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,63 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from vcrast.config.resume import resolve
+from vcrast.config.schema import Config
+
+from .arguments import Arguments, resumed_folder
+
 ONE_FOR_ALL = ("slurm", "run.dir", "run.resume", "recipe")
+SEVERAL_VALUES = "several values for one key are a sweep: add -m, or write a list as key=[1,2]"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run before it starts.
+
+    Attributes:
+        config: its settings.
+        folder: where it runs.
+        overrides: its whole command line, bound to the folder.
+        varied: the part that differs from run to run, `attention=rfa`.
+    """
+
+    config: Config
+    folder: Path
+    overrides: tuple[str, ...]
+    varied: tuple[str, ...] = ()
+
+
+def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
+    """The folder of the only run or of the sweep, and the runs, all composed before the first one starts.
+
+    Raises:
+        ValueError: a setting that is wrong in any of them.
+    """
+    if not arguments.sweep:
+        if is_sweep(arguments.overrides):
+            raise ValueError(SEVERAL_VALUES)
+        config = resolve(arguments.overrides)
+        folder = free_folder(Path(str(config.run.dir)).absolute(), arguments.overrides)
+        return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
+    points = expand(arguments.overrides)
+    base = free_folder(Path(str(resolve(points[0].overrides).run.dir)).absolute(), arguments.overrides)
+    runs = []
+    for number, point in enumerate(points):
+        folder = base / point.folder_name(number, len(points))
+        overrides = bound(point.overrides, folder)
+        runs.append(PlannedRun(resolve(overrides), folder, overrides, point.varied))
+    return base, runs
 
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep.
-
-    Attributes:
-        overrides: its whole command line.
-        varied: the part that differs from run to run, `attention=rfa`.
-    """
+    """One combination of values: the whole command line, and the part that varies."""
 
     overrides: tuple[str, ...]
     varied: tuple[str, ...]
@@ -43,22 +84,44 @@ def expand(overrides: Sequence[str]) -> list[Point]:
         ValueError: nothing varies, a key varies that all runs must share, or words that Hydra cannot read.
     """
     parsed = [_parsed(word) for word in overrides]
-    swept = [item for item in parsed if item.is_sweep_override()]
-    for item in swept:
+    varies = [item.is_sweep_override() for item in parsed]
+    for item in itertools.compress(parsed, varies):
         _refuse_shared(item)
-    if not swept:
+    if not any(varies):
         raise ValueError("-m: no key has several values; write such as run.seed=0,1,2, or leave -m out")
     choices = [_choices(word, item) for word, item in zip(overrides, parsed, strict=True)]
-    varies = [item.is_sweep_override() for item in parsed]
-    return [
-        Point(combination, tuple(itertools.compress(combination, varies)))
-        for combination in itertools.product(*choices)
-    ]
+    return [Point(words, tuple(itertools.compress(words, varies))) for words in itertools.product(*choices)]
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:
     """Whether some key has several values."""
     return any(_parsed(word).is_sweep_override() for word in overrides)
+
+
+def free_folder(folder: Path, overrides: Sequence[str]) -> Path:
+    """The folder, or a new one beside it when nobody named it and this second's is taken."""
+    named = resumed_folder(overrides) or any(word.lstrip("+").startswith("run.dir=") for word in overrides)
+    number, free = 1, folder
+    while not named and free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}_{number}")
+    return free
+
+
+def bound(overrides: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The command line of a run with its folder in it, where it goes on whenever it starts again."""
+    if resumed_folder(overrides) is not None:
+        return (*(word for word in overrides if not word.startswith("run.resume=")), f"run.resume={folder}")
+    return (*overrides, f"run.dir={quoted(str(folder))}", "run.resume=auto")
+
+
+def quoted(text: str) -> str:
+    r"""Any text as a quoted value of Hydra's grammar; a quote, and the backslashes before it, get one backslash more.
+
+    >>> quoted("/data/it's")
+    "'/data/it\\'s'"
+    """
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + "\\'" * bool(found[2]), text) + "'"
 
 
 def _parsed(word: str) -> Override:

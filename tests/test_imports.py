@@ -21,14 +21,14 @@ LAYERS = {
 SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models")
 ONLY_IN = {
     "deepspeed": {"vcrast/training/engine_deepspeed.py"},
-    "timm": {"vcrast/models/pretrained.py"},
+    "timm": {"vcrast/models/pretrained.py", "vcrast/training/optim.py"},
     "wandb": {"vcrast/runs/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
     "soundfile": {"vcrast/data/audio.py", "vcrast/cli/doctor.py"},
     "sklearn": {"extensions/sound_probe/ridge.py"},
     "soxr": {"vcrast/data/audio.py"},
-    "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py"},
+    "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py", "launch/requeue.py"},
 }
 
 

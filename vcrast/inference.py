@@ -183,7 +183,7 @@ class Model:
         if self.head is None:
             raise ValueError(
                 "this model was only pretrained and has no classifier; finetune it "
-                "(python launch/local.py run.resume=RUN stages=[pretrain,finetune]), or embed instead of predict"
+                "(vcrast run run.resume=RUN stages=[pretrain,finetune]), or embed instead of predict"
             )
         return self.head
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from vcrast.config.compose import to_dict
-from vcrast.config.resume import resolve
 from vcrast.config.saved import save_config
 from vcrast.config.schema import Config
 from vcrast.data.clip import WHOLE, Corpus, select_folds
@@ -40,12 +36,9 @@ from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
-    broadcast_object,
     is_rank_zero,
-    process_group,
     rank,
     rank_zero_first,
-    torchrun_rank,
     world_size,
 )
 
@@ -56,29 +49,6 @@ STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
     "finetune": finetune,
     "evaluate": evaluate,
 }
-
-
-def start(overrides: Sequence[str], *, dry_run: bool = False, show_config: bool = False) -> int:
-    """Run what a command line asks for; returns the exit code."""
-    config = resolve(overrides)
-    if show_config:
-        print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
-        return 0
-    device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
-    try:
-        with process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone):
-            if dry_run:
-                from vcrast.cli.dry_run import rehearse
-
-                return rehearse(config)
-            config.run.dir = broadcast_object(config.run.dir)
-            run(config, overrides)
-    except Interrupted as stopped:
-        if torchrun_rank().rank == 0:
-            print(f"\n{stopped}; everything is saved. Go on with:")
-            print(f"  python launch/local.py run.resume={config.run.dir}")
-        return 128 + int(getattr(signal, stopped.signal_name))
-    return 0
 
 
 def run(config: Config, overrides: Sequence[str] = ()) -> Path:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extensions.quaternion.hamilton import hamilton_block
-from extensions.quaternion.init import component_std, polar_
 from vcrast.config.registry import LINEARS
 from vcrast.models.attention import cast_once
+
+from .hamilton import hamilton_block
+from .init import component_std, polar_
 
 
 @LINEARS.register("quaternion")

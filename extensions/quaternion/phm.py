@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from extensions.quaternion.hamilton import kronecker_block, multiplication
-from extensions.quaternion.init import component_std
-from extensions.quaternion.linear import check_sizes
 from vcrast.config.registry import LINEARS
 from vcrast.models.attention import cast_once
+
+from .hamilton import kronecker_block, multiplication
+from .init import component_std
+from .linear import check_sizes
 
 
 @LINEARS.register("phm")

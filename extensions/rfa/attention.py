@@ -8,11 +8,12 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from extensions.rfa import fused
-from extensions.rfa.features import centre_of, fourier, key_weights, positive, unit
-from extensions.rfa.gate import causal, gate_of, two_sided
-from extensions.rfa.redraw import Directions
 from vcrast.config.registry import ATTENTIONS
+
+from . import fused
+from .features import centre_of, fourier, key_weights, positive, unit
+from .gate import causal, gate_of, two_sided
+from .redraw import Directions
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from extensions.rfa.features import SHORTEST, centre_of, unit
+from .features import SHORTEST, centre_of, unit
 
 BLOCK = 32  # tokens; with 64 the backward's matrices leave the registers
 SMALLEST = 1e-3  # of a denominator, before it is clamped
@@ -46,7 +46,7 @@ def triton_missing() -> str:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     try:
-        importlib.import_module("extensions.rfa.kernel")
+        importlib.import_module(".kernel", __package__)
     except Exception as broken:  # an optional package that fails to import is one that is missing
         return f"triton does not import ({broken})"
     return ""
@@ -92,7 +92,7 @@ class Fused(torch.autograd.Function):
         normalize: bool, centre_keys: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `attend`; here directions have the widths (H, K) multiplied in."""
-        kernel: Any = importlib.import_module("extensions.rfa.kernel")
+        kernel: Any = importlib.import_module(".kernel", __package__)
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         directions, widths = directions.contiguous(), widths.contiguous()
         grid, blocks, options = plan(v, directions, normalize)
@@ -119,7 +119,7 @@ class Fused(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v, the directions and the widths."""
-        kernel: Any = importlib.import_module("extensions.rfa.kernel")
+        kernel: Any = importlib.import_module(".kernel", __package__)
         q, k, v, directions, widths, centre, level, sums, totals, denominator = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         grid, blocks, options = plan(v, directions, ctx.normalize)

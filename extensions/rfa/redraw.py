@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from extensions.rfa.features import draw_directions
+from .features import draw_directions
 
 WAITING: WeakSet[Directions] = WeakSet()
 

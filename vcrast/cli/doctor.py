@@ -199,8 +199,8 @@ def try_attention(name: str, device: str) -> tuple[str, str]:
     import torch
     from omegaconf import OmegaConf
 
+    from vcrast.config.files import config_dir
     from vcrast.config.registry import ATTENTIONS
-    from vcrast.config.schema import config_dir
 
     options = OmegaConf.to_container(OmegaConf.load(config_dir() / "attention" / f"{name}.yaml"))
     assert isinstance(options, dict)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     for group in [kind] if kind else KIND:
         found = list(options(group))
         width = max((len(name) for name, _ in found), default=0)
-        print(f"{group}" + (" (python launch/local.py NAME)" if group == "recipe" else f" ({group}=NAME)"))
+        print(f"{group}" + (" (vcrast run NAME)" if group == "recipe" else f" ({group}=NAME)"))
         for name, comment in found:
             print(f"  {name:<{width}}  {comment}".rstrip())
     return 0

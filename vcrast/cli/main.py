@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcrast.cli import compare, data, doctor, embed, export, predict, probe, report, sync
+from vcrast.cli import compare, data, doctor, embed, export, predict, probe, report, submit, sync
 from vcrast.cli import list as list_
+from vcrast.cli import run as run_
+from vcrast.cli.errors import exit_code
 from vcrast.config.version import __version__
 from vcrast.config.words import suggest
 
 VERBS = {
+    "run": run_,
+    "submit": submit,
     "doctor": doctor,
     "list": list_,
     "data": data,
@@ -27,36 +30,32 @@ VERBS = {
 }
 
 EPILOG = """\
-training:
-  python launch/local.py RECIPE [group=option] [key=value ...]
-
 `vcrast VERB --help` explains a verb; VCRAST_DEBUG=1 shows the traceback of an error.
 """
+LAUNCHERS = {"run": run_.start, "submit": submit.start}
+"""Verbs whose words are Hydra's: argparse would take `-m` or `-sc` for its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Returns:
-        0 when all went well, 1 when the verb found something wrong (see its help), 2 for a mistake in what was asked.
+        0 when all went well, 1 when the verb found something wrong (see its help), 2 for a mistake in what was asked,
+        and as `vcrast.cli.errors` and the launchers say.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words and not words[0].startswith("-") and words[0] not in VERBS:
-            raise ValueError(f"{words[0]}: no such verb; {suggest(words[0], VERBS)}")
-        arguments = parser().parse_args(words)
-        return int(arguments.run(arguments))
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, KeyError, OSError) as error:
-        if os.environ.get("VCRAST_DEBUG"):
-            raise
-        print(f"vcrast: error: {message(error)}", file=sys.stderr)
-        return 2
+    if words[:1] == ["-sc"]:  # a shell asks for completions, of whichever verb
+        words = ["run", *words]
+    if words and words[0] in LAUNCHERS:
+        return LAUNCHERS[words[0]](words[1:])
+    return exit_code("vcrast", lambda: _main(words))
+
+
+def _main(words: list[str]) -> int:
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        raise ValueError(f"{words[0]}: no such verb; {suggest(words[0], VERBS)}")
+    arguments = parser().parse_args(words)
+    return int(arguments.run(arguments))
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of all verbs."""
     top = Parser(
         prog="vcrast",
-        description="Self-supervised audio spectrogram transformers: look around, prepare data, use trained models.",
+        description="Self-supervised audio spectrogram transformers: train, prepare data, use trained models.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -93,12 +92,6 @@ def parser() -> argparse.ArgumentParser:
     for verb in VERBS.values():
         verb.add_parser(subparsers)
     return top
-
-
-def message(error: BaseException) -> str:
-    """The message of an error without the quotes that KeyError puts around it; a list of faults keeps its lines."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text.strip() or type(error).__name__
 
 
 if __name__ == "__main__":

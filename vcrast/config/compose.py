@@ -13,7 +13,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcrast.config.schema import Config, config_dir
+from vcrast.config.files import config_dir
+from vcrast.config.schema import Config
 from vcrast.config.words import suggest
 
 PRIMARY = "run"
@@ -70,7 +71,12 @@ def to_config(raw: Any) -> Config:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Plain nested dictionaries of the settings."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    return as_dict(OmegaConf.structured(config))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dictionaries of an OmegaConf mapping."""
+    plain = OmegaConf.to_container(config)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -130,7 +136,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         groups = [item for item in overrides if "." not in item.partition("=")[0] and not item.startswith(f"{key}=")]
         written = next((item for item in overrides if item.lstrip("+~").startswith(f"{key}=")), key)
         whole = _compose_quietly(groups)
-        elsewhere = [full for full, _ in flatten(dict(OmegaConf.to_container(whole))) if same_setting(full, key)]
+        elsewhere = [full for full, _ in flatten(as_dict(whole)) if same_setting(full, key)]
         meant = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else choices(whole, key)
         return f"{written}: no such setting; {meant}"
     return text.splitlines()[0]

@@ -7,6 +7,7 @@ not be imported by the package), every other key is a keyword of the builder.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -17,12 +18,31 @@ from vcrast.config.words import suggest
 T = TypeVar("T", bound=Callable[..., Any])
 
 
+def importable_name(module: str) -> str:
+    """The name under which Python finds `extensions.X` or `launch.X`.
+
+    A wheel ships both folders inside vcrast; a clone has them beside it, and users may have their own `extensions`.
+    """
+    inside = f"vcrast.{module}"
+    if module.partition(".")[0] not in ("extensions", "launch"):
+        return module
+    try:
+        found = importlib.util.find_spec(inside)
+    except ModuleNotFoundError as error:
+        # A package above the module that asks in vain for another one is a fault of its own.
+        if not f"{inside}.".startswith(f"{error.name}."):
+            raise
+        found = None
+    return inside if found else module
+
+
 def import_part(setting: str, module: str) -> ModuleType:
     """Import and return the module that a setting names; importing it registers its parts.
 
     Raises:
         ValueError: no such module. What goes wrong within it is raised as it is.
     """
+    module = importable_name(module)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

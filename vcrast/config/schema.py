@@ -8,7 +8,6 @@ part's own constructor checks them (`vcrast.config.registry`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -186,18 +185,3 @@ class Config:
     evaluate: EvaluateConfig
     evaluation: dict[str, Any]
     slurm: SlurmConfig
-
-
-def config_dir() -> Path:
-    """The folder `configs/`: inside an installed package, or at the top of a clone.
-
-    Raises:
-        FileNotFoundError: neither exists.
-    """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "run.yaml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"no configs/run.yaml in {package} or {package.parent}; reinstall vcrast or use a full clone"
-    )

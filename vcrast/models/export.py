@@ -156,7 +156,7 @@ def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path
     if not found:
         raise FileNotFoundError(
             f"{run}: no exported model yet; pretraining and finetuning write one when they end. "
-            f"Go on with `python launch/local.py run.resume={run}`"
+            f"Go on with `vcrast run run.resume={run}`"
         )
     name = next(iter(found)) if fold is None else str(fold)
     if name not in found:

@@ -1,0 +1,46 @@
+"""Exit codes: what goes wrong in a command becomes one line on stderr and a number."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from vcrast.runs.lock import RunLockedError
+
+EXPECTED = (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError)
+"""Errors that are raised with a message for the user."""
+PEER_LOST = 75
+"""Exit code when another process, or a server, is gone: EX_TEMPFAIL, the same command may work later."""
+
+
+def exit_code(command: str, call: Callable[[], int]) -> int:
+    """Call, and turn what it raises into one line that begins with the command's name.
+
+    Args:
+        command: as in `vcrast: error: ...`.
+        call: returns the exit code when all goes well.
+
+    Returns:
+        2 after an error that the user can mend, `PEER_LOST`, 130 after Ctrl-C, 0 when the reader of a pipe has left.
+        With `VCRAST_DEBUG` in the environment errors are raised as they are, to show where.
+    """
+    try:
+        return call()
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except EXPECTED as error:
+        if os.environ.get("VCRAST_DEBUG"):
+            raise
+        print(f"{command}: error: {message(error)}", file=sys.stderr)
+        return PEER_LOST if isinstance(error, ConnectionError) else 2
+
+
+def message(error: BaseException) -> str:
+    """The message of an error without the quotes that KeyError puts around it; a list of faults keeps its lines."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text.strip() or type(error).__name__
