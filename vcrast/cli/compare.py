@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from vcrast.runs.compare import Comparison, Estimate
-    from vcrast.runs.report.compare_table import Row
+    from vcrast.runs.report.compare_table import ComparedRow
 
 FORMATS = ("table", "markdown", "csv", "json")
 
@@ -86,7 +86,7 @@ def show(found: Comparison, form: str) -> None:
         console.print(f"note: {escape(note)}", highlight=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Row]) -> Table:
+def table(header: Sequence[str], rows: Sequence[ComparedRow]) -> Table:
     """The cells as a rich table, a line between variants."""
     from rich.markup import escape
     from rich.table import Table

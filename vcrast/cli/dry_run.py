@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from vcrast.config.metric import duration, size
 from vcrast.config.schema import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
@@ -15,7 +16,6 @@ from vcrast.run import STAGES, jobs, whole_corpus
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 from vcrast.runs.parts import peak_lr
-from vcrast.runs.report.headline import duration, size
 from vcrast.runs.stage import total_steps
 from vcrast.runs.summary import Summary
 from vcrast.training.schedule import Warmup

@@ -60,7 +60,7 @@ class Evaluation(ABC):
 def untrained(metric: Metric) -> Metric:
     """How the number of an untrained encoder is shown."""
     short = None if metric.short is None else f"untrained {metric.short}"
-    return metric._replace(label=f"{metric.label}, untrained", short=short, headline=False)
+    return metric._replace(label=f"{metric.label}, untrained", short=short, headline=None)
 
 
 def build_evaluations(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Evaluation]:
@@ -71,8 +71,8 @@ def build_evaluations(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Eva
 def probe_metrics(name: str, what: str, *, short: str) -> dict[str, Metric]:
     """Describe what a probe of frozen features gives: `<name>_accuracy`, or `<name>_mAP` of clips with many labels."""
     return {
-        f"{name}_accuracy": Metric(f"Accuracy, {what}", "percent", "higher", short, headline=True),
-        f"{name}_mAP": Metric(f"mAP, {what}", "fixed", "higher", f"{short} mAP", headline=True),
+        f"{name}_accuracy": Metric(f"Accuracy, {what}", "percent", "higher", short, headline=name),
+        f"{name}_mAP": Metric(f"mAP, {what}", "fixed", "higher", f"{short} mAP", headline=name),
     }
 
 

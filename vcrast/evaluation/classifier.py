@@ -16,8 +16,8 @@ class Classifier(Evaluation):
 
     needs = Predictions
     metrics = {  # noqa: RUF012 - a class constant, as `Evaluation` declares it
-        "accuracy": Metric("Accuracy, finetuned", "percent", "higher", "finetuned", headline=True),
-        "mAP": Metric("mAP, finetuned", "fixed", "higher", "mAP", headline=True),
+        "accuracy": Metric("Accuracy, finetuned", "percent", "higher", "finetuned", headline="finetuned"),
+        "mAP": Metric("mAP, finetuned", "fixed", "higher", "mAP", headline="finetuned"),
         "auc": Metric("AUC, finetuned", "fixed", "higher"),
         "d_prime": Metric("d\u2032, finetuned", "fixed", "higher"),
     }

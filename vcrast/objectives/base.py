@@ -65,7 +65,9 @@ class Objective(nn.Module, ABC):
         task: what the data asks.
 
     Attributes:
-        parts: how each entry of the losses but `loss` is shown.
+        parts: how each entry of the losses but `loss` is shown. Two names mean the same for all objectives: `floor`,
+            the least value that the loss can take for this batch, and `above_floor`, how far it is above.
+        note: how to read the curves of the loss and its parts, for the report.
         gathered: outputs of `represent` that `batch_losses` reads: all clips of all ranks. Empty: there is no loss of
             the batch, and micro-batches run forward and backward one after the other.
         needs_labels: refused for clips without labels.
@@ -73,6 +75,7 @@ class Objective(nn.Module, ABC):
     """
 
     parts: ClassVar[dict[str, Metric]] = {}
+    note: ClassVar[str] = ""
     gathered: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
     compiled: ClassVar[tuple[str, ...]] = ("encoder",)

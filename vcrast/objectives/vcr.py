@@ -52,6 +52,10 @@ class VCR(Objective):
         "floor": Metric("Floor of the loss"),
         "above_floor": Metric("Loss above its floor", better="lower"),
     }
+    note: ClassVar[str] = (
+        "The loss cannot fall below its floor (dashed), which depends on batch size and projector width: compare runs "
+        "by the loss above it. A covariance term near 0 beside a high variance term is collapse."
+    )
     gathered: ClassVar[tuple[str, ...]] = VIEWS
 
     def __init__(

@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import flatten
+from vcrast.config.metric import Metric
 from vcrast.config.resume import FREE_ON_RESUME
 from vcrast.config.words import natural, suggest
 from vcrast.runs.record import RunRecord, read_run
 
-USUAL = (
-    ("accuracy", "mAP"),
-    ("probe_accuracy", "probe_mAP"),
-    ("knn_accuracy", "knn_mAP"),
-)  # of each pair the first there is
-STAGES = ("pretrain", "finetune", "evaluate")
 SEED = "run.seed"
 SAME = tuple(key for key in FREE_ON_RESUME if key != "stages")
 """Settings in which variants may differ without being different: where and how a run computes, not what."""
@@ -41,6 +36,7 @@ class Run:
         folds: by fold and stage, the numbers of `summary.json`.
         conditions: of what and on what it was made, such as the data's place, commit and processor, as text.
         lines: the objects of `metrics.jsonl`.
+        shown: how each number is shown, by `stage.name`.
     """
 
     folder: Path
@@ -49,6 +45,7 @@ class Run:
     folds: Mapping[str, Mapping[str, Mapping[str, Any]]]
     conditions: Mapping[str, str] = field(default_factory=dict)
     lines: Sequence[Mapping[str, Any]] = ()
+    shown: Mapping[str, Metric] = field(default_factory=dict)
 
     def value(self, metric: str, folds: Iterable[str]) -> float | None:
         """Mean of `stage.name` over some folds; None where one of them lacks it."""
@@ -104,12 +101,18 @@ class Comparison:
         metrics: `stage.name`, those compared.
         folds: that all runs have finished.
         notes: what makes the comparison less fair than it looks.
+        shown: how each number is shown, by `stage.name`.
     """
 
     variants: tuple[Variant, ...]
     metrics: tuple[str, ...]
     folds: tuple[str, ...]
     notes: tuple[str, ...]
+    shown: Mapping[str, Metric] = field(default_factory=dict)
+
+    def metric(self, name: str) -> Metric:
+        """How a number is shown; plainly where no run says."""
+        return self.shown.get(name, Metric(name.replace("_", " ")))
 
     def name(self, variant: Variant) -> str:
         """What a reader is shown; see `name_beside`."""
@@ -158,11 +161,12 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     found = available(runs)
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
-    chosen = tuple(complete(metric, found) for metric in metrics) or usual(found)
+    shown = {name: metric for run in runs for name, metric in run.shown.items()}
+    chosen = tuple(complete(metric, found) for metric in metrics) or usual(found, shown)
     measured = [run for run in runs if measured_folds(run, chosen)]
     folds = shared_folds(measured, chosen)
     variants = group(measured)
-    return Comparison(variants, chosen, folds, tuple(notes(runs, chosen, folds, variants)))
+    return Comparison(variants, chosen, folds, tuple(notes(runs, chosen, folds, variants)), shown)
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -197,7 +201,9 @@ def to_run(record: RunRecord) -> Run:
         "torch": record.torch,
     }
     known = {name: value for name, value in conditions.items() if value}
-    return Run(record.folder, kept, int(settings[SEED]), record.summary.get("folds", {}), known, record.lines)
+    stages = record.summary.get("metrics") or {}
+    shown = {f"{stage}.{name}": metric for stage in stages for name, metric in record.metrics(stage).items()}
+    return Run(record.folder, kept, int(settings[SEED]), record.summary.get("folds", {}), known, record.lines, shown)
 
 
 def measured_folds(run: Run, metrics: Sequence[str]) -> list[str]:
@@ -230,10 +236,13 @@ def available(runs: Sequence[Run]) -> list[str]:
     return list(names)
 
 
-def usual(found: Sequence[str]) -> tuple[str, ...]:
-    """The accuracies, or mAP where clips have several labels; the losses of runs that were not evaluated."""
-    pairs = [[f"evaluate.{name}" for name in pair if f"evaluate.{name}" in found] for pair in USUAL]
-    return tuple(pair[0] for pair in pairs if pair) or tuple(metric for metric in found if metric.endswith(".loss"))
+def usual(found: Sequence[str], shown: Mapping[str, Metric]) -> tuple[str, ...]:
+    """The first metric there is of each headline; the losses of runs that were not evaluated."""
+    first: dict[str, str] = {}
+    for metric, how in shown.items():
+        if how.headline and metric in found:
+            first.setdefault(how.headline, metric)
+    return tuple(first.values()) or tuple(metric for metric in found if metric.endswith(".loss"))
 
 
 def complete(metric: str, found: Sequence[str]) -> str:
@@ -330,9 +339,9 @@ def notes(
 
 def gaps(runs: Sequence[Run], metrics: Sequence[str], folds: Sequence[str]) -> Iterator[str]:
     """Numbers and stages that only some runs have, and folds that are not compared."""
-    stages = {stage for run in runs for fold in folds for stage in run.folds[fold]}
+    stages = dict.fromkeys(stage for run in runs for fold in folds for stage in run.folds[fold])
     for run in runs:
-        if missing := [stage for stage in STAGES if stage in stages and any(stage not in run.folds[f] for f in folds)]:
+        if missing := [stage for stage in stages if any(stage not in run.folds[f] for f in folds)]:
             yield f"{run.folder}: has no {' and no '.join(missing)}"
         if lacking := [metric for metric in metrics if run.value(metric, folds) is None]:
             yield f"{run.folder}: has no {', '.join(lacking)}"

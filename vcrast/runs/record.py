@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vcrast.config.metric import Metric
 from vcrast.config.words import natural
 
 Arrays = dict[str, NDArray[Any]]
@@ -42,6 +43,19 @@ class RunRecord:
         names = [str(name) for name in self.summary.get("classes") or []]
         columns = [arrays["scores"].shape[1] for arrays in self.evaluations.values() if "scores" in arrays]
         return names or [f"class {number}" for number in range(max(columns, default=0))]
+
+    def metrics(self, stage: str) -> dict[str, Metric]:
+        """How the numbers of a stage are shown, as the run itself has written it down."""
+        found = (self.summary.get("metrics") or {}).get(stage) or {}
+        return {name: Metric(**values) for name, values in found.items()}
+
+    def parts(self, stage: str) -> list[str]:
+        """The parts of a stage's loss."""
+        return [str(name) for name in (self.summary.get("parts") or {}).get(stage) or []]
+
+    def note(self, stage: str) -> str:
+        """What the objective says of its curves; empty if nothing."""
+        return str((self.summary.get("notes") or {}).get(stage) or "")
 
     @property
     def frame_shift_ms(self) -> float | None:

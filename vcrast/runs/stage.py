@@ -129,7 +129,9 @@ class Stage:
         found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
         self.first = self._restore(found) if found else 0
         self.job.log.rewind(self.name, self.job.fold, self.first)
-        self.job.summary.describe(self.name, self.described(), parts=tuple(self.objective.parts))
+        self.job.summary.describe(
+            self.name, self.described(), parts=tuple(self.objective.parts), note=self.objective.note
+        )
         self.progress = self._progress()
         self._plan(clip_shape)
 

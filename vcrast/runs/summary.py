@@ -29,6 +29,7 @@ class Summary:
             "warnings": known.get("warnings", []),
             "metrics": known.get("metrics", {}),
             "parts": known.get("parts", {}),
+            "notes": known.get("notes", {}),
         }
 
     def done(self, fold: str, stage: str) -> bool:
@@ -49,16 +50,17 @@ class Summary:
         self.content["folds"].setdefault(fold, {})[stage] = plain
         self.write()
 
-    def describe(self, stage: str, metrics: Mapping[str, Metric], *, parts: Sequence[str] = ()) -> None:
+    def describe(self, stage: str, metrics: Mapping[str, Metric], *, parts: Sequence[str] = (), note: str = "") -> None:
         """Keep how the numbers of a stage are shown, in order, so that every reader of the run shows them alike.
 
         Args:
             stage: whose numbers they are.
             metrics: by the name in the results.
             parts: those that are parts of the loss.
+            note: how to read the curves.
         """
         self.content["metrics"][stage] = {name: metric._asdict() for name, metric in metrics.items()}
-        self.content["parts"][stage] = list(parts)
+        self.content["parts"][stage], self.content["notes"][stage] = list(parts), note
         self.write()
 
     def warn(self, text: str) -> None:

@@ -16,9 +16,10 @@ from vcrast.runs.report.style import GREY, class_mark, house_style, new_figure, 
 if TYPE_CHECKING:
     from vcrast.runs.compare import Comparison
 
-# Stage, key, over what, title; a loss is drawn only where nothing better says the same.
+# Stage, key, over what, title.
 PANELS = (
     ("pretrain", "above_floor", "step", "pretraining: loss above its floor"),
+    ("pretrain", "loss", "step", "pretraining: loss"),  # of objectives without a floor
     ("pretrain", "effective_rank", "step", "pretraining: effective rank"),
     ("finetune", "loss", "step", "finetuning: loss"),
     ("finetune", "test_accuracy", "epoch", "finetuning: accuracy on the test clips"),
@@ -32,7 +33,7 @@ def dots_figure(found: Comparison) -> Drawn:
     data = {
         metric: {
             found.name(variant): [
-                value * (100 if is_share(metric) else 1)
+                value * (100 if is_share(found.metric(metric)) else 1)
                 for run in variant.runs
                 if (value := run.value(metric, found.folds)) is not None
             ]
@@ -52,7 +53,7 @@ def dots_figure(found: Comparison) -> Drawn:
                 axis.plot(own, [place] * len(own), marker, color=colour, markersize=6, alpha=0.65, markeredgewidth=0)
                 if own:
                     axis.plot([sum(own) / len(own)], [place], "|", color=colour, markersize=18, markeredgewidth=2)
-            axis.set_xlabel(title(metric))
+            axis.set_xlabel(title(found, metric))
             axis.margins(x=0.1)
             axis.xaxis.set_major_locator(MaxNLocator(5))
         axes[0].set_yticks(list(places), [plain(name, LABEL) for name in names])
@@ -77,7 +78,7 @@ def curves_figure(found: Comparison) -> Drawn:
             ]
             for variant in found.variants
         }
-        if any(drawn.values()):
+        if any(drawn.values()) and not (key == "loss" and any(panel.startswith(f"{name} ") for panel in data)):
             data[name] = drawn
     if not data:
         raise ValueError("no curves: the runs logged nothing that can be drawn")

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vcrast.runs.report.headline import METRICS, MISSING, percent, significant
+from vcrast.config.metric import Metric, significant
+from vcrast.runs.report.headline import MISSING
 
 if TYPE_CHECKING:
     from vcrast.runs.compare import Comparison, Estimate
 
 
-class Row(NamedTuple):
+class ComparedRow(NamedTuple):
     """The cells of a line; `aside` says that they are differences to the first variant."""
 
     cells: list[str]
     aside: bool = False
 
 
-def lines(found: Comparison) -> tuple[list[str], list[Row]]:
+def lines(found: Comparison) -> tuple[list[str], list[ComparedRow]]:
     """Header and lines: two of a variant, its means and its differences to the first one, which has only the former."""
-    header = ["", "runs", *(title(metric) for metric in found.metrics)]
-    rows = []
+    header = ["", "runs", *(title(found, metric) for metric in found.metrics)]
+    rows, metrics = [], [found.metric(name) for name in found.metrics]
     for number, variant in enumerate(found.variants):
-        means = [found.estimate(variant, metric) for metric in found.metrics]
-        rows.append(Row([found.name(variant), str(len(variant.runs)), *map(cell, found.metrics, means)]))
+        means = [found.estimate(variant, name) for name in found.metrics]
+        cells = [cell(metric, mean) for metric, mean in zip(metrics, means, strict=True)]
+        rows.append(ComparedRow([found.name(variant), str(len(variant.runs)), *cells]))
         if number:
             pairs = [found.difference(variant, metric) for metric in found.metrics]
             count = max((pair.count for pair in pairs if pair is not None), default=0)
             name = f"against the first, {count} seed{'s' * (count != 1)} in common"
-            signed = [cell(metric, pair, signed=True) for metric, pair in zip(found.metrics, pairs, strict=True)]
-            rows.append(Row([name, "", *signed], aside=True))
+            signed = [cell(metric, pair, signed=True) for metric, pair in zip(metrics, pairs, strict=True)]
+            rows.append(ComparedRow([name, "", *signed], aside=True))
     return header, rows
 
 
-def cell(metric: str, estimate: Estimate | None, *, signed: bool = False) -> str:
+def cell(metric: Metric, estimate: Estimate | None, *, signed: bool = False) -> str:
     """`65.5 ± 2.1`, or `+1.3 ± 0.8`."""
     if estimate is None:
         return MISSING
@@ -53,25 +55,19 @@ def rows_per_run(found: Comparison) -> list[list[Any]]:
     return rows
 
 
-def as_text(metric: str, value: float) -> str:
-    """A value in its unit: accuracies in percent without the sign, others with four digits."""
+def as_text(metric: Metric, value: float) -> str:
+    """A value in its unit: shares in percent without the sign, others with four digits."""
     return f"{100 * value:.1f}" if is_share(metric) else significant(value)
 
 
-def is_share(metric: str) -> bool:
+def is_share(metric: Metric) -> bool:
     """Whether a metric is shown in percent."""
-    stage, _, name = metric.partition(".")
-    return METRICS.get(stage, {}).get(name, ("", significant))[1] is percent
+    return metric.format == "percent"
 
 
-SHORT = {
-    "accuracy": "finetuned", "probe_accuracy": "probe", "knn_accuracy": "kNN", "mAP": "mAP", "probe_mAP": "probe mAP",
-    "knn_mAP": "kNN mAP", "untrained_knn_accuracy": "untrained kNN", "untrained_probe_accuracy": "untrained probe",
-}  # fmt: skip
-
-
-def title(metric: str) -> str:
+def title(found: Comparison, name: str) -> str:
     """A column's name: short, with its unit, and its stage unless that is `evaluate`."""
-    stage, _, name = metric.partition(".")
-    text = SHORT.get(name, name.replace("_", " ")) if stage == "evaluate" else metric
+    stage, _, own = name.partition(".")
+    metric = found.metric(name)
+    text = (metric.short or own.replace("_", " ")) if stage == "evaluate" else name
     return f"{text}, %" if is_share(metric) else text

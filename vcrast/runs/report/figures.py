@@ -15,18 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vcrast.runs.record import Arrays
-from vcrast.runs.report.numbers import Curve, confusion, curves, loss_parts, most_frequent, moving_mean, principal_plane
+from vcrast.runs.report.numbers import Curve, confusion, curves, most_frequent, moving_mean, principal_plane
 from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, fold_colour, house_style, new_figure, plain
 
 Lines = Sequence[Mapping[str, Any]]
-
-TITLES = {
-    "above_floor": "loss above its floor",
-    "grad_norm": "gradient norm",
-    "invariance": "invariance (unweighted)",
-    "variance": "variance (unweighted)",
-    "covariance": "covariance (unweighted)",
-}
 
 
 @dataclass(frozen=True)
@@ -47,13 +39,20 @@ class Drawn:
         return path.read_bytes()
 
 
-def loss_figure(lines: Lines, stage: str) -> Drawn:
-    """The loss, how far it is above its floor, its terms and the gradient norm over the steps of `stage`.
+def loss_figure(lines: Lines, stage: str, *, parts: Sequence[str], labels: Mapping[str, str]) -> Drawn:
+    """The loss, its parts and the gradient norm over the steps of `stage`; a part `floor` lies under the loss, dashed.
+
+    Args:
+        lines: of `metrics.jsonl`.
+        stage: whose.
+        parts: names of the loss's parts, in order.
+        labels: what a part is called.
 
     Raises:
         ValueError: the stage logged no loss.
     """
-    keys = ["loss", "above_floor", *loss_parts(lines, stage), "grad_norm"]
+    keys = ["loss", *sorted((part for part in parts if part != "floor"), key=lambda part: part != "above_floor")]
+    keys.append("grad_norm")
     data = {key: found for key in keys if (found := curves(lines, stage, key))}
     if "loss" not in data:
         raise ValueError(f"no step of {stage} was logged")
@@ -63,7 +62,7 @@ def loss_figure(lines: Lines, stage: str) -> Drawn:
     with house_style():
         figure, axes = new_figure(4.7 * columns if columns > 1 else 5.6, 2.4 * rows + 0.4, rows, columns)
         for axis, (key, found) in zip(axes, data.items(), strict=False):
-            draw_curves(axis, found, title=TITLES.get(key, key), ylabel=key.replace("_", " "))
+            draw_curves(axis, found, title=labels.get(key, key.replace("_", " ")), ylabel=key.replace("_", " "))
             if key in ("above_floor", "grad_norm") and _spans_decades(found):
                 axis.set_yscale("log")
         for x, y in floor.values():

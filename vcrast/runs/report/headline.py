@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vcrast.config.metric import Metric
 from vcrast.config.words import natural
 
 MISSING = "–"  # noqa: RUF001 (an en dash is the usual mark of an empty cell)
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """One metric: its name, a cell per fold, then mean and standard deviation over the folds."""
 
     label: str
@@ -23,11 +24,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class StageRows:
     """The metrics of one stage."""
 
     stage: str
-    rows: list[Row]
+    rows: list[MetricRow]
 
 
 @dataclass(frozen=True)
@@ -35,93 +36,7 @@ class Headline:
     """The table: the folds that are its columns, and its groups of rows."""
 
     folds: list[str]
-    groups: list[Group]
-
-
-def percent(value: float) -> str:
-    """0.8125 -> 81.2 %."""
-    return f"{100 * value:.1f} %"
-
-
-def fixed(value: float) -> str:
-    """0.81249 -> 0.812."""
-    return f"{value:.3f}"
-
-
-def significant(value: float) -> str:
-    """Four significant digits without an exponent where that is readable."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def count(value: float) -> str:
-    """12800 -> 12,800."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def size(value: float) -> str:
-    """Bytes in binary units, as GPU memory is quoted."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= scale:
-            return f"{value / scale:.1f} {unit}"
-    return f"{value:.0f} B"
-
-
-def duration(value: float) -> str:
-    """Seconds as a person says them."""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-METRICS: dict[str, dict[str, tuple[str, Callable[[float], str]]]] = {
-    "evaluate": {
-        "accuracy": ("Accuracy, finetuned", percent),
-        "mAP": ("mAP, finetuned", fixed),
-        "auc": ("AUC, finetuned", fixed),
-        "d_prime": ("d′, finetuned", fixed),  # noqa: RUF001 (the prime is the measure's name)
-        "probe_accuracy": ("Accuracy, linear probe", percent),
-        "probe_mAP": ("mAP, linear probe", fixed),
-        "knn_accuracy": ("Accuracy, nearest neighbours", percent),
-        "knn_mAP": ("mAP, nearest neighbours", fixed),
-        "untrained_knn_accuracy": ("Accuracy, neighbours, untrained", percent),
-        "untrained_knn_mAP": ("mAP, neighbours, untrained", fixed),
-        "untrained_probe_accuracy": ("Accuracy, linear probe, untrained", percent),
-        "untrained_probe_mAP": ("mAP, linear probe, untrained", fixed),
-        "num_test_clips": ("Test clips", count),
-        "wall_s": ("Wall time", duration),
-    },
-    "pretrain": {
-        "steps": ("Steps", count),
-        "loss": ("Loss", significant),
-        "floor": ("Floor of the loss", significant),
-        "above_floor": ("Loss above its floor", significant),
-        "invariance": ("Invariance term", significant),
-        "variance": ("Variance term", significant),
-        "covariance": ("Covariance term", significant),
-        "embedding_std": ("Embedding std", fixed),
-        "effective_rank": ("Effective rank", significant),
-        "samples_per_s": ("Samples per second", significant),
-        "data_s": ("Time waiting for data", duration),
-        "compute_s": ("Time computing", duration),
-        "peak_memory_bytes": ("Peak memory", size),
-        "wall_s": ("Wall time", duration),
-    },
-    "finetune": {
-        "steps": ("Steps", count),
-        "loss": ("Loss", significant),
-        "accuracy": ("Accuracy, last epoch", percent),
-        "mAP": ("mAP, last epoch", fixed),
-        "best_epoch": ("Best epoch on the test clips", count),
-        "best_epoch_accuracy": ("Accuracy, best epoch (optimistic)", percent),
-        "samples_per_s": ("Samples per second", significant),
-        "data_s": ("Time waiting for data", duration),
-        "compute_s": ("Time computing", duration),
-        "peak_memory_bytes": ("Peak memory", size),
-        "wall_s": ("Wall time", duration),
-    },
-}
+    groups: list[StageRows]
 
 
 def headline(summary: Mapping[str, Any]) -> Headline:
@@ -130,21 +45,33 @@ def headline(summary: Mapping[str, Any]) -> Headline:
     folds = sorted((str(fold) for fold in per_fold), key=natural)
     stages = [per_fold[fold] or {} for fold in folds]
     groups = []
-    for stage, named in METRICS.items():
+    for stage in evaluation_first(summary):
         blocks = [block.get(stage) or {} for block in (*stages, summary.get("mean") or {}, summary.get("std") or {})]
+        named = described(summary, stage)
         extra = {
-            key: (key.replace("_", " "), significant)
+            key: Metric(key.replace("_", " "))
             for block in blocks
             for key, value in block.items()
             if key not in named and not isinstance(value, list | dict)
         }
-        rows = [
-            _row(label, [block.get(key) for block in blocks], form) for key, (label, form) in {**named, **extra}.items()
-        ]
+        rows = [_row(metric, [block.get(key) for block in blocks]) for key, metric in {**named, **extra}.items()]
         shown = [row for row in rows if any(cell != MISSING for cell in (*row.cells, row.mean))]
         if shown:
-            groups.append(Group(stage, shown))
+            groups.append(StageRows(stage, shown))
     return Headline(folds, groups)
+
+
+def described(summary: Mapping[str, Any], stage: str) -> dict[str, Metric]:
+    """How the numbers of a stage are shown, as the run itself has written it down."""
+    found = (summary.get("metrics") or {}).get(stage) or {}
+    return {name: Metric(**values) for name, values in found.items()}
+
+
+def evaluation_first(summary: Mapping[str, Any]) -> list[str]:
+    """The stages that a run has numbers of: what it is worth, then how it came to it."""
+    stages = [stage for fold in (summary.get("folds") or {}).values() for stage in fold or {}]
+    names = dict.fromkeys([*(summary.get("metrics") or {}), *stages])
+    return sorted(names, key=lambda stage: stage != "evaluate")
 
 
 def wall_seconds(summary: Mapping[str, Any], lines: list[dict[str, Any]]) -> float | None:
@@ -158,14 +85,14 @@ def wall_seconds(summary: Mapping[str, Any], lines: list[dict[str, Any]]) -> flo
     return float(max(times) - min(times)) if len(times) > 1 else None
 
 
-def _row(label: str, values: list[Any], form: Callable[[float], str]) -> Row:
-    *cells, mean, std = [_cell(value, form) for value in values]
-    return Row(label, cells, mean, std)
+def _row(metric: Metric, values: list[Any]) -> MetricRow:
+    *cells, mean, std = [_cell(value, metric) for value in values]
+    return MetricRow(metric.label, cells, mean, std)
 
 
-def _cell(value: Any, form: Callable[[float], str]) -> str:
+def _cell(value: Any, metric: Metric) -> str:
     if value is None:
         return MISSING
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return form(value) if math.isfinite(value) else str(value)
+    return metric.text(value) if math.isfinite(value) else str(value)

@@ -13,15 +13,6 @@ from vcrast.config.words import natural
 
 Curve = tuple[NDArray[Any], NDArray[Any]]
 
-# Fields of a metrics line that describe the step; every other number is a part of the loss.
-BOOKKEEPING = frozenset(
-    (
-        "stage", "fold", "step", "epoch", "time", "loss", "floor", "above_floor", "lr", "grad_norm", "samples_per_s",
-        "data_s", "compute_s", "loss_scale", "skipped", "std", "embedding_std", "effective_rank", "micro_batch_size",
-        "peak_memory_bytes",
-    )
-)  # fmt: skip
-
 
 def curves(lines: Iterable[Mapping[str, Any]], stage: str, key: str, *, over: str = "step") -> dict[str, Curve]:
     """(x, y) per fold of the lines of `stage` that hold both `over` and a finite `key`, sorted by x."""
@@ -35,15 +26,6 @@ def curves(lines: Iterable[Mapping[str, Any]], stage: str, key: str, *, over: st
         pairs = np.array(sorted(points[fold]))
         found[fold] = (pairs[:, 0], pairs[:, 1])
     return found
-
-
-def loss_parts(lines: Iterable[Mapping[str, Any]], stage: str) -> list[str]:
-    """The terms that the objective logged in `stage`, in the order of their first appearance."""
-    seen: dict[str, None] = {}
-    for line in lines:
-        if line.get("stage") == stage and "loss" in line:
-            seen.update({key: None for key, value in line.items() if key not in BOOKKEEPING and _is_number(value)})
-    return list(seen)
 
 
 def moving_mean(values: NDArray[Any], width: int) -> NDArray[Any]:

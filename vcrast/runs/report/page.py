@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import flatten
+from vcrast.config.metric import duration
 from vcrast.runs.record import RunRecord, read_run
 from vcrast.runs.report import figures
 from vcrast.runs.report.figures import Drawn
-from vcrast.runs.report.headline import duration, headline, wall_seconds
+from vcrast.runs.report.headline import headline, wall_seconds
 from vcrast.runs.report.numbers import stack_folds
 from vcrast.runs.report.write import address, write_page
 
@@ -132,20 +133,24 @@ def plans(record: RunRecord) -> list[Plan]:
              "embedding; a rank that falls towards 1 means that all differ along one direction only.",
              lambda: figures.collapse_figure(lines)),
         Plan("loss_finetune", "Loss of finetuning",
-             "It should fall and flatten. With mixup and label smoothing it does not reach 0.",
-             lambda: figures.loss_figure(lines, "finetune")),
+             record.note("finetune") or "It should fall and flatten.",
+             lambda: _loss(record, "finetune")),
         Plan("learning_rate", "Learning rate",
              "Warm-up, then decay. A loss that jumps while the rate is highest asks for a lower rate.",
              lambda: figures.rate_figure(lines)),
         Plan("loss_pretrain", "Loss of pretraining",
-             "The loss cannot fall below its floor (dashed), which depends on batch size and projector width: "
-             "compare runs by the loss above it. A covariance term near 0 beside a high variance term is collapse.",
-             lambda: figures.loss_figure(lines, "pretrain")),
+             record.note("pretrain") or "It should fall and flatten.",
+             lambda: _loss(record, "pretrain")),
         Plan("views", "What the encoder saw",
              "Each row is one clip and the two views that pretraining makes of it. The views should differ "
              "visibly, and a listener should still recognise the sound in both.",
              lambda: _views(record)),
     ]  # fmt: skip
+
+
+def _loss(record: RunRecord, stage: str) -> Drawn:
+    labels = {name: metric.label for name, metric in record.metrics(stage).items()}
+    return figures.loss_figure(record.lines, stage, parts=record.parts(stage), labels=labels)
 
 
 def _confusion(record: RunRecord) -> Drawn:
