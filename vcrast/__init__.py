@@ -3,7 +3,7 @@
 `vcrast.load(run)` gives a trained encoder with its front end and its labels. Importing the package alone is cheap:
 torch is imported with the first part that needs it.
 
-Letters of shapes, the same everywhere: B clips of the global batch, b of this process or micro-batch, V views, S samples,
+Letters of shapes, the same everywhere: B clips of the global batch, b of a process or micro-batch, V views, S samples,
 T frames, F mel bins, N tokens, (t, f) their grid, D embedding, P projection, H heads, K width of a head, L layers,
 C classes, R random features, n and m rows of anything else. Time comes before frequency, in shapes and in pairs.
 """
