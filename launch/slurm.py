@@ -68,6 +68,7 @@ def submit(arguments: Arguments) -> int:
     """
     from launch import slurm_options
     from launch.submission import choose_cluster
+    from vcrast.features.views import check_views
 
     require_submitit()
     base, runs = plan(arguments)
@@ -80,6 +81,7 @@ def submit(arguments: Arguments) -> int:
         )
     for run in runs:
         refuse_uneven(run.config)
+        check_views(run.config)
     slurm_options.check_path("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":

@@ -45,8 +45,9 @@ def finetune(job: Job) -> dict[str, Any]:
         clip_grad_norm=options.clip_grad_norm,
     )  # fmt: skip
     schedule = Cosine(
-        lr=options.lr, total_steps=num_steps, steps_per_epoch=per_epoch, warmup_epochs=options.warmup_epochs
-    )
+        lr=options.lr, total_steps=num_steps, steps_per_epoch=per_epoch, warmup_epochs=options.warmup_epochs,
+        final_lr_ratio=1e-3,
+    )  # fmt: skip
     stage = Stage(job, "finetune", engine, schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
     first = stage.begin()
     stage.plan(objective, batch_size=options.batch_size, micro_batch_size=options.micro_batch_size)
@@ -99,7 +100,7 @@ def build_cutmix(job: Job) -> CutMix:
         alpha=options.cutmix_alpha,
         mix_by=options.mix_by,
         num_frames=job.fbank().num_frames(job.num_samples),
-        num_mel_bins=job.config.features.num_mel_bins,
+        num_mel_bins=job.config.features["num_mel_bins"],
     )
 
 

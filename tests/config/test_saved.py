@@ -35,17 +35,16 @@ def test_a_file_of_an_earlier_version_is_completed_and_says_so(words, file, capl
 
     def age(settings):
         del settings["launch"], settings["slurm"], settings["engine"]["compile"]
-        del settings["finetune"]["views"]["num_masks"], settings["pretrain"]["watch_clips"]
+        del settings["pretrain"]["watch_clips"]
 
     rewrite(file, age)
     expected = compose(words)
     config.launch, config.slurm, config.engine["compile"] = expected.launch, expected.slurm, expected.engine["compile"]
-    config.finetune.views.num_masks = expected.finetune.views.num_masks
     config.pretrain.watch_clips = expected.pretrain.watch_clips
     assert to_dict(load_config(file)) == to_dict(config)
     (record,) = caplog.records
     named = set(re.split(", ", record.getMessage().partition("defaults: ")[2]))
-    assert named == {"launch", "slurm", "engine.compile", "finetune.views.num_masks", "pretrain.watch_clips"}
+    assert named == {"launch", "slurm", "engine.compile", "pretrain.watch_clips"}
 
 
 def test_what_the_user_chose_is_not_completed(file):

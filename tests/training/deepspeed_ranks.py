@@ -11,6 +11,7 @@ import traceback
 from typing import NamedTuple
 
 import torch
+from shipped import shipped
 from torch import multiprocessing
 
 from vcrast.features.draws import Draws
@@ -82,7 +83,8 @@ def make_objective(kind="vcr", mode="drop"):
     """A small objective, the same on every process: 2 blocks, learned positions, odd sizes."""
     torch.manual_seed(0)
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
     )  # fmt: skip
@@ -98,7 +100,7 @@ def make_objective(kind="vcr", mode="drop"):
 def make_engine(name, objective, *, precision="fp32", clip=1.0, **options):
     # Gradients that are 0 but for rounding, as of a bias before BatchNorm, would decide on steps of full length if eps
     # were as small as usual.
-    optimizer = adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7)
+    optimizer = adamw(objective, **shipped("optim/adamw", lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7))
     kind = {"torch": TorchEngine, "deepspeed": DeepSpeedEngine}[name]
     engine = kind(objective, optimizer, precision=precision, device="cpu", clip_grad_norm=clip, **options)
     if engine.loss_scale is not None:

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from shipped import shipped
 from torch import nn
 
 from vcrast.config.registry import ENGINES
@@ -13,8 +14,8 @@ from vcrast.training.loss_scale import LossScale
 from vcrast.training.optim import adamw, lars
 
 OPTIMIZERS = {
-    "adamw": lambda module: adamw(module, lr=0.1, weight_decay=0.1),
-    "lars": lambda module: lars(module, lr=0.1),
+    "adamw": lambda module: adamw(module, **shipped("optim/adamw", lr=0.1, weight_decay=0.1)),
+    "lars": lambda module: lars(module, **shipped("optim/lars", lr=0.1)),
     "unfused": lambda module: torch.optim.AdamW(module.parameters(), lr=0.1),
 }
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from deepspeed_ranks import Failed, compare, hopeless, in_processes, make_objective, several, short_of_memory
+from shipped import shipped
 from torch import nn
 
 from vcrast.runs.flatten import flatten_state
@@ -134,11 +135,12 @@ def test_a_run_whose_steps_stay_bad_stops_on_all_processes(stage):
 def refusal(**changed):
     module = nn.Linear(3, 2)
     settings = {
-        "optimizer": adamw(module, lr=0.1), "precision": "fp32", "clip_grad_norm": None, "zero_stage": 1,
+        "optimizer": adamw(module, **shipped("optim/adamw", lr=0.1)),
+        "precision": "fp32", "clip_grad_norm": None, "zero_stage": 1,
         "offload": "none", "compile": False,
     }  # fmt: skip
     if changed.get("optimizer") == "lars":
-        changed["optimizer"] = lars(module, lr=0.1)
+        changed["optimizer"] = lars(module, **shipped("optim/lars", lr=0.1))
     check(**{**settings, **changed})
 
 

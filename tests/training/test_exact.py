@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from shipped import shipped
 from torch import nn
 
 from vcrast.features.draws import Draws
@@ -25,7 +26,10 @@ def make_views(**options):
         "patch_drop": 0.5, "patch_drop_mode": "drop",
     }  # fmt: skip
     # Normalised by about a quiet noise's statistics, so that the encoder sees numbers of order 1.
-    return Views(Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), **{**settings, **options})
+    return Views(
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        **{**settings, **options},
+    )
 
 
 def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64):
@@ -66,7 +70,7 @@ class InFloat64(nn.Module):
 def run(objective, micro_batch_size, *, kept=0, precision="fp32", labels=None, step=3, **engine_options):
     """Gradients, outcome and buffers of one step from the objective's present weights."""
     objective = copy.deepcopy(objective).train()
-    optimizer = adamw(objective, lr=1e-3)
+    optimizer = adamw(objective, **shipped("optim/adamw", lr=1e-3))
     engine = TorchEngine(objective, optimizer, precision=precision, device="cpu", clip_grad_norm=None, **engine_options)
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(SCALE)
@@ -127,7 +131,7 @@ def test_checkpointing_needs_an_encoder_that_can():
     module = nn.Linear(2, 2)
     options = {"precision": "fp32", "device": "cpu", "clip_grad_norm": None, "checkpoint_blocks": True}
     with pytest.raises(ValueError, match=r"engine\.checkpoint_blocks=true: no encoder"):
-        TorchEngine(module, adamw(module, lr=1e-3), **options)
+        TorchEngine(module, adamw(module, **shipped("optim/adamw", lr=1e-3)), **options)
 
 
 @pytest.mark.gpu
@@ -137,7 +141,13 @@ def test_dropout_on_the_gpu_is_replayed(kept):
     objective.encoder = WithDropout(objective.encoder)
     gradients = []
     for recompute in (True, False):
-        engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cuda", clip_grad_norm=None)
+        engine = TorchEngine(
+            objective,
+            adamw(objective, **shipped("optim/adamw", lr=1e-3)),
+            precision="fp32",
+            device="cuda",
+            clip_grad_norm=None,
+        )
         wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)).mul(0.1).cuda()
         draws = Draws(5, 3, BATCH, device="cuda")
         exact_backward(engine, objective, wavs, None, draws, micro_batch_size=4, kept=kept if recompute else 3)

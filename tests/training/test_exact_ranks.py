@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from ranks import in_ranks
+from shipped import shipped
 from test_exact import FullMemory, assert_same_step, make_objective, relative_error
 from torch import distributed, nn
 
@@ -28,7 +29,8 @@ def step_of(objective, size=None, *, kept=0, labels=None, alter=None, bucket_byt
     if alter is not None:
         alter(objective)
     engine = TorchEngine(
-        objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None
+        objective, adamw(objective, **shipped("optim/adamw", lr=1e-3)), precision="fp32", device="cpu",
+        clip_grad_norm=None,
     )  # fmt: skip
     engine.gradients = GradientAverage(engine.parameters, bucket_bytes=bucket_bytes)
     mine = rank_slice(BATCH)
@@ -183,7 +185,13 @@ def test_the_ways_to_get_it_silently_wrong_are_wrong(shared, alone):
 def bad_steps():
     """A loss that is not finite on one process only; weights before and after, and what an exchange costs."""
     objective = make_objective("supervised")
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=1.0)
+    engine = TorchEngine(
+        objective,
+        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
+        precision="fp32",
+        device="cpu",
+        clip_grad_norm=1.0,
+    )
     before = [weight.detach().clone() for weight in engine.parameters]
     mine = rank_slice(BATCH)
     wavs = torch.randn(len(mine), 3000, generator=torch.Generator().manual_seed(rank())) * 0.1

@@ -6,6 +6,7 @@ an error: reading a value, and operations whose result's size depends on values.
 
 import pytest
 import torch
+from shipped import shipped, shipped_options
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -24,7 +25,6 @@ from vcrast.training.optim import adamw, lars
 from vcrast.training.schedule import Cosine, Plateau
 
 BATCH = 9
-MODULES = {"softmax": "vcrast.models.attention", "memory_efficient": "vcrast.models.attention_memory_efficient"}
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__format__", "__repr__"}
 WAITING = {
     "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal",
@@ -92,10 +92,11 @@ def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vc
     encoder = Encoder(
         embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
         positions="learned", drop_path=0.3, linear={"name": "real"},
-        attention={"name": attention, "module": MODULES[attention]},
+        attention=shipped_options(f"attention/{attention}"),
     )  # fmt: skip
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.5, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode="mask",
     )  # fmt: skip
@@ -110,9 +111,18 @@ def make_step(*, device, precision, micro, kept=0, attention="softmax", kind="vc
         )
     objective = objective.to(device).train()
     engine = TorchEngine(
-        objective, optimizer(objective, lr=1e-3), precision=precision, device=device, clip_grad_norm=1.0
+        objective,
+        optimizer(objective, **shipped(f"optim/{optimizer.__name__}", lr=1e-3)),
+        precision=precision,
+        device=device,
+        clip_grad_norm=1.0,
     )
-    rate = schedule(lr=1e-3, total_steps=10, steps_per_epoch=10, warmup_epochs=0.1)
+    rate = schedule(
+        **shipped(f"schedule/{schedule.__name__.lower()}", warmup_epochs=0.1),
+        lr=1e-3,
+        total_steps=10,
+        steps_per_epoch=10,
+    )
     wavs = torch.randn(BATCH, 3000, device=device) * 0.1
     labels = torch.eye(3, device=device)[torch.arange(BATCH, device=device) % 3]
 

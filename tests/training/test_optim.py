@@ -3,6 +3,7 @@ import copy
 import pytest
 import timm.optim
 import torch
+from shipped import shipped
 from torch import nn
 
 from vcrast.config.registry import OPTIMS
@@ -55,7 +56,7 @@ def train(model, step, num_steps=20):
 @pytest.mark.parametrize("weight_decay", [1e-6, 1e-2, 0.0])
 def test_lars_equals_the_authors_for_20_steps(weight_decay):
     ours, theirs = small_model(), small_model()
-    optimizer, momenta = lars(ours, lr=1.0, weight_decay=weight_decay), {}
+    optimizer, momenta = lars(ours, **shipped("optim/lars", lr=1.0, weight_decay=weight_decay)), {}
 
     def our_step(lr):
         for group in optimizer.param_groups:
@@ -74,7 +75,7 @@ def test_lars_agrees_with_timm():
     ours, theirs = small_model(), small_model()
     for model in (ours, theirs):  # where a gradient is 0, timm does not adapt the decay; the authors do
         nn.init.constant_(model[4].weight, 0.1)
-    optimizer = lars(ours, lr=0.3)
+    optimizer = lars(ours, **shipped("optim/lars", lr=0.3))
     matrices = [weight for weight in theirs.parameters() if weight.ndim > 1]
     vectors = [weight for weight in theirs.parameters() if weight.ndim == 1]
     oracle = timm.optim.Lars(
@@ -92,7 +93,7 @@ def test_lars_with_found_inf_zero_is_the_plain_step(dtype):
     one = small_model().to(dtype)
     other = copy.deepcopy(one)
     for model, flag in ((one, None), (other, torch.zeros(()))):
-        optimizer = lars(model, lr=0.3)
+        optimizer = lars(model, **shipped("optim/lars", lr=0.3))
         for number in range(3):
             x = torch.randn(7, 6, dtype=dtype, generator=torch.Generator().manual_seed(number))
             model(x).square().mean().backward()
@@ -107,7 +108,7 @@ def test_lars_with_found_inf_zero_is_the_plain_step(dtype):
 def test_decay_spares_vectors():
     model = Model()
     for name in ("adamw", "lars"):
-        optimizer = OPTIMS.build({"name": name, "weight_decay": 0.1}, module=model, lr=0.1)
+        optimizer = OPTIMS.build({**shipped(f"optim/{name}", weight_decay=0.1), "name": name}, module=model, lr=0.1)
         decays = {id(w): group["weight_decay"] for group in optimizer.param_groups for w in group["params"]}
         assert len(decays) == len(list(model.parameters()))
         for weight in model.parameters():
@@ -121,7 +122,7 @@ def test_frozen_parameters_are_left_out():
     assert {n for g in parameter_groups(model, weight_decay=0.1) for n in g["names"]} == {"head.weight", "head.bias"}
     model.requires_grad_(False)
     with pytest.raises(ValueError, match="nothing to train"):
-        adamw(model, lr=0.1)
+        adamw(model, **shipped("optim/adamw", lr=0.1))
 
 
 def test_layer_decay_scales():
@@ -152,10 +153,10 @@ def test_mistakes_are_named(name):
     with pytest.raises(ValueError, match="no such option; did you mean weight_decay"):
         OPTIMS.build({"name": name, "weight_decy": 0.1}, module=Model(), lr=0.1)
     with pytest.raises(ValueError, match="layer_decay=0"):
-        OPTIMS.build({"name": name, "layer_decay": 0.0}, module=Model(), lr=0.1)
+        OPTIMS.build({**shipped(f"optim/{name}", layer_decay=0.0), "name": name}, module=Model(), lr=0.1)
 
 
 def test_lars_at_rate_zero_is_refused():
     with pytest.raises(ValueError, match="learns nothing at rate 0"):
-        lars(Model(), lr=0)
-    assert isinstance(lars(Model(), lr=0.2), Lars)
+        lars(Model(), **shipped("optim/lars", lr=0))
+    assert isinstance(lars(Model(), **shipped("optim/lars", lr=0.2)), Lars)

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from shipped import shipped, shipped_options
 from torch import nn
 
 from vcrast.config.compose import compose
@@ -98,7 +99,9 @@ class Simulated(nn.Module):
 def parts(capacity=10**9, objective=Simulated):
     memory = SimulatedMemory(capacity)
     module = objective(memory)
-    engine = TorchEngine(module, lars(module, lr=0.1), precision="fp32", device="cpu", clip_grad_norm=None)
+    engine = TorchEngine(
+        module, lars(module, **shipped("optim/lars", lr=0.1)), precision="fp32", device="cpu", clip_grad_norm=None
+    )
     return engine, module, torch.randn(BATCH, 5), None, Draws(0, 0, BATCH), memory
 
 
@@ -182,12 +185,18 @@ def real_step():
     """A model of some 100 MB of activations a clip, on the GPU in fp16."""
     encoder = Encoder(
         embed_dim=384, depth=6, num_heads=6, mlp_ratio=4.0, patch_size=[16, 16], num_frames=512,
-        attention={"name": "memory_efficient", "module": "vcrast.models.attention_memory_efficient"},
+        attention=shipped_options("attention/memory_efficient"),
         linear={"name": "real"},
     )  # fmt: skip
-    views = Views(Fbank(sample_rate=16000), **vars(compose(["views=none"]).views))
+    views = Views(Fbank(**shipped("features/fbank", sample_rate=16000)), **compose(["views=none"]).views)
     objective = VCR(encoder=encoder, views=views, projector_dims=[1024] * 3).cuda().train()
-    engine = TorchEngine(objective, adamw(objective, lr=1e-4), precision="fp16", device="cuda", clip_grad_norm=1.0)
+    engine = TorchEngine(
+        objective,
+        adamw(objective, **shipped("optim/adamw", lr=1e-4)),
+        precision="fp16",
+        device="cuda",
+        clip_grad_norm=1.0,
+    )
     wavs = torch.randn(64, 400 + 511 * 160, device="cuda") * 0.1
     return engine, objective, wavs, Draws(0, 0, 64, device="cuda")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shipped import shipped
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -37,12 +38,19 @@ def make(objective=VCR, optimizer=adamw, precision="fp32"):
         attention={"name": "softmax"}, linear={"name": "real"},
     )  # fmt: skip
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.0, patch_drop=0.0, patch_drop_mode="drop",
     )  # fmt: skip
     module = objective(encoder=encoder, views=views, projector_dims=[24, 28, WIDTH]).train()
-    engine = TorchEngine(module, optimizer(module, lr=1e-3), precision=precision, device="cpu", clip_grad_norm=1.0)
+    engine = TorchEngine(
+        module,
+        optimizer(module, **shipped(f"optim/{optimizer.__name__}", lr=1e-3)),
+        precision=precision,
+        device="cpu",
+        clip_grad_norm=1.0,
+    )
     return engine, module, torch.randn(BATCH, 3000), None, Draws(0, 0, BATCH)
 
 

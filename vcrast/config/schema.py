@@ -1,15 +1,21 @@
-"""The schemas of `configs/`: names and types of every setting (`vcrast.config.compose` reads and checks the files).
+"""The schemas of `configs/`: name and type of every setting that belongs to no part.
 
-Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
-part (`source`, `attention`, `linear`, `objective`, `optim`, `schedule`, `engine`) are plain mappings here: the part's
-own constructor checks them (`vcrast.config.registry`).
+Hydra composes the YAML files (`vcrast.config.compose`), the dataclasses below check names and types; the YAML holds all
+defaults. Groups whose options are keywords of one constructor (`source`, `features`, `views`, `attention`, `linear`,
+`objective`, `optim`, `schedule`, `engine`) are plain mappings here: the constructor's signature checks them
+(`vcrast.config.registry`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+# More rules of a key than its type, as the metadata of its field.
+POSITIVE = {"positive": True}  # must be above 0; null stays allowed where the type allows it
+FREE = {"free_on_resume": True}  # may differ when a run goes on: it changes no number of a step, but for rounding
 
 
 @dataclass
@@ -26,17 +32,17 @@ class RunConfig:
 class LaunchConfig:
     """Several processes on this machine; elsewhere torchrun or Slurm decide."""
 
-    num_processes: int
-    timeout_s: float
+    num_processes: int = field(metadata=POSITIVE)
+    timeout_s: float = field(metadata=POSITIVE)
 
 
 @dataclass
 class CheckpointConfig:
     """When checkpoints are written and how many stay."""
 
-    every_steps: int | None
+    every_steps: int | None = field(metadata=POSITIVE)
     min_interval_s: float
-    keep: int
+    keep: int = field(metadata=POSITIVE)
 
 
 @dataclass
@@ -44,51 +50,21 @@ class DataConfig:
     """One dataset: where it lies and how its clips become waveforms."""
 
     name: str
-    root: str | None
-    folds: Any
+    root: str | None = field(metadata=FREE)
+    folds: Any = field(metadata=FREE)
     sample_rate: int
     clip_duration_s: float
     pad: str
     mean: float | None
     std: float | None
-    cache: bool
-    cache_dir: str | None
-    num_workers: int | None
+    cache: bool = field(metadata=FREE)
+    cache_dir: str | None = field(metadata=FREE)
+    num_workers: int | None = field(metadata=FREE)
     max_bad_fraction: float
-    path: str | None = None
-    label: str | None = None
-    module: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class FeaturesConfig:
-    """The log-mel filterbank."""
-
-    name: str
-    num_mel_bins: int
-    window_ms: float
-    frame_shift_ms: float
-    low_freq_hz: float
-    high_freq_hz: float
-    preemphasis: float
-
-
-@dataclass
-class ViewsConfig:
-    """The random changes that make a view of a clip; `null` or 0 switches one off."""
-
-    time_stretch: list[float] | None
-    roll: bool
-    gain_db: float
-    background_probability: float
-    background_snr_db: list[float]
-    freq_mask_bins: int
-    time_mask_frames: int
-    num_masks: int
-    noise_std: float
-    patch_drop: float
-    patch_drop_mode: str
+    path: str | None = field(metadata=FREE)
+    label: str | None
+    module: str | None
+    options: dict[str, Any]
 
 
 @dataclass
@@ -110,13 +86,13 @@ class ModelConfig:
 class PretrainConfig:
     """The self-supervised stage."""
 
-    batch_size: int
-    micro_batch_size: Any
-    epochs: float
-    steps: int | None
+    batch_size: int = field(metadata=POSITIVE)
+    micro_batch_size: Any = field(metadata=FREE)
+    epochs: float = field(metadata=POSITIVE)
+    steps: int | None = field(metadata=POSITIVE)
     patch_stride: list[int] | None
     clip_grad_norm: float | None
-    log_every_steps: int
+    log_every_steps: int = field(metadata=POSITIVE | FREE)
     watch_every_epochs: float
     watch_clips: int
 
@@ -125,10 +101,10 @@ class PretrainConfig:
 class FinetuneConfig:
     """The supervised stage."""
 
-    batch_size: int
-    micro_batch_size: Any
-    epochs: float
-    steps: int | None
+    batch_size: int = field(metadata=POSITIVE)
+    micro_batch_size: Any = field(metadata=FREE)
+    epochs: float = field(metadata=POSITIVE)
+    steps: int | None = field(metadata=POSITIVE)
     patch_stride: list[int] | None
     lr: float
     weight_decay: float
@@ -142,17 +118,17 @@ class FinetuneConfig:
     mix_by: str
     label_smoothing: float
     drop_path: float
-    log_every_steps: int
+    log_every_steps: int = field(metadata=POSITIVE | FREE)
     evaluate_every_epochs: float
-    views: ViewsConfig
+    views: dict[str, Any]
 
 
 @dataclass
 class EvaluateConfig:
     """Accuracy of the finetuned model; linear probe and nearest neighbours on frozen features."""
 
-    batch_size: int
-    knn_k: int
+    batch_size: int = field(metadata=POSITIVE | FREE)
+    knn_k: int = field(metadata=POSITIVE)
     knn_temperature: float
     probe_steps: int
     probe_weight_decay: float
@@ -190,27 +166,36 @@ class Config:
     """Everything a run needs to know; saved with it as `config.yaml`."""
 
     recipe: str
-    stages: list[str]
+    stages: list[str] = field(metadata=FREE)
     precision: str
-    logger: list[str]
-    run: RunConfig
-    launch: LaunchConfig
-    checkpoint: CheckpointConfig
+    logger: list[str] = field(metadata=FREE)
+    run: RunConfig = field(metadata=FREE)
+    launch: LaunchConfig = field(metadata=FREE)
+    checkpoint: CheckpointConfig = field(metadata=FREE)
     data: DataConfig
     source: dict[str, Any]
-    features: FeaturesConfig
-    views: ViewsConfig
+    features: dict[str, Any]
+    views: dict[str, Any]
     model: ModelConfig
     attention: dict[str, Any]
     linear: dict[str, Any]
     objective: dict[str, Any]
     optim: dict[str, Any]
     schedule: dict[str, Any]
-    engine: dict[str, Any]
+    engine: dict[str, Any] = field(metadata=FREE)
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     evaluate: EvaluateConfig
-    slurm: SlurmConfig
+    slurm: SlurmConfig = field(metadata=FREE)
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """(dotted key, field) of a schema and of the schemas inside it; a group comes before its keys."""
+    hints = get_type_hints(schema)
+    for each in fields(schema):
+        yield f"{prefix}{each.name}", each
+        if is_dataclass(hints[each.name]):
+            yield from keys(hints[each.name], f"{prefix}{each.name}.")
 
 
 def config_dir() -> Path:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vcrast.config.registry import check_options
 from vcrast.config.words import suggest
 from vcrast.features.channels import NUM_CHANNELS, quaternion_channels
+
+
+def build_fbank(
+    options: Mapping[str, Any], *, sample_rate: int, mean: float | None = None, std: float | None = None
+) -> Fbank:
+    """The front end that `features=...` describes; an option that is missing, unknown or of another type is refused."""
+    check_options("features", Fbank, options, given=["sample_rate", "mean", "std"])
+    return Fbank(**options, sample_rate=sample_rate, mean=mean, std=std)
 
 
 class Fbank(nn.Module):
@@ -24,6 +35,7 @@ class Fbank(nn.Module):
 
     Args:
         sample_rate: of the waveforms, Hz.
+        name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
         num_mel_bins: F.
         window_ms: length of a frame.
         frame_shift_ms: between the starts of two frames.
@@ -32,7 +44,6 @@ class Fbank(nn.Module):
         preemphasis: x[n] - preemphasis * x[n - 1], in [0, 1].
         mean: of the data's log-mel energies; None leaves the energies as they are.
         std: likewise; the result is (x - mean) / (2 std).
-        name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
 
     Raises:
         ValueError: an option out of its range.
@@ -48,15 +59,15 @@ class Fbank(nn.Module):
         self,
         *,
         sample_rate: int,
-        num_mel_bins: int = 128,
-        window_ms: float = 25.0,
-        frame_shift_ms: float = 10.0,
-        low_freq_hz: float = 20.0,
-        high_freq_hz: float = 0.0,
-        preemphasis: float = 0.97,
+        name: str,
+        num_mel_bins: int,
+        window_ms: float,
+        frame_shift_ms: float,
+        low_freq_hz: float,
+        high_freq_hz: float,
+        preemphasis: float,
         mean: float | None = None,
         std: float | None = None,
-        name: str = "fbank",
     ) -> None:
         super().__init__()
         if name not in NUM_CHANNELS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import flatten, to_dict
-from vcrast.config.resume import FREE_ON_RESUME
+from vcrast.config.resume import FREE_ON_RESUME, is_one_of
 from vcrast.config.saved import load_config
 from vcrast.config.words import natural, suggest
 
@@ -180,7 +180,7 @@ def find_runs(path: Path) -> list[Path]:
 def read_run(folder: Path) -> Run:
     """Read `config.yaml`, `summary.json` and `env.json`, of which only the first must exist."""
     settings = dict(flatten(to_dict(load_config(folder / "config.yaml"))))
-    kept = {key: value for key, value in settings.items() if not key.startswith(SAME)}
+    kept = {key: value for key, value in settings.items() if not is_one_of(key, SAME)}
     summary, environment = (_json(folder / name) for name in ("summary.json", "env.json"))
     place = {"data": str(where)} if (where := settings["data.path"] or settings["data.root"]) else {}
     return Run(folder, kept, int(settings[SEED]), summary.get("folds", {}), conditions(environment) | place)

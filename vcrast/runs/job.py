@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vcrast.config.schema import Config, ViewsConfig
+from vcrast.config.schema import Config
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
+from vcrast.features.views import Views, build_views
 from vcrast.models.build import build_encoder
 from vcrast.models.ast import Encoder
 from vcrast.runs.summary import Summary
@@ -65,27 +65,16 @@ class Job:
 
     def fbank_options(self) -> dict[str, Any]:
         """Keywords of `Fbank`, normalisation included."""
-        f = self.config.features
-        return {
-            "name": f.name,
-            "sample_rate": self.config.data.sample_rate,
-            "num_mel_bins": f.num_mel_bins,
-            "window_ms": f.window_ms,
-            "frame_shift_ms": f.frame_shift_ms,
-            "low_freq_hz": f.low_freq_hz,
-            "high_freq_hz": f.high_freq_hz,
-            "preemphasis": f.preemphasis,
-            "mean": self.mean,
-            "std": self.std,
-        }
+        config = self.config
+        return {**config.features, "sample_rate": config.data.sample_rate, "mean": self.mean, "std": self.std}
 
     def fbank(self) -> Fbank:
         """The front end, on the device."""
         return Fbank(**self.fbank_options()).to(self.device)
 
-    def views(self, options: ViewsConfig) -> Views:
+    def views(self, options: Mapping[str, Any]) -> Views:
         """The random views of a stage, on the device."""
-        return Views(self.fbank(), **vars(options)).to(self.device)
+        return build_views(options, fbank=self.fbank()).to(self.device)
 
     def encoder(self, *, patch_stride: list[int] | None, drop_path: float = 0.0) -> Encoder:
         """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it."""
@@ -96,7 +85,7 @@ class Job:
             config.model,
             attention=config.attention,
             linear=config.linear,
-            num_mel_bins=config.features.num_mel_bins,
+            num_mel_bins=config.features["num_mel_bins"],
             num_frames=fbank.num_frames(self.num_samples),
             patch_stride=patch_stride,
             drop_path=drop_path,

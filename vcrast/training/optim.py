@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ def adamw(
     module: nn.Module,
     *,
     lr: float,
-    weight_decay: float = 0.05,
-    betas: Any = (0.9, 0.95),
-    eps: float = 1e-8,
-    layer_decay: float = 1.0,
+    weight_decay: float,
+    betas: Sequence[float],
+    eps: float,
+    layer_decay: float,
 ) -> Optimizer:
     """AdamW; parameters of one dimension or none (biases, norms, mask token) are not decayed.
 
@@ -44,10 +45,10 @@ def lars(
     module: nn.Module,
     *,
     lr: float,
-    weight_decay: float = 1e-6,
-    momentum: float = 0.9,
-    trust_coeff: float = 1e-3,
-    layer_decay: float = 1.0,
+    weight_decay: float,
+    momentum: float,
+    trust_coeff: float,
+    layer_decay: float,
 ) -> Optimizer:
     """LARS with the VICReg authors' groups: one-dimensional parameters are neither decayed nor adapted.
 
@@ -67,7 +68,7 @@ def layer_decay_adamw(module: nn.Module, *, lr: float, weight_decay: float, laye
 
     Source: Clark et al. 2020, arXiv:2003.10555; betas (0.9, 0.999) as in MAE's and AudioMAE's finetuning.
     """
-    return adamw(module, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), layer_decay=layer_decay)
+    return adamw(module, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), eps=1e-8, layer_decay=layer_decay)
 
 
 def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
