@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.device import header, seconds_each
 from extensions.rfa.attention import RandomFeatureAttention
 from extensions.rfa.naive import exact_attention
+from vcrast.config.compose import read_option
+from vcrast.config.registry import ATTENTIONS
 from vcrast.models.attention import SoftmaxAttention
-from vcrast.models.attention_memory_efficient import MemoryEfficientAttention
 from vcrast.models.block import Block
 from vcrast.training.device import AUTOCAST, resolve_precision
 
@@ -101,13 +102,13 @@ def backends(num_heads: int, features: list[int], device: torch.device) -> dict[
     sizes: dict[str, Any] = {"num_heads": num_heads, "head_dim": WIDTH}
     found: dict[str, torch.nn.Module] = {
         "softmax": SoftmaxAttention(**sizes),
-        "memory_efficient": MemoryEfficientAttention(**sizes),
+        "memory_efficient": ATTENTIONS.build(read_option("attention", "memory_efficient"), **sizes),
     }
     for number in features:
-        options = {**sizes, "num_features": number}
-        found[f"rfa {number}"] = RandomFeatureAttention(**options, implementation="plain")
+        options = {**read_option("attention", "rfa"), "num_features": number}
+        found[f"rfa {number}"] = ATTENTIONS.build({**options, "implementation": "plain"}, **sizes)
         if device.type == "cuda" and number <= WIDTH:
-            found[f"rfa {number} triton"] = RandomFeatureAttention(**options, implementation="triton")
+            found[f"rfa {number} triton"] = ATTENTIONS.build({**options, "implementation": "triton"}, **sizes)
     return {name: backend.to(device) for name, backend in found.items()}
 
 
@@ -194,8 +195,8 @@ def errors_by_features(counts: list[int], num_heads: int = 24, num_tokens: int =
             line = found.setdefault(f"{kind}, temperature {variance:g}{', q and k apart' if apart else ''}", [])
             for count in counts:
                 torch.manual_seed(count)
-                chosen: dict[str, Any] = {"num_features": count, "sigma": variance**0.5, **options}
-                line.append(error(RandomFeatureAttention(num_heads=num_heads, head_dim=WIDTH, **chosen), qkv))
+                chosen = {**read_option("attention", "rfa"), "num_features": count, "sigma": variance**0.5, **options}
+                line.append(error(ATTENTIONS.build(chosen, num_heads=num_heads, head_dim=WIDTH), qkv))
     return found
 
 
@@ -204,8 +205,8 @@ def block_times(arguments: argparse.Namespace, device: torch.device, dtype: torc
     width = arguments.heads * WIDTH
     sizes: dict[str, Any] = {"embed_dim": width, "num_heads": arguments.heads, "mlp_ratio": 4.0, "drop_path": 0.0}
     choices: dict[str, dict[str, Any]] = {
-        "memory_efficient": {"name": "memory_efficient"},
-        "rfa 64": {"name": "rfa", "num_features": 64},
+        "memory_efficient": read_option("attention", "memory_efficient"),
+        "rfa 64": {**read_option("attention", "rfa"), "num_features": 64},
     }
     for name, attention in choices.items():
         block = Block(**sizes, attention=attention, linear={"name": "real"}).to(device)

@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+from vcrast.models.build import build_encoder
 
 from benchmarks.flops import projector_flops, step_flops
 from benchmarks.memory import CONTEXT_BYTES, MEL_BINS, VIEWS, footprint
 from vcrast.config.compose import compose
 from vcrast.config.schema import ModelConfig
 from vcrast.models.ast import Encoder
-from vcrast.models.build import build_encoder
 from vcrast.models.projector import Projector
 from vcrast.training.plan import GIB, MARGIN, Plan, choose
 from vcrast.training.reduce import BUCKET_BYTES
@@ -91,7 +91,7 @@ class Job:
         """The job of a command line such as `recipe=audioset model=small`."""
         config = compose(list(overrides))
         # Kaldi's windows: those that lie whole in the clip.
-        window, shift = config.features.window_ms, config.features.frame_shift_ms
+        window, shift = config.features["window_ms"], config.features["frame_shift_ms"]
         num_frames = 1 + int((1000 * config.data.clip_duration_s - window) // shift)
         with torch.device("meta"):
             encoder = build_encoder(
@@ -99,12 +99,12 @@ class Job:
                 num_frames=num_frames, patch_stride=config.pretrain.patch_stride, drop_path=0.0,
             )  # fmt: skip
             projector = Projector(encoder.embed_dim, config.objective["projector_dims"])
-        every = encoder.num_tokens(num_frames)
+        every, patch_drop = encoder.num_tokens(num_frames), config.views["patch_drop"]
         parameters = [*encoder.parameters(), *projector.parameters()]
         return cls(
             encoder=encoder, projector_dims=tuple(config.objective["projector_dims"]),
             num_parameters=sum(each.numel() for each in parameters if each.requires_grad), num_frames=num_frames,
-            num_tokens=every - round(every * config.views.patch_drop), patch_drop=config.views.patch_drop,
+            num_tokens=every - round(every * patch_drop), patch_drop=patch_drop,
             model=config.model,
         )  # fmt: skip
 

@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vcrast.models.build import build_encoder
-
 from benchmarks.device import header, seconds_each
-from vcrast.config.files import config_dir
-from vcrast.config.schema import ModelConfig
+from vcrast.config.compose import read_option
+from vcrast.models.backbone import build_backbone
 from vcrast.models.linear import build_linear
 from vcrast.training.device import AUTOCAST, resolve_precision
 
@@ -32,8 +29,8 @@ WIDTHS = (192, 384, 768)
 MODELS = ("tiny", "small", "base")
 TYPES: dict[str, dict[str, Any]] = {
     "real": {"name": "real", "module": "vcrast.models.linear"},
-    "quaternion": {"name": "quaternion", "module": "extensions.quaternion.linear"},
-    **{f"phm, n = {n}": {"name": "phm", "module": "extensions.quaternion.phm", "n": n} for n in (2, 4, 8)},
+    "quaternion": read_option("linear", "quaternion"),
+    **{f"phm, n = {n}": {**read_option("linear", "phm"), "n": n} for n in (2, 4, 8)},
 }
 COLUMNS = ("layer", "linear", "weights", "of real", "GFLOP", "ms", "to real")
 
@@ -101,11 +98,11 @@ def encoder_rows(models: list[str]) -> list[list[str]]:
 
 def encoder_weights(model: str, linear: dict[str, Any]) -> int:
     """Weights of configs/model/<model>.yaml with this type of layer; nothing is allocated."""
-    loaded = OmegaConf.merge(ModelConfig, OmegaConf.load(config_dir() / "model" / f"{model}.yaml"))
-    sizes = cast(ModelConfig, OmegaConf.to_object(loaded))
     parts: dict[str, Any] = {"attention": {"name": "softmax"}, "linear": linear}
     with torch.device("meta"):
-        encoder = build_encoder(sizes, **parts, num_mel_bins=128, num_frames=512, patch_stride=None, drop_path=0.0)
+        encoder = build_backbone(
+            read_option("model", model), **parts, num_mel_bins=128, num_frames=512, num_channels=1, patch_stride=None
+        )
     return count(encoder)
 
 

@@ -27,20 +27,22 @@ from torch import distributed
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vcrast.models.build import build_encoder
+
 from benchmarks.cost import FLOAT_BYTES, all_gather_bytes, all_reduce_bytes
 from benchmarks.device import header, seconds_each
 from benchmarks.memory import VIEWS
 from launch.processes import free_port, variables
 from vcrast.config.compose import compose
+from vcrast.config.registry import OPTIMS
 from vcrast.features.draws import Draws
-from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
-from vcrast.models.build import build_encoder
+from vcrast.features.fbank import build_fbank
+from vcrast.features.views import build_views
 from vcrast.objectives.vcr import VCR
+from vcrast.pretrain import drop
 from vcrast.training.dist import process_group, rank, rank_slice, world_size
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw
 
 COLUMNS = (
     "scaling", "processes", "batch", "step", "expected", "clips/s", "received a step", "model", "off by",
@@ -82,15 +84,15 @@ def received_bytes() -> int:
 def build(arguments: argparse.Namespace) -> tuple[TorchEngine, VCR, int]:
     """The engine, the objective and the samples of a clip."""
     config = compose([f"model={arguments.model}", "attention=softmax", *(SMALL if arguments.small else [])])
-    fbank = Fbank(sample_rate=16000, mean=-4.3, std=4.6)
+    fbank = build_fbank(config.features, sample_rate=16000, mean=-4.3, std=4.6)
     torch.manual_seed(0)
     encoder = build_encoder(
         config.model, attention=config.attention, linear=config.linear, num_mel_bins=128, num_frames=arguments.frames,
         patch_stride=None, drop_path=0.0,
     )  # fmt: skip
-    views = Views(fbank, **vars(config.views))
+    views = build_views(config.views, fbank=fbank)
     objective = VCR(encoder=encoder, views=views, projector_dims=config.objective["projector_dims"])
-    optimizer = adamw(objective, lr=1e-4, weight_decay=0.05)
+    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
     engine = TorchEngine(objective, optimizer, precision="fp32", device=torch.device("cpu"), clip_grad_norm=3.0)
     return engine, objective, fbank.window_samples + (arguments.frames - 1) * fbank.shift_samples
 

@@ -18,21 +18,23 @@ import torch
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vcrast.models.build import build_encoder
+
 from benchmarks.device import T4_NOTE, header, imitate_t4, matmul_peak, seconds_each
 from benchmarks.flops import step_flops
 from benchmarks.trace import trace_step
 from benchmarks.variants import NaiveVCR, ThesisVCR
 from vcrast.config.compose import compose
+from vcrast.config.registry import OPTIMS
 from vcrast.config.schema import Config
 from vcrast.features.draws import Draws
-from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
-from vcrast.models.build import build_encoder
+from vcrast.features.fbank import build_fbank
+from vcrast.features.views import build_views
 from vcrast.objectives.vcr import VCR
+from vcrast.pretrain import drop
 from vcrast.training.device import resolve_precision
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import Outcome, exact_backward
-from vcrast.training.optim import adamw
 from vcrast.training.plan import CudaMemory, plan_step
 
 PATCHES = {"patch": [16, 16], "frame": [2, 128]}
@@ -87,7 +89,7 @@ def settings(arguments: argparse.Namespace, case: Case) -> Config:
 def make_step(arguments: argparse.Namespace, case: Case, device: torch.device) -> tuple[Callable[[int], Outcome], int]:
     """A function that runs step number n of a case, and the operations that a step needs."""
     config = settings(arguments, case)
-    fbank = Fbank(sample_rate=16000, mean=-6.6, std=5.4)
+    fbank = build_fbank(config.features, sample_rate=16000, mean=-6.6, std=5.4)
     attention = dict(config.attention)
     if arguments.t4 and case.attention == "memory_efficient":
         attention["kernel"] = "sdpa"
@@ -96,10 +98,10 @@ def make_step(arguments: argparse.Namespace, case: Case, device: torch.device) -
         config.model, attention=attention, linear=config.linear, num_mel_bins=128, num_frames=case.frames,
         patch_stride=None, drop_path=0.0,
     )  # fmt: skip
-    views = Views(fbank, **vars(config.views))
+    views = build_views(config.views, fbank=fbank)
     dims = list(config.objective["projector_dims"])
     objective = case.objective(encoder=encoder, views=views, projector_dims=dims).to(device).train()
-    optimizer = adamw(objective, lr=1e-4)
+    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
     engine = TorchEngine(
         objective, optimizer, precision=case.precision, device=device, clip_grad_norm=3.0, compile=case.compile
     )

@@ -19,20 +19,22 @@ from torch import Tensor
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vcrast.models.build import build_encoder
+
 from benchmarks.device import header, seconds_each
 from vcrast.config.compose import compose
+from vcrast.config.registry import OPTIMS
 from vcrast.config.schema import Config
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.draws import Draws
-from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
-from vcrast.models.build import build_encoder
+from vcrast.features.fbank import build_fbank
+from vcrast.features.views import build_views
 from vcrast.objectives.vcr import VCR
+from vcrast.pretrain import drop
 from vcrast.training.device import resolve_precision
 from vcrast.training.engine import TorchEngine
 from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw
 
 COLUMNS = ("clip", "batch", "layers", "pairs/s", "x real time", "pairs ms", "training ms", "share of the step")
 SPEED_SECONDS = (2.0, 5.0)
@@ -63,15 +65,17 @@ def training_seconds(
     config: Config, wavs: Tensor, arguments: argparse.Namespace, precision: str, device: torch.device
 ) -> float:
     """Time of a step on pairs that are there already: views, encoder, loss, backward, optimiser."""
-    fbank = Fbank(sample_rate=config.data.sample_rate, mean=config.data.mean, std=config.data.std)
+    fbank = build_fbank(
+        config.features, sample_rate=config.data.sample_rate, mean=config.data.mean, std=config.data.std
+    )
     encoder = build_encoder(
-        config.model, attention=config.attention, linear=config.linear, num_mel_bins=config.features.num_mel_bins,
+        config.model, attention=config.attention, linear=config.linear, num_mel_bins=config.features["num_mel_bins"],
         num_frames=fbank.num_frames(wavs.shape[2]), patch_stride=None, drop_path=0.0,
     )  # fmt: skip
-    views = Views(fbank, **vars(config.views))
+    views = build_views(config.views, fbank=fbank)
     dims = list(config.objective["projector_dims"])
     objective = VCR(encoder=encoder, views=views, projector_dims=dims).to(device).train()
-    optimizer = adamw(objective, lr=1e-4)
+    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
     engine = TorchEngine(objective, optimizer, precision=precision, device=device, clip_grad_norm=3.0)
 
     def step(number: int) -> None:

@@ -75,6 +75,8 @@ def submit(arguments: Arguments, program: Program) -> int:
         ModuleNotFoundError: submitit is missing.
     """
     require_submitit()
+    from vcrast.features.views import check_views
+
     from . import slurm_options
     from .submission import choose_cluster
     from .sweep import plan
@@ -89,6 +91,7 @@ def submit(arguments: Arguments, program: Program) -> int:
         )
     for run in runs:
         refuse_uneven(run.config)
+        check_views(run.config)
     slurm_options.check_folder("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":

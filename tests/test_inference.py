@@ -8,6 +8,7 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
+from shipped import shipped
 from torch import nn
 
 import vcrast
@@ -26,7 +27,7 @@ MODEL = {
     "attention": {"name": "softmax", "module": "vcrast.models.attention"},
     "linear": {"name": "real", "module": "vcrast.models.linear"},
 }  # fmt: skip
-FEATURES = {"num_mel_bins": 32, "mean": -7.0, "std": 3.0}
+FEATURES = shipped("features/fbank", num_mel_bins=32, mean=-7.0, std=3.0)
 
 
 def parts(seed: int = 0) -> tuple[Encoder, nn.Module]:
@@ -50,7 +51,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def clip_vector(encoder: Encoder, wav: torch.Tensor) -> torch.Tensor:
     """The definition, one clip at a time, without any of Model's code."""
-    fbank = Fbank(sample_rate=RATE, **FEATURES)(wav[None])
+    fbank = Fbank(**shipped("features/fbank", sample_rate=RATE, **FEATURES))(wav[None])
     with torch.no_grad():
         return encoder(fbank)[0].mean(dim=0)
 

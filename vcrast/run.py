@@ -21,7 +21,8 @@ from vcrast.data.streams import recordings_per_batch
 from vcrast.evaluate import evaluate
 from vcrast.evaluation.embedding import Known
 from vcrast.features.draws import PARTNER_BLOCK
-from vcrast.features.fbank import Fbank
+from vcrast.features.fbank import Fbank, build_fbank
+from vcrast.features.views import check_views
 from vcrast.finetune import finetune
 from vcrast.pretrain import pretrain
 from vcrast.runs.environment import redact_arguments, write_environment
@@ -58,7 +59,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     corpus = open_corpus(config.data)
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     resolve_precision(config.precision, resolve_device(config.run.device))
-    Fbank(sample_rate=config.data.sample_rate, **vars(config.features))
+    check_views(config)
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(RunLock(folder))
@@ -116,7 +117,7 @@ def jobs(
         part = data.fold(fold, seed=config.run.seed)
         check_sizes(config, part, fold)
         with rank_zero_first():
-            mean, std = data.statistics(part.train, raw_fbank(config), settings=vars(config.features))
+            mean, std = data.statistics(part.train, raw_fbank(config), settings=config.features)
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
@@ -136,8 +137,7 @@ def whole_corpus(config: Config, corpus: Corpus) -> str:
 
 def raw_fbank(config: Config) -> Fbank:
     """The front end without normalisation, for statistics."""
-    options = {key: value for key, value in vars(config.features).items() if key != "name"}
-    return Fbank(sample_rate=config.data.sample_rate, **options)
+    return build_fbank({**config.features, "name": "fbank"}, sample_rate=config.data.sample_rate)
 
 
 def check_sizes(config: Config, part: FoldData, fold: str) -> None:

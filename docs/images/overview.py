@@ -46,7 +46,7 @@ def cloud(axis: Axes, embeddings: np.ndarray, classes: np.ndarray) -> None:
         colour, marker = class_mark(int(label))
         x, y = places[classes == label].T
         axis.plot(x, y, marker, color=colour, markersize=5, markeredgewidth=0, linestyle="none")
-    axis.set_title("embeddings of test clips, by class")
+    axis.set_title("embeddings, by class")
     axis.set_xticks([])
     axis.set_yticks([])
 

@@ -33,7 +33,7 @@ class QuaternionLinear(nn.Module):
     Source: Parcollet et al. 2019, arXiv:1806.04418, Sec. 3; they put all real parts first, see `hamilton_block`.
     """
 
-    def __init__(self, *, in_features: int, out_features: int, init: str = "glorot") -> None:
+    def __init__(self, *, in_features: int, out_features: int, init: str) -> None:
         super().__init__()
         check_sizes("quaternion", in_features, out_features, 4)
         self.in_features, self.out_features, self.init = in_features, out_features, init

@@ -39,9 +39,7 @@ class PHMLinear(nn.Module):
 
     table: Tensor
 
-    def __init__(
-        self, *, in_features: int, out_features: int, n: int = 4, init: str = "glorot", learn_rules: bool = True
-    ) -> None:
+    def __init__(self, *, in_features: int, out_features: int, n: int, init: str, learn_rules: bool) -> None:
         super().__init__()
         if n < 1:
             raise ValueError(f"linear.n={n}: a number has at least one component; usual are 2, 4, 8")

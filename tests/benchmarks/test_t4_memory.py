@@ -4,14 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped import shipped_options
+from vcrast.models.build import build_encoder
 
 from benchmarks.memory import HALF, block_bytes, footprint, row, table, view_bytes
 from vcrast.config.schema import ModelConfig
-from vcrast.models.build import build_encoder
 from vcrast.training.plan import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
-FUSED = {"name": "memory_efficient", "module": "vcrast.models.attention_memory_efficient"}
+FUSED = shipped_options("attention/memory_efficient")
 
 
 def make(embed_dim=48, depth=2, num_heads=3, mlp_ratio=4.0):

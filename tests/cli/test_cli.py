@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from shipped import shipped
 from torch import nn
 
 from vcrast.cli import doctor, main, message, parser
@@ -31,7 +32,7 @@ def model(tmp_path_factory):
     }  # fmt: skip
     torch.manual_seed(0)
     common = {
-        "encoder": Encoder(**options), "model": options, "features": {"num_mel_bins": 32},
+        "encoder": Encoder(**options), "model": options, "features": shipped("features/fbank", num_mel_bins=32),
         "labels": ("dog", "rain", "sea"), "multilabel": False, "sample_rate": RATE,
         "clip_duration_s": 1.0, "pad": "silence", "meta": {},
     }  # fmt: skip

@@ -1,54 +1,125 @@
-"""Every YAML file of a swappable part names a builder, and only options that it takes."""
+"""The rule for parts: a default stands in the YAML, the constructor takes it as a keyword and has none of its own."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
-from vcrast.models.build import build_encoder
+from shipped import shipped_options
 
-from vcrast.config.registry import ATTENTIONS, ENGINES, LINEARS, OBJECTIVES, OPTIMS, SCHEDULES, STREAMS, check_options
-from vcrast.config.schema import ModelConfig
+from vcrast.config.compose import compose, compose_raw
+from vcrast.config.files import GROUPS, options
+from vcrast.config.registry import (
+    ATTENTIONS,
+    ENGINES,
+    LINEARS,
+    MODELS,
+    OBJECTIVES,
+    OPTIMS,
+    SCHEDULES,
+    STREAMS,
+    Registry,
+    check_options,
+)  # fmt: skip
+from vcrast.config.schema import Config, keys
+from vcrast.features.fbank import Fbank
+from vcrast.features.views import Views, check_views
+from vcrast.models.backbone import build_backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-GROUPS = {
+BUILDERS = {
     "attention": ATTENTIONS, "linear": LINEARS, "objective": OBJECTIVES, "optim": OPTIMS, "schedule": SCHEDULES,
-    "engine": ENGINES, "source": STREAMS,
+    "engine": ENGINES, "source": STREAMS, "model": MODELS, "features": Fbank, "views": Views,
 }  # fmt: skip
-FILES = [path for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
+# What the program adds: sizes, the device, the modules that a part is built around. Never a choice of the user.
+GIVEN = {
+    "attention": ("num_heads", "head_dim"),
+    "linear": ("in_features", "out_features"),
+    "objective": ("encoder", "views", "task"),
+    "optim": ("module",),
+    "schedule": ("lr", "total_steps", "steps_per_epoch"),
+    "engine": ("module", "optimizer", "precision", "device", "clip_grad_norm"),
+    "source": ("supply",),
+    "model": ("num_mel_bins", "num_frames", "num_channels", "patch_stride", "attention", "linear"),
+    "features": ("sample_rate", "mean", "std"),
+    "views": ("fbank",),
+}
+OF_THE_LOOP = {"optim": ("lr_per_batch",), "model": ("checkpoint",)}  # read before the part is built
+PARTS = [
+    pytest.param(group, name)
+    for group in BUILDERS for name, _ in options(group)
+]  # fmt: skip
 
 
-def inherited(path):
-    """Names of the files that a file builds on."""
-    return yaml.safe_load(path.read_text()).get("defaults", [])
+def part(group, name):
+    """(builder, its options in the YAML)."""
+    settings = shipped_options(f"{group}/{name}")
+    builder = BUILDERS[group]
+    if isinstance(builder, Registry):
+        importlib.import_module(settings.pop("module"))
+        builder = builder.get(settings.pop("name"))
+    for key in OF_THE_LOOP.get(group, ()):
+        settings.pop(key)
+    return builder, settings
 
 
-def options_of(path):
-    """All keys of a file, those of the files that it builds on included."""
-    options = {}
-    for base in inherited(path):
-        options |= options_of(path.with_stem(base))
-    own = yaml.safe_load(path.read_text())
-    own.pop("defaults", None)
-    return options | own
+@pytest.mark.parametrize(("group", "name"), PARTS)
+def test_a_default_lives_in_the_yaml_alone(group, name):
+    builder, settings = part(group, name)
+    choices = {
+        key: parameter
+        for key, parameter in inspect.signature(builder).parameters.items()
+        if key not in GIVEN[group] or key in settings
+    }
+    assert set(choices) == set(settings), "every option is in the YAML, every key of the YAML is a keyword"
+    twice = [key for key, parameter in choices.items() if parameter.default is not inspect.Parameter.empty]
+    assert not twice, f"{twice}: a default in the constructor of {group}={name} beside the one in its YAML"
+    check_options(group, builder, settings, name=name, given=GIVEN[group])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_part(path):
-    options = options_of(path)
-    name, module = options.pop("name"), options.pop("module")
-    options.pop("lr_per_batch", None)  # the loop scales the rate itself
-    assert name in (path.stem, *inherited(path))
-    importlib.import_module(module)
-    builder = GROUPS[path.parent.name].get(name)
-    check_options(path.parent.name, name, builder, options)
+@pytest.mark.parametrize("group", ["attention", "linear", "objective", "optim", "schedule", "engine", "source"])
+def test_a_file_names_the_part_of_its_own_name_or_that_of_the_file_it_inherits(group):
+    for name, _ in options(group):
+        inherited = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text()).get("defaults", [])
+        assert shipped_options(f"{group}/{name}")["name"] in (name, *inherited)
+
+
+def test_a_schema_has_no_default():
+    assert not [name for name, field in keys(Config) if field.default is not field.default_factory]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in GROUPS for name, _ in options(group)], ids=lambda item: item
+)
+def test_an_option_file_alone_says_what_a_run_composes(group, name):
+    assert shipped_options(f"{group}/{name}") == compose_raw([f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_a_file_that_inherits_says_only_what_differs(path):
+    said = yaml.safe_load(path.read_text())
+    inherited = [name for name in said.get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    if path.parent.name == "recipe" or not inherited:
+        return
+    (base,) = inherited
+    if base.startswith("/"):
+        before = yaml.safe_load((CONFIGS / f"{base.removeprefix('/').partition('@')[0]}.yaml").read_text())
+    else:
+        before = shipped_options(f"{path.parent.name}/{base}")
+    assert not [key for key, value in said.items() if key in before and before[key] == value]
+    assert set(said) - {"defaults"} <= set(before), "a misspelt key would be a new one"
+
+
+@pytest.mark.parametrize("recipe", [name for name, _ in options("recipe")])
+def test_the_views_of_every_recipe_exist(recipe):
+    check_views(compose([f"recipe={recipe}"]))
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
 def test_model(name):
-    model = ModelConfig(**yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text()))
+    options = shipped_options(f"model/{name}", depth=1)
     parts = {"attention": {"name": "softmax"}, "linear": {"name": "real"}}
-    model.depth = 1
-    encoder = build_encoder(model, **parts, num_mel_bins=128, num_frames=512, patch_stride=[10, 10], drop_path=0.0)
+    encoder = build_backbone(options, **parts, num_mel_bins=128, num_frames=512, num_channels=1, patch_stride=[10, 10])
     assert encoder.grid(512) == (50, 12)
-    assert model.embed_dim // model.num_heads == 64
+    assert options["embed_dim"] // options["num_heads"] == 64

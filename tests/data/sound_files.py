@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+from shipped import shipped
 
+from vcrast.config.files import options as files
 from vcrast.config.schema import DataConfig
+
+NAMES = [name for name, _ in files("data")]
 
 
 def sine(rate, *, seconds=1.0, hz=440.0, level=0.5):
@@ -29,9 +33,8 @@ def cut(path, fraction):
     return str(path)
 
 
-def settings(name, **values):
-    given = {
-        "root": None, "folds": None, "sample_rate": 16000, "clip_duration_s": 1.0, "pad": "silence",
-        "mean": None, "std": None, "cache": False, "cache_dir": None, "num_workers": 0, "max_bad_fraction": 0.01,
-    }  # fmt: skip
-    return DataConfig(name=name, **{**given, **values})
+def settings(name, *, options=(), **values):
+    """What ships for this dataset (for one of a test's own: for none of them), small and without a cache."""
+    shared = shipped(f"data/{name}") if name in NAMES else {**shipped("data/folder", name=name), "options": {}}
+    small = {"folds": None, "mean": None, "std": None, "clip_duration_s": 1.0, "cache": False, "num_workers": 0}
+    return DataConfig(**{**shared, **small, **values, "options": {**shared["options"], **dict(options)}})

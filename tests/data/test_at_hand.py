@@ -1,14 +1,12 @@
-from pathlib import Path
-
 import pytest
-import yaml
+from shipped import shipped
 
 from vcrast.config.schema import DataConfig
 from vcrast.data.sources.at_hand import at_hand
 from vcrast.data.sources.esc10 import esc10
 from vcrast.data.sources.synthetic import synthetic
 
-SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "configs" / "data" / "at_hand.yaml").read_text())
+SHIPPED = shipped("data/at_hand")
 
 
 def settings(**changes):

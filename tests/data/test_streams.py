@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from shipped import shipped
 from small_run import metric_steps, small, weights_hash
 from test_run import run_here, stop_after_lines
 
@@ -99,7 +100,7 @@ def test_mistakes_are_named(word, said):
 
 
 def test_views_of_a_pair_are_those_of_its_two_sounds():
-    views = Views(Fbank(sample_rate=16000), **vars(compose([]).views))
+    views = Views(Fbank(**shipped("features/fbank", sample_rate=16000)), **compose([]).views)
     pairs, draws = 0.1 * torch.randn(5, 2, 8000), Draws(0, 0, 5)
     both = views.two(pairs, draws)
     torch.testing.assert_close(both[0], views.make(pairs[:, 0], draws, "a"), rtol=0, atol=0)

@@ -90,7 +90,7 @@ if __name__ == "__main__":
 def test_a_program_ends_though_its_workers_ignore_signals(tmp_path, after):
     script = tmp_path / "program.py"
     script.write_text(f"AFTER = {after!r}\n{HANGING}")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     ran = subprocess.run(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
         timeout=120,

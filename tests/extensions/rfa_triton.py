@@ -8,6 +8,7 @@ import json
 import sys
 
 import torch
+from shipped import shipped
 
 from extensions.rfa.attention import RandomFeatureAttention
 
@@ -16,10 +17,10 @@ CASES = [(1, 16, 16), (7, 16, 64), (33, 32, 16), (257, 16, 16), (130, 64, 64)]
 
 def compare(num_tokens, head_dim, num_features, *, normalize, centre_keys, device, dtype, sharp=False):
     torch.manual_seed(num_tokens)
-    attention = RandomFeatureAttention(
-        num_heads=3, head_dim=head_dim, num_features=num_features, normalize=normalize, centre_keys=centre_keys,
-        sigma=0.3 if sharp else 1.0 if normalize else 2 * head_dim**0.5,
-    ).to(device)  # fmt: skip
+    attention = RandomFeatureAttention(**shipped(
+        "attention/rfa", num_heads=3, head_dim=head_dim, num_features=num_features, normalize=normalize,
+        centre_keys=centre_keys, sigma=0.3 if sharp else 1.0 if normalize else 2 * head_dim**0.5,
+    )).to(device)  # fmt: skip
     torch.nn.init.uniform_(attention.scale, 0.5, 1.5)
     # As the encoder hands them over: heads are cut from (B, N, D), so tokens are not adjacent in memory.
     qkv = [

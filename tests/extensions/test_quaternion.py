@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from shipped import shipped
 
 from extensions.quaternion.hamilton import hamilton_block, multiplication
 from extensions.quaternion.init import polar_
@@ -13,7 +14,9 @@ from extensions.quaternion.linear import QuaternionLinear
 
 def layer(in_features=12, out_features=20, **options):
     torch.manual_seed(0)
-    made = QuaternionLinear(in_features=in_features, out_features=out_features, **options).double()
+    made = QuaternionLinear(
+        **shipped("linear/quaternion", in_features=in_features, out_features=out_features, **options)
+    ).double()
     torch.nn.init.normal_(made.bias)
     return made
 
@@ -135,7 +138,7 @@ def test_rows_and_columns_are_grouped_by_adjacent_channels():
 
 @pytest.mark.parametrize(("ins", "outs"), [(192, 192), (192, 768), (768, 192)])
 def test_a_quarter_of_the_weights_and_a_whole_bias(ins, outs):
-    made = QuaternionLinear(in_features=ins, out_features=outs)
+    made = QuaternionLinear(**shipped("linear/quaternion", in_features=ins, out_features=outs))
     counts = {name: weight.numel() for name, weight in made.named_parameters()}
     assert counts == {**dict.fromkeys("rijk", ins * outs // 16), "bias": outs}
     assert all(weight.ndim == 2 for weight in made.parts)
@@ -145,7 +148,7 @@ def test_a_quarter_of_the_weights_and_a_whole_bias(ins, outs):
 @pytest.mark.parametrize(("ins", "outs"), [(768, 768), (384, 1536)])
 @pytest.mark.parametrize("init", ["glorot", "he"])
 def test_first_weights_have_the_wanted_variance(ins, outs, init):
-    made = QuaternionLinear(in_features=ins, out_features=outs, init=init)
+    made = QuaternionLinear(**shipped("linear/quaternion", in_features=ins, out_features=outs, init=init))
     wanted = math.sqrt(2 / (ins + outs)) if init == "glorot" else math.sqrt(2 / ins)
     # A quarter of in * out numbers are independent; the relative error of a std is about 1 / sqrt(their number).
     assert made.weight().std().item() == pytest.approx(wanted, rel=5 / math.sqrt(ins * outs / 4))
@@ -203,7 +206,10 @@ def test_autocast_stays_close_and_reaches_all_four_parts(dtype):
 def test_copies_and_saved_weights():
     made, values = layer(), torch.randn(3, 12, dtype=torch.float64)
     expected = made(values)
-    twin, fresh = copy.deepcopy(made), QuaternionLinear(in_features=12, out_features=20).double()
+    twin, fresh = (
+        copy.deepcopy(made),
+        QuaternionLinear(**shipped("linear/quaternion", in_features=12, out_features=20)).double(),
+    )
     fresh.load_state_dict(made.state_dict())
     assert torch.equal(twin(values), expected)
     assert torch.equal(fresh(values), expected)
@@ -214,11 +220,11 @@ def test_copies_and_saved_weights():
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"30 -> 120 channels needs both to be multiples of 4, 30 is not; set model"):
-        QuaternionLinear(in_features=30, out_features=120)
+        QuaternionLinear(**shipped("linear/quaternion", in_features=30, out_features=120))
     with pytest.raises(ValueError, match=r"32 -> 6 channels .* 6 is not"):
-        QuaternionLinear(in_features=32, out_features=6)
+        QuaternionLinear(**shipped("linear/quaternion", in_features=32, out_features=6))
     with pytest.raises(ValueError, match=r"linear\.init=xavier: choose from glorot, he"):
-        QuaternionLinear(in_features=8, out_features=8, init="xavier")
+        QuaternionLinear(**shipped("linear/quaternion", in_features=8, out_features=8, init="xavier"))
     with pytest.raises(ValueError, match="n=0"):
         multiplication(0)
 

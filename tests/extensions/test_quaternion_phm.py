@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from shipped import shipped
 from torch.nn.functional import linear
 
 from extensions.quaternion.hamilton import multiplication
@@ -14,7 +15,7 @@ from extensions.quaternion.phm import PHMLinear
 
 def layer(n, ins=16, outs=24, **options):
     torch.manual_seed(n)
-    made = PHMLinear(in_features=ins, out_features=outs, n=n, **options).double()
+    made = PHMLinear(**shipped("linear/phm", in_features=ins, out_features=outs, n=n, **options)).double()
     for weight in made.parameters():
         torch.nn.init.normal_(weight)
     return made
@@ -43,8 +44,8 @@ def test_the_papers_order_is_ours_with_channels_regrouped(n):
 
 @pytest.mark.parametrize("learn_rules", [True, False])
 def test_hamiltons_table_gives_the_quaternion_layer_to_the_last_bit(learn_rules):
-    quaternion = QuaternionLinear(in_features=32, out_features=64)
-    made = PHMLinear(in_features=32, out_features=64, n=4, learn_rules=learn_rules)
+    quaternion = QuaternionLinear(**shipped("linear/quaternion", in_features=32, out_features=64))
+    made = PHMLinear(**shipped("linear/phm", in_features=32, out_features=64, n=4, learn_rules=learn_rules))
     with torch.no_grad():
         for factor, part in zip(made.factors, quaternion.parts, strict=True):
             factor.copy_(part)
@@ -57,10 +58,10 @@ def test_hamiltons_table_gives_the_quaternion_layer_to_the_last_bit(learn_rules)
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
 def test_number_of_weights(n):
-    made = PHMLinear(in_features=192, out_features=768, n=n)
+    made = PHMLinear(**shipped("linear/phm", in_features=192, out_features=768, n=n))
     assert sum(weight.numel() for weight in made.parameters()) == n**3 + 192 * 768 // n + 768
     assert all(weight.ndim == 2 for name, weight in made.named_parameters() if name != "bias")
-    fixed = PHMLinear(in_features=192, out_features=768, n=n, learn_rules=False)
+    fixed = PHMLinear(**shipped("linear/phm", in_features=192, out_features=768, n=n, learn_rules=False))
     assert sum(weight.numel() for weight in fixed.parameters()) == 192 * 768 // n + 768
     assert not [name for name in fixed.state_dict() if "table" in name]
 
@@ -70,7 +71,7 @@ def test_number_of_weights(n):
 def test_first_weights_have_the_wanted_variance(n, init):
     ins, outs = 384, 768
     wanted = math.sqrt(2 / (ins + outs) if init == "glorot" else 2 / ins)
-    made = PHMLinear(in_features=ins, out_features=outs, n=n, init=init)
+    made = PHMLinear(**shipped("linear/phm", in_features=ins, out_features=outs, n=n, init=init))
     assert made.weight().std().item() == pytest.approx(wanted, rel=5 / math.sqrt(2 * ins * outs / n))
     assert made(torch.randn(512, ins)).std().item() == pytest.approx(wanted * math.sqrt(ins), rel=0.02)
     for rule, start in zip(made.rules, multiplication(n), strict=True):
@@ -82,14 +83,14 @@ def test_pytorchs_xavier_on_stacked_matrices_is_ten_times_smaller():
     rules = torch.nn.init.xavier_uniform_(torch.empty(4, 4, 4))
     factors = torch.nn.init.xavier_uniform_(torch.empty(4, 192, 192))
     stacked = sum(torch.kron(factor, rule) for rule, factor in zip(rules, factors, strict=True))
-    ours = PHMLinear(in_features=768, out_features=768).weight()
+    ours = PHMLinear(**shipped("linear/phm", in_features=768, out_features=768)).weight()
     assert 7 < (ours.std() / stacked.std()).item() < 15
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("n", [2, 8])
 def test_autocast_stays_close_and_reaches_every_weight(n, dtype):
-    made = PHMLinear(in_features=64, out_features=128, n=n)
+    made = PHMLinear(**shipped("linear/phm", in_features=64, out_features=128, n=n))
     values = torch.randn(33, 64)
     exact = made(values)
     exact.square().mean().backward()
@@ -112,7 +113,7 @@ def test_copies_and_saved_weights(learn_rules):
     values = torch.randn(3, 16, dtype=torch.float64)
     expected = made(values)  # before the copy: nothing computed may stay behind in the layer
     twin = copy.deepcopy(made)
-    fresh = PHMLinear(in_features=16, out_features=24, n=4, learn_rules=learn_rules).double()
+    fresh = PHMLinear(**shipped("linear/phm", in_features=16, out_features=24, n=4, learn_rules=learn_rules)).double()
     fresh.load_state_dict(made.state_dict())
     assert torch.equal(twin(values), expected)
     assert torch.equal(fresh(values), expected)
@@ -120,11 +121,11 @@ def test_copies_and_saved_weights(learn_rules):
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"phm linear\.n=8: a layer of 12 -> 48 .* multiples of 8, 12 is not"):
-        PHMLinear(in_features=12, out_features=48, n=8)
+        PHMLinear(**shipped("linear/phm", in_features=12, out_features=48, n=8))
     with pytest.raises(ValueError, match=r"linear\.n=0"):
-        PHMLinear(in_features=12, out_features=48, n=0)
+        PHMLinear(**shipped("linear/phm", in_features=12, out_features=48, n=0))
     with pytest.raises(ValueError, match="choose from glorot, he"):
-        PHMLinear(in_features=8, out_features=8, init="normal")
+        PHMLinear(**shipped("linear/phm", in_features=8, out_features=8, init="normal"))
 
 
 def test_print_names_the_sizes():

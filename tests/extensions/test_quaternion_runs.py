@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from shipped import shipped, shipped_options
 from small_run import metric_steps, small, weights_hash
 from torch import nn
 
@@ -35,15 +36,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
 
 
-def options(group, name):
-    return yaml.safe_load((ROOT / "configs" / group / f"{name}.yaml").read_text())
-
-
 def encoder(linear, attention="softmax", **more):
     torch.manual_seed(0)
     return Encoder(
         embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        attention=options("attention", attention), linear=options("linear", linear), **more,
+        attention=shipped_options(f"attention/{attention}"), linear=shipped_options(f"linear/{linear}"), **more,
     )  # fmt: skip
 
 
@@ -66,9 +63,9 @@ def test_the_encoder_of_a_recipe_shrinks_by_its_linear_weights():
 def test_heads_hold_whole_quaternions():
     # Multiplying q, k and v by a unit quaternion from the right must not move attention from one token to another.
     made = Attention(
-        embed_dim=32, num_heads=2, attention={"name": "softmax"}, linear=options("linear", "quaternion")
+        embed_dim=32, num_heads=2, attention={"name": "softmax"}, linear=shipped_options("linear/quaternion")
     ).double()
-    turn = QuaternionLinear(in_features=4, out_features=4).double()
+    turn = QuaternionLinear(**shipped("linear/quaternion", in_features=4, out_features=4)).double()
     with torch.no_grad():
         for part, value in zip(turn.parts, nn.functional.normalize(torch.randn(4), dim=0), strict=True):
             part.fill_(value)
@@ -90,13 +87,17 @@ def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
     scales = {name: group["lr_scale"] for group in layered for name in group["names"]}
     for part in parts:
         assert (scales[f"encoder.blocks.0.fc1.{part}"], scales[f"encoder.blocks.1.fc1.{part}"]) == (0.25, 0.5)
-    adapted = {name: group["adapt"] for group in lars(made, lr=0.1).param_groups for name in group["names"]}
+    adapted = {
+        name: group["adapt"]
+        for group in lars(made, **shipped("optim/lars", lr=0.1)).param_groups
+        for name in group["names"]
+    }
     assert all(adapted[f"encoder.blocks.0.fc1.{part}"] for part in parts)
     assert not adapted["encoder.blocks.0.fc1.bias"]
 
 
 def views(name="fbank"):
-    fbank = Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0, name=name)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0, name=name))
     return Views(
         fbank, time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5,
         background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1, noise_std=0.1,
@@ -106,7 +107,9 @@ def views(name="fbank"):
 
 def engine_of(linear, attention, precision):
     made = VCR(encoder=encoder(linear, attention), views=views(), projector_dims=[8, 8, 8]).train()
-    return TorchEngine(made, adamw(made, lr=1e-2), precision=precision, device="cpu", clip_grad_norm=1.0)
+    return TorchEngine(
+        made, adamw(made, **shipped("optim/adamw", lr=1e-2)), precision=precision, device="cpu", clip_grad_norm=1.0
+    )
 
 
 def one_step(engine, step):
@@ -145,7 +148,9 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(linear):
     found = []
     for size in (None, 1, 3):
         made = VCR(encoder=encoder(linear), views=views(), projector_dims=[8, 8, 8]).train()
-        engine = TorchEngine(made, adamw(made, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None)
+        engine = TorchEngine(
+            made, adamw(made, **shipped("optim/adamw", lr=1e-3)), precision="fp32", device="cpu", clip_grad_norm=None
+        )
         wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
         exact_backward(engine, made, wavs, None, Draws(5, 3, BATCH), micro_batch_size=size)
         found.append({name: weight.grad for name, weight in made.named_parameters()})
@@ -159,7 +164,7 @@ def test_the_wrong_size_names_layer_sizes_and_settings():
     with pytest.raises(ValueError, match=r"32 -> 34 channels .* 34 is not; set model\.embed_dim and model\.embed_dim"):
         Encoder(
             embed_dim=32, depth=1, num_heads=2, mlp_ratio=34 / 32, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-            attention=options("attention", "softmax"), linear=options("linear", "quaternion"),
+            attention=shipped_options("attention/softmax"), linear=shipped_options("linear/quaternion"),
         )  # fmt: skip
 
 

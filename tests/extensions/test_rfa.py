@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from shipped import shipped, shipped_options
 from torch import nn
 
 from extensions.rfa.attention import RandomFeatureAttention
@@ -14,13 +15,15 @@ from extensions.rfa.naive import attend, exact_attention, fourier_kernel, gate_w
 from vcrast.config.registry import ATTENTIONS
 from vcrast.models.ast import Encoder
 
-RFA = {"name": "rfa", "module": "extensions.rfa.attention"}
+RFA = shipped_options("attention/rfa")
 KERNELS = {"fourier": fourier_kernel, "positive": positive_kernel}
 
 
 def backend(dtype=torch.float64, **options):
     torch.manual_seed(3)
-    attention = RandomFeatureAttention(num_heads=3, head_dim=8, **{"num_features": 20, **options}).to(dtype)
+    attention = RandomFeatureAttention(
+        **shipped("attention/rfa", num_heads=3, head_dim=8, **{"num_features": 20, **options})
+    ).to(dtype)
     for weight in attention.parameters():  # away from the start, where a wrong gradient could hide
         nn.init.uniform_(weight, 0.5, 1.5)
     return attention
@@ -115,7 +118,9 @@ def test_a_wide_open_gate_in_both_directions_is_no_gate():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_finite_and_close_to_fp32(dtype, features, gate):
     # Of 20,000 tokens: a sum of features in fp16 would stall long before.
-    attention = RandomFeatureAttention(num_heads=3, head_dim=8, features=features, gate=gate)
+    attention = RandomFeatureAttention(
+        **shipped("attention/rfa", num_heads=3, head_dim=8, features=features, gate=gate)
+    )
     qkv = [x.detach() for x in heads(20_000, torch.float32, batch=1)]
     half = [x.to(dtype).requires_grad_() for x in qkv]
     with torch.autocast("cpu", dtype=dtype):
@@ -129,7 +134,7 @@ def test_half_precision_is_finite_and_close_to_fp32(dtype, features, gate):
 
 
 def test_a_denominator_near_zero_is_clamped_with_its_sign_and_counted():
-    attention = RandomFeatureAttention(num_heads=1, head_dim=2, learn_scale=False)
+    attention = RandomFeatureAttention(**shipped("attention/rfa", num_heads=1, head_dim=2, learn_scale=False))
     for value, expected in ((3e-4, 1e-3), (-3e-4, -1e-3), (0.0, 1e-3), (0.5, 0.5), (-0.5, -0.5)):
         sums = torch.tensor([[[[2.0, value]]]], requires_grad=True)
         out = attention.divide(sums, torch.ones(1, 1, 1, 1))
@@ -152,7 +157,7 @@ def test_centred_keys_are_the_same_attention_estimated_better():
     exact = exact_attention(q, k, v)
 
     def error(**options):
-        attention = RandomFeatureAttention(num_heads=3, head_dim=8, **options).double()
+        attention = RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, **options)).double()
         return ((attention(q, k, v) - exact).norm(dim=-1) / exact.norm(dim=-1)).median().item(), attention.num_clamped
 
     (centred, clamped), (plain, _) = error(), error(centre_keys=False)
@@ -160,7 +165,9 @@ def test_centred_keys_are_the_same_attention_estimated_better():
     assert centred < plain / 4
     assert error(num_features=30_000)[0] < 0.01
     # Without unit norm as well, where the temperature is that of softmax attention.
-    many = RandomFeatureAttention(num_heads=3, head_dim=8, num_features=30_000, normalize=False, sigma=8**0.25).double()
+    many = RandomFeatureAttention(
+        **shipped("attention/rfa", num_heads=3, head_dim=8, num_features=30_000, normalize=False, sigma=8**0.25)
+    ).double()
     q, k = q / 2, k / 2
     softmax = (q @ k.transpose(-2, -1) / 8**0.5).softmax(dim=-1) @ v
     torch.testing.assert_close(many(q, k, v), softmax, atol=0.05, rtol=0.05)
@@ -177,7 +184,7 @@ def test_a_common_shift_of_the_keys_changes_nothing():
 def test_denominators_of_centred_keys_stay_away_from_zero():
     # Their mean of exp(x y) is at least 1 (Jensen), so the denominator is at least exp(-1/2) over the mean weight.
     q, k, v = apart(257)
-    attention = RandomFeatureAttention(num_heads=3, head_dim=8, num_features=512).double()
+    attention = RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, num_features=512)).double()
     seen = []
     divide = attention.divide
     attention.divide = lambda sums, total: seen.append(sums[..., -1]) or divide(sums, total)
@@ -189,9 +196,11 @@ def test_denominators_of_centred_keys_stay_away_from_zero():
 
 
 def test_positive_features_and_causal_gates_keep_their_keys():
-    assert not RandomFeatureAttention(num_heads=3, head_dim=8, features="positive").centre_keys
-    assert not RandomFeatureAttention(num_heads=3, head_dim=8, gate="causal").centre_keys
-    assert RandomFeatureAttention(num_heads=3, head_dim=8, gate="two_sided").centre_keys
+    assert not RandomFeatureAttention(
+        **shipped("attention/rfa", num_heads=3, head_dim=8, features="positive")
+    ).centre_keys
+    assert not RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, gate="causal")).centre_keys
+    assert RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, gate="two_sided")).centre_keys
 
 
 def test_zero_vectors_have_bounded_gradients():
@@ -256,7 +265,7 @@ def test_redraws_are_a_function_of_seed_and_count_and_survive_a_resume():
     changes = [not torch.equal(one, other) for one, other in itertools.pairwise(seen)]
     assert changes == [False, True, False, False, True, False]
     assert torch.equal(seen[5], attention.directions.draw(int(attention.directions.key), 2))
-    resumed = RandomFeatureAttention(num_heads=3, head_dim=8, num_features=20, redraw=3)
+    resumed = RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, num_features=20, redraw=3))
     step(resumed, torch.optim.SGD(resumed.parameters(), lr=1e-3), qkv)  # what the host remembers must be forgotten
     resumed.load_state_dict(saved)
     optimizer = torch.optim.SGD(resumed.parameters(), lr=1e-3)
@@ -284,7 +293,7 @@ def test_neither_evaluation_nor_another_optimiser_redraws():
 
 def test_fixed_directions_stay_and_no_learned_scale_means_no_parameter():
     qkv = heads(6, torch.float32)
-    attention = RandomFeatureAttention(num_heads=3, head_dim=8, learn_scale=False)
+    attention = RandomFeatureAttention(**shipped("attention/rfa", num_heads=3, head_dim=8, learn_scale=False))
     assert list(attention.parameters()) == []
     before = attention.directions.values.clone()
     step(attention, torch.optim.SGD(qkv, lr=0.1), qkv)
@@ -328,7 +337,9 @@ def test_bad_options_say_what_is_right(options, message):
 
 @pytest.mark.parametrize("options", [{}, {"features": "positive"}, {"gate": "causal"}])
 def test_the_kernel_on_request_is_refused_where_it_cannot_run(options):
-    attention = RandomFeatureAttention(num_heads=3, head_dim=16, implementation="triton", **options)
+    attention = RandomFeatureAttention(
+        **shipped("attention/rfa", num_heads=3, head_dim=16, implementation="triton", **options)
+    )
     q = torch.randn(1, 3, 4, 16)
     with pytest.raises(ValueError, match=r"implementation=triton: .*; set attention\.implementation=plain"):
         attention(q, q, q)

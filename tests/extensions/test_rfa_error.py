@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from shipped import shipped
 
 from extensions.rfa.attention import RandomFeatureAttention
 from extensions.rfa.features import draw_directions, fourier, positive, unit
@@ -75,7 +76,14 @@ def attention_error(kind, num_features, variance, *, num_tokens=256, num_heads=2
     q, k, v = torch.randn(3, 1, num_heads, num_tokens, WIDTH, generator=generator)
     torch.manual_seed(11)
     attention = RandomFeatureAttention(
-        num_heads=num_heads, head_dim=WIDTH, num_features=num_features, sigma=variance**0.5, **KINDS[kind]
+        **shipped(
+            "attention/rfa",
+            num_heads=num_heads,
+            head_dim=WIDTH,
+            num_features=num_features,
+            sigma=variance**0.5,
+            **KINDS[kind],
+        )
     )
     exact = exact_attention(q, k, v, sigma=variance**0.5)
     return ((attention(q, k, v) - exact).norm(dim=-1) / exact.norm(dim=-1)).median().item()

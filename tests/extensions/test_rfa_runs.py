@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from shipped import shipped, shipped_options
 from small_run import small, weights_hash
 
 import vcrast
@@ -27,7 +27,7 @@ from vcrast.training.optim import adamw
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "attention"
-RFA = {"name": "rfa", "module": "extensions.rfa.attention"}
+RFA = shipped_options("attention/rfa")
 BATCH = 5
 
 
@@ -45,7 +45,10 @@ def views(**more):
         "background_snr_db": [5.0, 20.0], "freq_mask_bins": 4, "time_mask_frames": 4, "num_masks": 1, "noise_std": 0.1,
         "patch_drop": 0.5, "patch_drop_mode": "drop",
     }  # fmt: skip
-    return Views(Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), **{**options, **more})
+    return Views(
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        **{**options, **more},
+    )
 
 
 class InFloat64(VCR):
@@ -62,7 +65,13 @@ def gradients(micro_batch_size, attention):
         if ".attn." in name and weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)
     objective = objective.double().train()
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None)
+    engine = TorchEngine(
+        objective,
+        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
+        precision="fp32",
+        device="cpu",
+        clip_grad_norm=None,
+    )
     wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
     exact_backward(engine, objective, wavs, None, Draws(5, 3, BATCH), micro_batch_size=micro_batch_size)
     return {name: weight.grad for name, weight in objective.named_parameters()}
@@ -85,7 +94,13 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(options):
 def test_a_bad_step_does_not_undo_the_count_of_steps():
     # The engine puts back buffers that it knew; an undone count on the device would need waiting for the device.
     objective = Supervised(encoder=encoder({**RFA, "redraw": 2}), views=views(), num_classes=3, multilabel=False)
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None)
+    engine = TorchEngine(
+        objective,
+        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
+        precision="fp32",
+        device="cpu",
+        clip_grad_norm=None,
+    )
     wavs, labels = torch.randn(BATCH, 3000) * 0.1, torch.eye(3)[torch.arange(BATCH) % 3]
     layer = next(module for module in objective.modules() if isinstance(module, Directions))
     first = layer.values.clone()
@@ -103,9 +118,15 @@ def test_a_bad_step_does_not_undo_the_count_of_steps():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_every_backend_trains_a_step_in_every_precision(name, precision):
-    attention = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    attention = shipped_options(f"attention/{name}")
     objective = VCR(encoder=encoder(attention), views=views(), projector_dims=[12, 12, 20])
-    engine = TorchEngine(objective, adamw(objective, lr=1e-3), precision=precision, device="cpu", clip_grad_norm=None)
+    engine = TorchEngine(
+        objective,
+        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
+        precision=precision,
+        device="cpu",
+        clip_grad_norm=None,
+    )
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(2.0**8)
     before = {key: value.clone() for key, value in objective.named_parameters()}

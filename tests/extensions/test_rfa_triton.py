@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("triton")
@@ -87,6 +88,6 @@ def test_kernels_compile_to_machine_code_without_a_gpu(capability, tmp_path):
 def test_auto_takes_the_kernel_on_a_gpu():
     from extensions.rfa.attention import RandomFeatureAttention
 
-    attention = RandomFeatureAttention(num_heads=2, head_dim=64).cuda()
+    attention = RandomFeatureAttention(**shipped("attention/rfa", num_heads=2, head_dim=64)).cuda()
     q = torch.randn(1, 2, 9, 64, device="cuda", dtype=torch.float16)
     assert attention.use_triton(q) == (torch.cuda.get_device_capability() >= (8, 0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped import shipped
 
 from extensions.sound_probe.command import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.cli.main import main
@@ -26,7 +27,7 @@ def write(folder, *, rate=RATE, channels=1, **features):
     torch.manual_seed(0)
     export(
         folder, encoder=Encoder(**OPTIONS, num_channels=channels),
-        features={"num_mel_bins": 32, "mean": -7.0, "std": 4.0, **features},
+        features=shipped("features/fbank", **{"num_mel_bins": 32, "mean": -7.0, "std": 4.0, **features}),
         labels=(), multilabel=False, head=None, sample_rate=rate, clip_duration_s=1.0, pad="silence",
         meta={"seed": 5},
     )  # fmt: skip

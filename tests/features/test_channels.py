@@ -1,11 +1,10 @@
 """features=quaternion: four channels from one filterbank, all the way to tokens."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from shipped import shipped
 
 from vcrast.features.channels import FIRST_STD, SECOND_STD, differences, energy
 from vcrast.features.draws import Draws
@@ -14,12 +13,7 @@ from vcrast.features.views import Views
 from vcrast.models.ast import Encoder
 from vcrast.models.patch_embed import PatchEmbed
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-OFF = {
-    "time_stretch": None, "roll": False, "gain_db": 0.0, "background_probability": 0.0,
-    "background_snr_db": [5.0, 20.0], "freq_mask_bins": 0, "time_mask_frames": 0, "num_masks": 0, "noise_std": 0.0,
-    "patch_drop": 0.0, "patch_drop_mode": "drop",
-}  # fmt: skip
+OFF = shipped("views/none")  # fmt: skip
 
 
 def noise(*shape):
@@ -27,11 +21,11 @@ def noise(*shape):
 
 
 def front_end(**options):
-    return Fbank(sample_rate=16000, num_mel_bins=40, mean=-5.0, std=4.0, name="quaternion", **options)
+    return Fbank(**shipped("features/quaternion", sample_rate=16000, num_mel_bins=40, mean=-5.0, std=4.0, **options))
 
 
 def plain():
-    return Fbank(sample_rate=16000, num_mel_bins=40, mean=-5.0, std=4.0)
+    return Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=40, mean=-5.0, std=4.0))
 
 
 def test_differences_by_hand():
@@ -69,7 +63,7 @@ def test_differences_of_independent_frames_have_their_std():
 
 
 def test_without_normalisation_and_in_float64():
-    raw = Fbank(sample_rate=16000, num_mel_bins=40, name="quaternion").double()
+    raw = Fbank(**shipped("features/quaternion", sample_rate=16000, num_mel_bins=40)).double()
     channels = raw(noise(2, 4000).double())
     assert channels.dtype == torch.float64
     mel = channels[:, 0].exp().mean(dim=2)
@@ -135,10 +129,9 @@ def test_options_of_old_exports_still_build():
 
 def test_an_unknown_front_end_is_named():
     with pytest.raises(ValueError, match=r"features\.name=quaternions: .* did you mean quaternion\?"):
-        Fbank(sample_rate=16000, name="quaternions")
+        Fbank(**shipped("features/fbank", sample_rate=16000, name="quaternions"))
 
 
 @pytest.mark.parametrize("name", ["fbank", "quaternion"])
 def test_the_shipped_configs_build(name):
-    options = yaml.safe_load((CONFIGS / "features" / f"{name}.yaml").read_text())
-    assert Fbank(sample_rate=16000, **options).name == name
+    assert Fbank(**shipped(f"features/{name}", sample_rate=16000)).name == name

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shipped import shipped
 from torchaudio.compliance import kaldi
 
 from vcrast.features.fbank import BLOCK_NUMBERS, Fbank
@@ -28,7 +29,7 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> tor
 @pytest.mark.parametrize("num_mel_bins", [23, 64, 128])
 def test_equals_torchaudio_at_every_rate(sample_rate, num_mel_bins):
     wavs = noise(3, sample_rate // 4 + 37)
-    ours = Fbank(sample_rate=sample_rate, num_mel_bins=num_mel_bins)(wavs)
+    ours = Fbank(**shipped("features/fbank", sample_rate=sample_rate, num_mel_bins=num_mel_bins))(wavs)
     for wav, fbank in zip(wavs, ours, strict=True):
         torch.testing.assert_close(fbank, kaldi_fbank(wav, sample_rate, num_mel_bins), rtol=1e-5, atol=2e-5)
 
@@ -36,7 +37,7 @@ def test_equals_torchaudio_at_every_rate(sample_rate, num_mel_bins):
 @pytest.mark.parametrize("num_samples", [400, 401, 559, 560, 561, 719, 1001])
 def test_equals_torchaudio_from_one_window_up(num_samples):
     wav = noise(num_samples)
-    fbank = Fbank(sample_rate=16000)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000))
     ours = fbank(wav.unsqueeze(0))[0]
     assert ours.shape == (fbank.num_frames(num_samples), 128)
     torch.testing.assert_close(ours, kaldi_fbank(wav, 16000, 128), rtol=1e-5, atol=2e-5)
@@ -55,13 +56,16 @@ def test_equals_torchaudio_from_one_window_up(num_samples):
 def test_equals_torchaudio_for_any_option(num_samples, seed, window_ms, shift_ms, low_hz, high_hz, preemphasis):
     wav = noise(num_samples, seed=seed)
     ours = Fbank(
-        sample_rate=16000,
-        num_mel_bins=40,
-        window_ms=window_ms,
-        frame_shift_ms=shift_ms,
-        low_freq_hz=low_hz,
-        high_freq_hz=high_hz,
-        preemphasis=preemphasis,
+        **shipped(
+            "features/fbank",
+            sample_rate=16000,
+            num_mel_bins=40,
+            window_ms=window_ms,
+            frame_shift_ms=shift_ms,
+            low_freq_hz=low_hz,
+            high_freq_hz=high_hz,
+            preemphasis=preemphasis,
+        )
     )(wav.unsqueeze(0))[0]
     reference = kaldi_fbank(
         wav,
@@ -80,7 +84,7 @@ def test_gradient_equals_torchaudio_in_float64():
     # With 40 filters none is empty, so the floor, where the two derivatives might differ, is never reached.
     wav = noise(1333, dtype=torch.float64).requires_grad_()
     weight = noise(6, 40, seed=1, dtype=torch.float64)
-    ours = Fbank(sample_rate=16000, num_mel_bins=40).double()(wav.unsqueeze(0))[0]
+    ours = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=40)).double()(wav.unsqueeze(0))[0]
     reference = kaldi_fbank(wav, 16000, 40)
     assert ours.dtype == torch.float64
     # kaldi makes its window in float64, ours was rounded to float32.
@@ -90,20 +94,20 @@ def test_gradient_equals_torchaudio_in_float64():
 
 
 def test_gradient_by_finite_differences():
-    fbank = Fbank(sample_rate=8000, num_mel_bins=10).double()
+    fbank = Fbank(**shipped("features/fbank", sample_rate=8000, num_mel_bins=10)).double()
     wav = noise(1, 290, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(fbank, (wav,), atol=1e-4)
 
 
 def test_gradient_of_silence_is_finite():
     wav = torch.zeros(1, 800, requires_grad=True)
-    Fbank(sample_rate=16000)(wav).sum().backward()
+    Fbank(**shipped("features/fbank", sample_rate=16000))(wav).sum().backward()
     assert torch.isfinite(wav.grad).all()
 
 
 def test_batch_equals_single_clips_and_mean_is_removed():
     wavs = noise(4, 3001)
-    fbank = Fbank(sample_rate=16000)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000))
     batch = fbank(wavs)
     for i in range(4):
         torch.testing.assert_close(fbank(wavs[i : i + 1])[0], batch[i], rtol=1e-5, atol=1e-5)
@@ -131,8 +135,8 @@ def test_gradients_cross_blocks():
 def test_silence_reads_the_floor_and_normalisation_by_hand():
     silence = torch.zeros(1, 400)
     floor = torch.log(torch.tensor(torch.finfo(torch.float32).eps))
-    torch.testing.assert_close(Fbank(sample_rate=16000)(silence), floor.expand(1, 1, 128))
-    fbank = Fbank(sample_rate=16000, mean=-4.2677393, std=4.5689974)
+    torch.testing.assert_close(Fbank(**shipped("features/fbank", sample_rate=16000))(silence), floor.expand(1, 1, 128))
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, mean=-4.2677393, std=4.5689974))
     assert fbank(silence)[0, 0, 0].item() == pytest.approx((-15.9424 + 4.2677393) / 9.1379948, abs=1e-4)
     assert fbank(silence)[0, 0, 0].item() == pytest.approx(-1.278, abs=1e-3)  # AST's AudioSet pair
 
@@ -140,7 +144,7 @@ def test_silence_reads_the_floor_and_normalisation_by_hand():
 @pytest.mark.parametrize("low_precision", [torch.bfloat16, torch.float16])
 def test_autocast_changes_nothing(low_precision):
     wavs = noise(2, 1600)
-    fbank = Fbank(sample_rate=16000, mean=-5.0, std=4.0)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, mean=-5.0, std=4.0))
     with torch.autocast("cpu", dtype=low_precision):
         inside = fbank(wavs)
     assert inside.dtype == torch.float32
@@ -149,7 +153,7 @@ def test_autocast_changes_nothing(low_precision):
 
 @pytest.mark.parametrize(("seconds", "frames"), [(1, 98), (5, 498), (10, 998)])
 def test_frame_counts_of_the_ast(seconds, frames):
-    assert Fbank(sample_rate=16000).num_frames(seconds * 16000) == frames
+    assert Fbank(**shipped("features/fbank", sample_rate=16000)).num_frames(seconds * 16000) == frames
 
 
 def test_one_filter_of_128_is_empty_at_16_khz():
@@ -161,7 +165,7 @@ def test_one_filter_of_128_is_empty_at_16_khz():
 
 
 def test_nothing_is_saved_with_a_checkpoint():
-    assert Fbank(sample_rate=16000, mean=0.0, std=1.0).state_dict() == {}
+    assert Fbank(**shipped("features/fbank", sample_rate=16000, mean=0.0, std=1.0)).state_dict() == {}
 
 
 @pytest.mark.parametrize(
@@ -180,18 +184,18 @@ def test_nothing_is_saved_with_a_checkpoint():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Fbank(sample_rate=16000, **options)
+        Fbank(**shipped("features/fbank", sample_rate=16000, **options))
 
 
 def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match=r"399 samples.*400"):
-        Fbank(sample_rate=16000)(torch.zeros(1, 399))
+        Fbank(**shipped("features/fbank", sample_rate=16000))(torch.zeros(1, 399))
     with pytest.raises(ValueError, match=r"\(B, S\).*\(800,\)"):
-        Fbank(sample_rate=16000)(torch.zeros(800))
+        Fbank(**shipped("features/fbank", sample_rate=16000))(torch.zeros(800))
 
 
 @pytest.mark.gpu
 def test_gpu_equals_cpu():
     wavs = noise(3, 16000)
-    fbank = Fbank(sample_rate=16000)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000))
     torch.testing.assert_close(fbank.cuda()(wavs.cuda()).cpu(), fbank.cpu()(wavs), rtol=1e-4, atol=1e-3)

@@ -1,28 +1,15 @@
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from shipped import shipped
 from torch import Tensor, nn
 
 from vcrast.features.draws import PARTNER_BLOCK, Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views, band, mix_at_snr, roll, stretch
 
-OFF = {
-    "time_stretch": None,
-    "roll": False,
-    "gain_db": 0.0,
-    "background_probability": 0.0,
-    "background_snr_db": [5.0, 20.0],
-    "freq_mask_bins": 0,
-    "time_mask_frames": 0,
-    "num_masks": 0,
-    "noise_std": 0.0,
-    "patch_drop": 0.0,
-    "patch_drop_mode": "drop",
-}
+OFF = shipped("views/none")
 EVERYTHING = {
     "time_stretch": [0.8, 1.2],
     "roll": True,
@@ -53,7 +40,9 @@ class Waveform(nn.Module):
 
 
 def make_views(fbank: nn.Module | None = None, **options) -> Views:
-    return Views(fbank or Fbank(sample_rate=16000, mean=-5.0, std=4.0), **{**OFF, **options})
+    return Views(
+        fbank or Fbank(**shipped("features/fbank", sample_rate=16000, mean=-5.0, std=4.0)), **{**OFF, **options}
+    )
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -125,7 +114,7 @@ def test_gain_in_db_is_uniform_and_exact():
 
 
 def test_gain_is_a_constant_in_the_filterbank():
-    wavs, fbank = noise(2, 4000), Fbank(sample_rate=16000, num_mel_bins=40)
+    wavs, fbank = noise(2, 4000), Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=40))
     view = make_views(fbank, gain_db=6.0).make(wavs, Draws(0, 0, 2), "a")
     gain_db = Draws(0, 0, 2).uniform("a/gain", low=-6.0, high=6.0)
     expected = (gain_db / 10 * math.log(10)).reshape(2, 1, 1).expand_as(view)
@@ -181,7 +170,7 @@ def test_stretch_of_a_ramp_by_hand():
 def test_stretch_keeps_pitch_and_scales_time():
     time = torch.arange(16000) / 16000
     beats = torch.sin(2 * math.pi * 1000 * time) * (0.5 + 0.5 * torch.cos(2 * math.pi * 4 * time))
-    fbank = Fbank(sample_rate=16000)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000))
     for rate in (0.8, 1.25):
         power = stretch(fbank.power(beats.unsqueeze(0)), torch.tensor([rate]))[0]
         assert power.mean(dim=0).argmax() == 32  # 1000 Hz of 512 bins at 16 kHz
@@ -318,11 +307,7 @@ def test_a_batch_of_another_size_is_refused():
 
 @pytest.mark.parametrize("name", ["default", "none"])
 def test_the_shipped_options_build(name):
-    folder = Path(__file__).parents[2] / "configs"
-    options = yaml.safe_load((folder / f"views/{name}.yaml").read_text())
-    front_end = yaml.safe_load((folder / "features/fbank.yaml").read_text())
-    assert front_end.pop("name") == "fbank"
-    views = Views(Fbank(sample_rate=16000, **front_end), **options)
+    views = Views(Fbank(**shipped("features/fbank", sample_rate=16000)), **shipped(f"views/{name}"))
     wavs = noise(2, 16000)
     view = views.make(wavs, Draws(0, 0, 2), "a")
     assert view.shape == (2, 98, 128)

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from shipped import shipped, shipped_options
 from torch.nn.functional import scaled_dot_product_attention
 
 from vcrast.config.registry import ATTENTIONS
@@ -26,9 +27,11 @@ def slow(q, k, v):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 65])
-@pytest.mark.parametrize("backend", [SoftmaxAttention, MemoryEfficientAttention, None])
+@pytest.mark.parametrize("backend", ["softmax", "memory_efficient", None])
 def test_backends_equal_the_definition_with_gradients(num_tokens, backend):
-    run = scaled_dot_product_attention if backend is None else backend(num_heads=3, head_dim=8)
+    run = scaled_dot_product_attention
+    if backend is not None:
+        run = ATTENTIONS.build(shipped_options(f"attention/{backend}"), num_heads=3, head_dim=8)
     qkv = heads(num_tokens)
     fast, reference = run(*qkv), slow(*qkv)
     torch.testing.assert_close(fast, reference)
@@ -60,10 +63,7 @@ def test_heads_split_adjacent_channels():
 
 def test_weights_fit_every_backend():
     torch.manual_seed(0)
-    options = [
-        {"name": name, "module": f"vcrast.models.{file}"}
-        for name, file in (("softmax", "attention"), ("memory_efficient", "attention_memory_efficient"))
-    ]
+    options = [shipped_options(f"attention/{name}") for name in ("softmax", "memory_efficient")]
     one, other = (Attention(embed_dim=16, num_heads=2, attention=x, linear=LINEAR) for x in options)
     other.load_state_dict(one.state_dict())
     tokens = torch.randn(2, 9, 16)
@@ -112,9 +112,11 @@ def test_fp32_on_a_cpu_is_pytorchs_to_the_bit():
 
 def test_xformers_on_cpu_is_refused_not_ignored():
     with pytest.raises(ValueError, match="no CPU kernels"):
-        MemoryEfficientAttention(num_heads=3, head_dim=8, kernel="xformers")(*heads(4))
+        MemoryEfficientAttention(**shipped("attention/memory_efficient", num_heads=3, head_dim=8, kernel="xformers"))(
+            *heads(4)
+        )
     with pytest.raises(ValueError, match="choose from auto, sdpa, xformers"):
-        MemoryEfficientAttention(num_heads=3, head_dim=8, kernel="flash")
+        MemoryEfficientAttention(**shipped("attention/memory_efficient", num_heads=3, head_dim=8, kernel="flash"))
 
 
 def test_missing_xformers_is_said_once(caplog, monkeypatch):
@@ -134,7 +136,9 @@ def test_registered_by_name():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_never_builds_the_square_matrix():
-    run = MemoryEfficientAttention(num_heads=3, head_dim=8, kernel="sdpa").cuda()
+    run = MemoryEfficientAttention(
+        **shipped("attention/memory_efficient", num_heads=3, head_dim=8, kernel="sdpa")
+    ).cuda()
     q, k, v = (x.detach().cuda() for x in heads(33, torch.float16))
     torch.testing.assert_close(run(q, k, v).double(), slow(q.double(), k.double(), v.double()), atol=2e-3, rtol=2e-3)
     with pytest.raises(ValueError, match=r"no fused kernel for torch\.float64"):

@@ -265,7 +265,7 @@ def test_other_variants_are_named_by_what_differs_from_the_first(tmp_path):
     make(tmp_path / "c", "attention=softmax", "views.patch_drop=0.25", knn=0.5)
     make(tmp_path / "d", "attention=rfa", "views.patch_drop=0.25", knn=0.5)
     found = compare([tmp_path])
-    drop = compose(["recipe=demo"]).views.patch_drop
+    drop = compose(["recipe=demo"]).views["patch_drop"]
     assert [found.name(variant) for variant in found.variants] == [
         f"views.patch_drop={drop} attention=softmax", "attention=rfa", "views.patch_drop=0.25",
         "views.patch_drop=0.25 attention=rfa",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from parts import make_adamw, make_ast, make_batch, make_engine, make_supervised, make_task, make_vcr
+from shipped import shipped
 from torch import multiprocessing
 from toy import ToyMAE
 
@@ -79,7 +80,8 @@ def make_objective(kind="vcr", mode="drop"):
     """A small objective, the same on every process: 2 blocks, learned positions, odd sizes."""
     torch.manual_seed(0)
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
     )  # fmt: skip

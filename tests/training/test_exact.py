@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from parts import make_ast, make_batch, make_engine, make_supervised, make_task, make_vcr
+from shipped import shipped
 from torch import nn
 from toy import ToyMAE
 
@@ -31,7 +32,10 @@ def make_views(**options):
         "patch_drop": 0.5, "patch_drop_mode": "drop",
     }  # fmt: skip
     # Normalised by about a quiet noise's statistics, so that the encoder sees numbers of order 1.
-    return Views(Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), **{**settings, **options})
+    return Views(
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        **{**settings, **options},
+    )
 
 
 def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64):

@@ -9,6 +9,7 @@ import contextlib
 import pytest
 import torch
 from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_supervised, make_task, make_vcr
+from shipped import shipped
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import ToyMAE
@@ -98,7 +99,8 @@ def make_step(
         embed_dim=32, positions="learned", drop_path=0.3, attention={"name": attention, **MODULES[attention]}
     )
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.5, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.1, patch_drop=0.5, patch_drop_mode="mask",
     )  # fmt: skip

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from shipped import shipped
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vcrast.config.registry import SCHEDULES
@@ -10,7 +11,11 @@ from vcrast.training.schedule import Cosine, Plateau
 
 
 def cosine(**options):
-    return Cosine(**{"lr": 2.0, "total_steps": 50, "steps_per_epoch": 5, "warmup_epochs": 2, **options})
+    return Cosine(
+        **shipped(
+            "schedule/cosine", **{"lr": 2.0, "total_steps": 50, "steps_per_epoch": 5, "warmup_epochs": 2, **options}
+        )
+    )
 
 
 def test_cosine_by_hand():
@@ -25,7 +30,7 @@ def test_cosine_by_hand():
 
 
 def test_cosine_equals_the_authors_formula():
-    schedule = Cosine(lr=0.3, total_steps=480, steps_per_epoch=16, warmup_epochs=10)
+    schedule = Cosine(**shipped("schedule/cosine", lr=0.3, total_steps=480, steps_per_epoch=16, warmup_epochs=10))
     for step in range(480):
         if step < 160:
             expected = 0.3 * step / 160
@@ -48,7 +53,16 @@ def test_a_run_inside_the_warmup_warns(caplog):
 
 def test_plateau_agrees_with_torch_given_the_loss_not_its_negative():
     ours = Plateau(
-        lr=1.0, total_steps=999, steps_per_epoch=1, warmup_epochs=0, factor=0.5, patience_epochs=2, min_lr_ratio=0.0
+        **shipped(
+            "schedule/plateau",
+            lr=1.0,
+            total_steps=999,
+            steps_per_epoch=1,
+            warmup_epochs=0,
+            factor=0.5,
+            patience_epochs=2,
+            min_lr_ratio=0.0,
+        )
     )
     weight = torch.nn.Parameter(torch.zeros(()))
     theirs = ReduceLROnPlateau(torch.optim.SGD([weight], lr=1.0), mode="min", factor=0.5, patience=2)
@@ -65,14 +79,26 @@ def test_plateau_agrees_with_torch_given_the_loss_not_its_negative():
 
 
 def test_plateau_compares_means_of_epochs():
-    schedule = Plateau(lr=1.0, total_steps=99, steps_per_epoch=2, warmup_epochs=0, patience_epochs=0)
+    schedule = Plateau(
+        **shipped("schedule/plateau", lr=1.0, total_steps=99, steps_per_epoch=2, warmup_epochs=0, patience_epochs=0)
+    )
     for loss in (4.0, 2.0, 6.0, 0.0):  # means 3 and 3: the second is no new best
         schedule.observe(torch.tensor(loss))
     assert schedule.lr(4) == 0.5
 
 
 def test_plateau_does_not_cut_during_warmup_and_has_a_floor():
-    schedule = Plateau(lr=1.0, total_steps=99, steps_per_epoch=1, warmup_epochs=10, patience_epochs=0, min_lr_ratio=0.1)
+    schedule = Plateau(
+        **shipped(
+            "schedule/plateau",
+            lr=1.0,
+            total_steps=99,
+            steps_per_epoch=1,
+            warmup_epochs=10,
+            patience_epochs=0,
+            min_lr_ratio=0.1,
+        )
+    )
     for _ in range(10):
         schedule.observe(1.0)
     assert schedule.lr(5) == 0.5
@@ -84,13 +110,13 @@ def test_plateau_does_not_cut_during_warmup_and_has_a_floor():
 
 def test_plateau_goes_on_from_its_state(tmp_path):
     options = {"lr": 1.0, "total_steps": 99, "steps_per_epoch": 3, "warmup_epochs": 0, "patience_epochs": 1}
-    whole, first = Plateau(**options), Plateau(**options)
+    whole, first = Plateau(**shipped("schedule/plateau", **options)), Plateau(**shipped("schedule/plateau", **options))
     losses = [torch.tensor(5 + math.sin(number)) for number in range(40)]
     for loss in losses[:17]:
         whole.observe(loss)
         first.observe(loss)
     torch.save(first.state_dict(), tmp_path / "state.pt")
-    second = Plateau(**options)
+    second = Plateau(**shipped("schedule/plateau", **options))
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for number, loss in enumerate(losses[17:]):
         whole.observe(loss)
@@ -116,4 +142,4 @@ def test_configs_and_mistakes(caplog):
     with pytest.raises(ValueError, match="final_lr_ratio=2"):
         cosine(final_lr_ratio=2)
     with pytest.raises(ValueError, match=r"schedule\.factor=1"):
-        Plateau(lr=1.0, total_steps=9, steps_per_epoch=1, warmup_epochs=0, factor=1.0)
+        Plateau(**shipped("schedule/plateau", lr=1.0, total_steps=9, steps_per_epoch=1, warmup_epochs=0, factor=1.0))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_task, make_vcr
+from shipped import shipped
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -30,7 +31,8 @@ class Sizes(TorchDispatchMode):
 
 def make(build=make_vcr, optimizer=make_adamw, precision="fp32"):
     views = Views(
-        Fbank(sample_rate=16000, num_mel_bins=16), time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
+        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16)),
+        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
         background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
         noise_std=0.0, patch_drop=0.0, patch_drop_mode="drop",
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,18 +90,18 @@ def run_stats(args: argparse.Namespace) -> int:
     """
     from vcrast.data.clip import select_folds
     from vcrast.data.open import open_corpus, prepare, resolve_stats
-    from vcrast.features.fbank import Fbank
+    from vcrast.features.fbank import build_fbank
 
     _show_log()
     config = _config(args)
-    data, settings = config.data, {key: value for key, value in asdict(config.features).items() if key != "name"}
+    data = config.data
     data.mean = data.std = None
     corpus = open_corpus(data)
     folds = select_folds(corpus, data.folds)
     clips = corpus.split(folds[0])[0] if folds else list(corpus.clips)
     store = prepare(data, corpus.clips)
-    fbank = Fbank(sample_rate=data.sample_rate, **settings)
-    mean, std = resolve_stats(data, clips, fbank=fbank, features=settings, store=store)
+    fbank = build_fbank({**config.features, "name": "fbank"}, sample_rate=data.sample_rate)
+    mean, std = resolve_stats(data, clips, fbank=fbank, features=config.features, store=store)
     print(f"mean: {mean:.7f}\nstd: {std:.6f}")
     return 0
 
@@ -115,7 +114,7 @@ def run_preview(args: argparse.Namespace) -> int:
     """
     from vcrast.config.compose import compose
     from vcrast.data.streams import OF_THE_BATCH, doppelgangers
-    from vcrast.features.fbank import Fbank
+    from vcrast.features.fbank import build_fbank
     from vcrast.runs.report.listening import write_listening_page
 
     if args.pairs < 1:
@@ -123,12 +122,11 @@ def run_preview(args: argparse.Namespace) -> int:
     config = compose([f"source={args.name}", *args.overrides])
     if "program" not in config.source:
         raise ValueError(f"data preview {args.name}: source={args.name} generates no sounds; try synth")
-    features = {key: value for key, value in asdict(config.features).items() if key != "name"}
     options = {key: value for key, value in config.source.items() if key not in OF_THE_BATCH}
     page = write_listening_page(
         args.out,
         doppelgangers(config.data, seed=config.run.seed, **options),
-        Fbank(sample_rate=config.data.sample_rate, **features),
+        build_fbank({**config.features, "name": "fbank"}, sample_rate=config.data.sample_rate),
         num_pairs=args.pairs,
         command=shlex.join(["vcrast", "data", "preview", args.name, *args.overrides, "--pairs", str(args.pairs)]),
     )

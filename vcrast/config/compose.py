@@ -1,9 +1,10 @@
-"""Compose a run's settings from `configs/` and the command line, and explain what is wrong with them in one line."""
+"""Compose the settings of a run from `configs/` and the command line; name mistakes in a line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vcrast.config.files import config_dir
-from vcrast.config.schema import Config
+from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
 PRIMARY = "run"
@@ -34,10 +35,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed YAML before its types are checked; errors as in `compose`."""
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
-            return hydra_compose(PRIMARY, overrides=[in_hydras_words(word) for word in overrides])
+        return _compose_file(PRIMARY, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from None
 
@@ -49,6 +48,31 @@ def in_hydras_words(word: str) -> str:
     """`finetune.optim=lars`, which picks a file, as Hydra writes it: `optim@finetune.optim=lars`."""
     found = GROUPS_OF_STAGES.fullmatch(word)
     return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else word
+
+
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """What one option file says, the files that it inherits included, without a run around it.
+
+    Args:
+        group: folder of `configs/`, such as `attention`.
+        name: of the file.
+
+    Raises:
+        ValueError: no such file; the message lists those that there are.
+    """
+    try:
+        options = OmegaConf.to_container(_compose_file(f"{group}/{name}", ())[group])
+    except MissingConfigException:
+        names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
+        raise ValueError(f"{group}={name}: no configs/{group}/{name}.yaml; {suggest(name, names)}") from None
+    assert isinstance(options, dict)
+    return {str(key): value for key, value in options.items()}
+
+
+def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
+        return hydra_compose(name, overrides=[in_hydras_words(word) for word in overrides])
 
 
 def to_config(raw: Any) -> Config:
@@ -99,24 +123,11 @@ def _check_values(config: Config) -> None:
         raise ValueError(f"stages={config.stages}: keep the order {', '.join(stages)}, each at most once")
     if config.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision={config.precision}: {suggest(config.precision, ('auto', 'fp32', 'bf16', 'fp16'))}")
-    positive = {
-        "pretrain.batch_size": config.pretrain.batch_size,
-        "finetune.batch_size": config.finetune.batch_size,
-        "evaluate.batch_size": config.evaluate.batch_size,
-        "pretrain.log_every_steps": config.pretrain.log_every_steps,
-        "finetune.log_every_steps": config.finetune.log_every_steps,
-        "checkpoint.keep": config.checkpoint.keep,
-        "checkpoint.every_steps": config.checkpoint.every_steps,
-        "pretrain.epochs": config.pretrain.epochs,
-        "finetune.epochs": config.finetune.epochs,
-        "pretrain.steps": config.pretrain.steps,
-        "finetune.steps": config.finetune.steps,
-        "launch.num_processes": config.launch.num_processes,
-        "launch.timeout_s": config.launch.timeout_s,
-    }
-    for key, value in positive.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{key}={value}: must be positive")
+    for name, field in keys(Config):
+        if field.metadata.get("positive"):
+            value = attrgetter(name)(config)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}: must be positive")
     for key, micro in (("pretrain", config.pretrain.micro_batch_size), ("finetune", config.finetune.micro_batch_size)):
         if micro != "auto" and not (isinstance(micro, int) and micro > 0):
             raise ValueError(f"{key}.micro_batch_size={micro}: must be `auto` or a positive whole number")
@@ -149,10 +160,8 @@ def same_setting(full: str, key: str) -> bool:
 
 
 def _compose_quietly(overrides: Sequence[str]) -> Any:
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra_compose(PRIMARY, overrides=list(overrides))
+        return _compose_file(PRIMARY, overrides)
     except (HydraException, OmegaConfBaseException):
         return OmegaConf.create({})
 

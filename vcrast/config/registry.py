@@ -1,7 +1,8 @@
 """Name -> builder for every swappable part, and the error that lists what exists.
 
 A part is chosen by one YAML file: `name` finds the builder here, `module` is imported first (so that an extension need
-not be imported by the package), every other key is a keyword of the builder.
+not be imported by the package), every other key is a keyword of the builder. The YAML holds the defaults of these
+keywords, the builder has none: a missing option is an error, not a second opinion.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vcrast.config.words import suggest
 
@@ -102,31 +104,97 @@ class Registry:
 
         Raises:
             KeyError: no such part.
-            ValueError: no such module, an option that the builder does not take, or of another type than it declares.
+            ValueError: no such module; otherwise as `check_options`.
         """
         name, builder = str(options["name"]), self.find(options)
         chosen = {key: value for key, value in options.items() if key not in ("name", "module")}
-        check_options(self.kind, name, builder, chosen)
+        check_options(self.kind, builder, chosen, name=name, given=arguments)
         return builder(**{**chosen, **arguments})
 
 
-def check_options(kind: str, name: str, builder: Callable[..., Any], chosen: Mapping[str, Any]) -> None:
-    """Refuse options that `builder` does not take or whose type differs from the declared one."""
-    signature = inspect.signature(builder, eval_str=True)
-    for key, value in chosen.items():
-        if key not in signature.parameters:
-            raise ValueError(f"{kind}.{key}: {kind}={name} has no such option; {suggest(key, signature.parameters)}")
-        declared = signature.parameters[key].annotation
-        if declared in (int, float, bool, str) and not _is_a(value, declared):
-            raise ValueError(f"{kind}.{key}={value!r}: {kind}={name} expects {declared.__name__}")
+def check_options(
+    setting: str,
+    builder: Callable[..., Any],
+    options: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    given: Collection[str] = (),
+) -> None:
+    """Refuse options that `builder` does not take, lacks, or declares with another type.
+
+    Args:
+        setting: where the options stand, such as `attention` or `finetune.views`.
+        builder: a class or function whose keywords the options are.
+        options: of the user.
+        name: of the part, where there are several of its kind.
+        given: keywords that the program adds; an option of that name may be left out.
+
+    Raises:
+        ValueError: names the setting, its value, and what is valid.
+    """
+    part = f"{setting}={name}" if name else setting
+    parameters = inspect.signature(builder, eval_str=True).parameters
+    valid = [key for key in parameters if key not in given or key in options]
+    for key, value in options.items():
+        if key not in parameters:
+            raise ValueError(f"{setting}.{key}: {part} has no such option; {suggest(str(key), valid)}")
+        declared = parameters[key].annotation
+        if not fits(value, declared):
+            raise ValueError(f"{setting}.{key}={value!r}: {part} expects {in_words(declared)}")
+    missing = [key for key in valid if key not in options and _is_required(parameters[key])]
+    if missing:
+        raise ValueError(
+            f"{setting}.{missing[0]}: not set, and {part} needs it; give a value in its file in configs/, or inherit "
+            "one there with `defaults: [FILE, _self_]`"
+        )
 
 
-def _is_a(value: Any, declared: type) -> bool:
-    if declared is float:
+def _is_required(parameter: inspect.Parameter) -> bool:
+    named = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return named and parameter.default is inspect.Parameter.empty
+
+
+def fits(value: Any, declared: Any) -> bool:
+    """Whether a value from YAML is of a declared type; a type that no YAML value has, such as a module, always fits.
+
+    A whole number is also a `float`, `true` is no number, a text is no list.
+    """
+    origin, inner = get_origin(declared) or declared, get_args(declared)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(value == each and type(value) is type(each) for each in inner)
+    if origin in (list, tuple, Sequence, Iterable):
+        return _is_list(value) and all(fits(item, inner[0]) for item in value if inner)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(fits(item, inner[1]) for item in value.values() if inner)
+    if origin is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if declared is int:
+    if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, declared)
+    if origin in (None, types.NoneType):
+        return value is None
+    return isinstance(value, origin) if origin in (bool, str) else True
+
+
+def in_words(declared: Any) -> str:
+    """A declared type as a message names it: `a list of float, or null`."""
+    origin, inner = get_origin(declared) or declared, get_args(declared)
+    if origin in (Union, types.UnionType):
+        return " or ".join(in_words(each) for each in inner)
+    if origin is Literal:
+        return f"one of {', '.join(str(each) for each in inner)}"
+    if origin in (list, tuple, Sequence, Iterable):
+        return f"a list of {in_words(inner[0])}" if inner else "a list"
+    if origin in (dict, Mapping):
+        return f"a mapping of names to {in_words(inner[1])}" if inner else "a mapping"
+    if origin in (None, types.NoneType):
+        return "null"
+    return str(getattr(origin, "__name__", origin))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 SOURCES = Registry("data")

@@ -8,14 +8,10 @@ from pathlib import Path
 
 from vcrast.config.compose import compose, flatten, to_config, to_dict
 from vcrast.config.saved import changed, load_config, read_saved
-from vcrast.config.schema import Config
+from vcrast.config.schema import Config, keys
 
-FREE_ON_RESUME = (
-    "run.", "launch.", "engine.", "slurm.", "logger", "stages", "checkpoint.", "data.folds", "data.root", "data.path",
-    "data.cache", "data.num_workers", "pretrain.micro_batch_size", "finetune.micro_batch_size",
-    "pretrain.log_every_steps", "finetune.log_every_steps", "evaluate.batch_size",
-)  # fmt: skip
-"""Settings that may differ when a run goes on: none of them changes what a step computes, but for rounding."""
+FREE_ON_RESUME = tuple(name for name, field in keys(Config) if field.metadata.get("free_on_resume"))
+"""Settings and groups of settings that may differ when a run goes on, as their schema says."""
 
 
 def resolve(overrides: Sequence[str]) -> Config:
@@ -39,6 +35,11 @@ def resolve(overrides: Sequence[str]) -> Config:
     return config
 
 
+def is_one_of(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of these settings, or within one of these groups."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
 def holds_work(folder: Path) -> bool:
     """Whether a run has got as far as its first checkpoint; before that, its settings may still be corrected."""
     return (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
@@ -59,7 +60,7 @@ def _refuse_changes(saved: Config, config: Config) -> None:
     changed = [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
+        if before.get(key) != after.get(key) and not is_one_of(key, FREE_ON_RESUME)
     ]
     if changed:
         raise ValueError(

@@ -7,8 +7,13 @@ part's own constructor checks them (`vcrast.config.registry`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+# More rules of a key than its type, as the metadata of its field.
+POSITIVE = {"positive": True}  # must be above 0; null stays allowed where the type allows it
+FREE = {"free_on_resume": True}  # may differ when a run goes on: it changes no number of a step, but for rounding
 
 
 @dataclass
@@ -25,17 +30,17 @@ class RunConfig:
 class LaunchConfig:
     """Several processes on this machine; elsewhere torchrun or Slurm decide."""
 
-    num_processes: int
-    timeout_s: float
+    num_processes: int = field(metadata=POSITIVE)
+    timeout_s: float = field(metadata=POSITIVE)
 
 
 @dataclass
 class CheckpointConfig:
     """When checkpoints are written and how many stay."""
 
-    every_steps: int | None
+    every_steps: int | None = field(metadata=POSITIVE)
     min_interval_s: float
-    keep: int
+    keep: int = field(metadata=POSITIVE)
 
 
 @dataclass
@@ -43,64 +48,34 @@ class DataConfig:
     """One dataset: where it lies and how its clips become waveforms."""
 
     name: str
-    root: str | None
-    folds: Any
+    root: str | None = field(metadata=FREE)
+    folds: Any = field(metadata=FREE)
     sample_rate: int
     clip_duration_s: float
     pad: str
     mean: float | None
     std: float | None
-    cache: bool
-    cache_dir: str | None
-    num_workers: int | None
+    cache: bool = field(metadata=FREE)
+    cache_dir: str | None = field(metadata=FREE)
+    num_workers: int | None = field(metadata=FREE)
     max_bad_fraction: float
-    path: str | None = None
-    label: str | None = None
-    module: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class FeaturesConfig:
-    """The log-mel filterbank."""
-
-    name: str
-    num_mel_bins: int
-    window_ms: float
-    frame_shift_ms: float
-    low_freq_hz: float
-    high_freq_hz: float
-    preemphasis: float
-
-
-@dataclass
-class ViewsConfig:
-    """The random changes that make a view of a clip; `null` or 0 switches one off."""
-
-    time_stretch: list[float] | None
-    roll: bool
-    gain_db: float
-    background_probability: float
-    background_snr_db: list[float]
-    freq_mask_bins: int
-    time_mask_frames: int
-    num_masks: int
-    noise_std: float
-    patch_drop: float
-    patch_drop_mode: str
+    path: str | None = field(metadata=FREE)
+    label: str | None
+    module: str | None
+    options: dict[str, Any]
 
 
 @dataclass
 class PretrainConfig:
     """The self-supervised stage."""
 
-    batch_size: int
-    micro_batch_size: Any
-    epochs: float
-    steps: int | None
+    batch_size: int = field(metadata=POSITIVE)
+    micro_batch_size: Any = field(metadata=FREE)
+    epochs: float = field(metadata=POSITIVE)
+    steps: int | None = field(metadata=POSITIVE)
     patch_stride: list[int] | None
     clip_grad_norm: float | None
-    log_every_steps: int
+    log_every_steps: int = field(metadata=POSITIVE | FREE)
     watch_every_epochs: float
     watch_clips: int
 
@@ -109,16 +84,16 @@ class PretrainConfig:
 class FinetuneConfig:
     """The supervised stage."""
 
-    batch_size: int
-    micro_batch_size: Any
-    epochs: float
-    steps: int | None
+    batch_size: int = field(metadata=POSITIVE)
+    micro_batch_size: Any = field(metadata=FREE)
+    epochs: float = field(metadata=POSITIVE)
+    steps: int | None = field(metadata=POSITIVE)
     patch_stride: list[int] | None
     drop_path: float
     clip_grad_norm: float | None
-    log_every_steps: int
+    log_every_steps: int = field(metadata=POSITIVE | FREE)
     evaluate_every_epochs: float
-    views: ViewsConfig
+    views: dict[str, Any]
     objective: dict[str, Any]
     optim: dict[str, Any]
     schedule: dict[str, Any]
@@ -128,7 +103,7 @@ class FinetuneConfig:
 class EvaluateConfig:
     """How clips are read for evaluation; what is measured is `evaluation`."""
 
-    batch_size: int
+    batch_size: int = field(metadata=POSITIVE | FREE)
 
 
 @dataclass
@@ -163,25 +138,34 @@ class Config:
     """Everything a run needs to know; saved with it as `config.yaml`."""
 
     recipe: str
-    stages: list[str]
+    stages: list[str] = field(metadata=FREE)
     precision: str
-    logger: list[str]
-    run: RunConfig
-    launch: LaunchConfig
-    checkpoint: CheckpointConfig
+    logger: list[str] = field(metadata=FREE)
+    run: RunConfig = field(metadata=FREE)
+    launch: LaunchConfig = field(metadata=FREE)
+    checkpoint: CheckpointConfig = field(metadata=FREE)
     data: DataConfig
     source: dict[str, Any]
-    features: FeaturesConfig
-    views: ViewsConfig
+    features: dict[str, Any]
+    views: dict[str, Any]
     model: dict[str, Any]
     attention: dict[str, Any]
     linear: dict[str, Any]
     objective: dict[str, Any]
     optim: dict[str, Any]
     schedule: dict[str, Any]
-    engine: dict[str, Any]
+    engine: dict[str, Any] = field(metadata=FREE)
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     evaluate: EvaluateConfig
     evaluation: dict[str, Any]
-    slurm: SlurmConfig
+    slurm: SlurmConfig = field(metadata=FREE)
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
+    """(dotted key, field) of a schema and of the schemas inside it; a group comes before its keys."""
+    hints = get_type_hints(schema)
+    for each in fields(schema):
+        yield f"{prefix}{each.name}", each
+        if is_dataclass(hints[each.name]):
+            yield from keys(hints[each.name], f"{prefix}{each.name}.")

@@ -1,4 +1,4 @@
-"""Refusal of settings that the chosen source would ignore."""
+"""Refuse settings that the chosen source ignores or lacks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vcrast.config.words import suggest
 def refuse_settings(
     data: DataConfig, *, options: Collection[str], root: bool = True, path: bool = False, label: bool = False
 ) -> None:
-    """Raise for each setting that is given and has no effect on this source.
+    """Raise for a setting that is given and has no effect on this source, and for an option that is not given.
 
     Args:
         data: the settings.
-        options: keys of `data.options` that the source knows.
+        options: keys of `data.options` that the source reads; configs/data/ has their defaults, no source has.
         root: whether it reads `data.root`.
         path: whether it reads `data.path`.
         label: whether it reads `data.label`.
@@ -32,6 +32,9 @@ def refuse_settings(
         if key not in options:
             names = suggest(str(key), options) if options else "it takes none"
             raise ValueError(f"data.options.{key}: data={data.name} has no such option; {names}")
+    missing = [key for key in options if key not in data.options]
+    if missing:
+        raise ValueError(f"data.options.{missing[0]} is not set; configs/data/{data.name}.yaml has its usual value")
 
 
 def existing_folder(data: DataConfig) -> Path:

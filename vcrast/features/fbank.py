@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from vcrast.config.registry import check_options
 from vcrast.config.words import suggest
 from vcrast.features.channels import NUM_CHANNELS, quaternion_channels
 
 BLOCK_NUMBERS = 2**18  # of frames that a core works on at a time: 1 MB, what its second-level cache holds
+
+
+def build_fbank(
+    options: Mapping[str, Any], *, sample_rate: int, mean: float | None = None, std: float | None = None
+) -> Fbank:
+    """The front end that `features=...` describes; an option that is missing, unknown or of another type is refused."""
+    check_options("features", Fbank, options, given=["sample_rate", "mean", "std"])
+    return Fbank(**options, sample_rate=sample_rate, mean=mean, std=std)
 
 
 class Fbank(nn.Module):
@@ -27,6 +37,7 @@ class Fbank(nn.Module):
 
     Args:
         sample_rate: of the waveforms, Hz.
+        name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
         num_mel_bins: F.
         window_ms: length of a frame.
         frame_shift_ms: between the starts of two frames.
@@ -35,7 +46,6 @@ class Fbank(nn.Module):
         preemphasis: x[n] - preemphasis * x[n - 1], in [0, 1].
         mean: of the data's log-mel energies; None leaves the energies as they are.
         std: likewise; the result is (x - mean) / (2 std).
-        name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
 
     Raises:
         ValueError: an option out of its range.
@@ -51,15 +61,15 @@ class Fbank(nn.Module):
         self,
         *,
         sample_rate: int,
-        num_mel_bins: int = 128,
-        window_ms: float = 25.0,
-        frame_shift_ms: float = 10.0,
-        low_freq_hz: float = 20.0,
-        high_freq_hz: float = 0.0,
-        preemphasis: float = 0.97,
+        name: str,
+        num_mel_bins: int,
+        window_ms: float,
+        frame_shift_ms: float,
+        low_freq_hz: float,
+        high_freq_hz: float,
+        preemphasis: float,
         mean: float | None = None,
         std: float | None = None,
-        name: str = "fbank",
     ) -> None:
         super().__init__()
         if name not in NUM_CHANNELS:

@@ -40,7 +40,7 @@ class MemoryEfficientAttention(nn.Module):
         ValueError: no such `kernel`.
     """
 
-    def __init__(self, *, num_heads: int, head_dim: int, kernel: str = "auto") -> None:
+    def __init__(self, *, num_heads: int, head_dim: int, kernel: str) -> None:
         super().__init__()
         if kernel not in ("auto", "sdpa", "xformers"):
             raise ValueError(f"attention.kernel={kernel}: choose from auto, sdpa, xformers")

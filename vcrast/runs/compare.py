@@ -12,7 +12,7 @@ from typing import Any
 
 from vcrast.config.compose import flatten
 from vcrast.config.metric import Metric
-from vcrast.config.resume import FREE_ON_RESUME
+from vcrast.config.resume import FREE_ON_RESUME, is_one_of
 from vcrast.config.words import natural, suggest
 from vcrast.runs.record import RunRecord, read_run
 
@@ -192,7 +192,7 @@ def to_run(record: RunRecord) -> Run:
     settings = dict(flatten(record.config))
     if SEED not in settings:
         raise ValueError(f"{record.folder}: {'; '.join(record.missing) or f'config.yaml has no {SEED}'}")
-    kept = {key: value for key, value in settings.items() if not key.startswith(SAME)}
+    kept = {key: value for key, value in settings.items() if not is_one_of(key, SAME)}
     place = settings.get("data.path") or settings.get("data.root")
     conditions = {
         "data": str(place or ""),

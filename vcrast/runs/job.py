@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vcrast.config.schema import Config, ViewsConfig
+from vcrast.config.schema import Config
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.data.streams import Supply
 from vcrast.evaluation.embedding import Embedder, Known
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
+from vcrast.features.views import Views, build_views
 from vcrast.models.backbone import Backbone, build_backbone
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.base import Task
@@ -67,32 +67,21 @@ class Job:
 
     def fbank_options(self) -> dict[str, Any]:
         """Keywords of `Fbank`, normalisation included."""
-        f = self.config.features
-        return {
-            "name": f.name,
-            "sample_rate": self.config.data.sample_rate,
-            "num_mel_bins": f.num_mel_bins,
-            "window_ms": f.window_ms,
-            "frame_shift_ms": f.frame_shift_ms,
-            "low_freq_hz": f.low_freq_hz,
-            "high_freq_hz": f.high_freq_hz,
-            "preemphasis": f.preemphasis,
-            "mean": self.mean,
-            "std": self.std,
-        }
+        config = self.config
+        return {**config.features, "sample_rate": config.data.sample_rate, "mean": self.mean, "std": self.std}
 
     def fbank(self) -> Fbank:
         """The front end, on the device."""
         return Fbank(**self.fbank_options()).to(self.device)
 
-    def views(self, options: ViewsConfig) -> Views:
+    def views(self, options: Mapping[str, Any]) -> Views:
         """The random views of a stage, on the device."""
-        return Views(self.fbank(), **vars(options)).to(self.device)
+        return build_views(options, fbank=self.fbank()).to(self.device)
 
     def task(self) -> Task:
         """What the data asks of an objective."""
         num_frames = self.fbank().num_frames(self.num_samples)
-        return Task(len(self.classes), self.multilabel, num_frames, self.config.features.num_mel_bins)
+        return Task(len(self.classes), self.multilabel, num_frames, self.config.features["num_mel_bins"])
 
     def backbone(self, *, patch_stride: list[int] | None, drop_path: float | None = None) -> Backbone:
         """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it.
@@ -105,7 +94,7 @@ class Job:
             config.model,
             attention=config.attention,
             linear=config.linear,
-            num_mel_bins=config.features.num_mel_bins,
+            num_mel_bins=config.features["num_mel_bins"],
             num_frames=fbank.num_frames(self.num_samples),
             num_channels=fbank.num_channels,
             patch_stride=patch_stride,

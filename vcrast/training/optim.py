@@ -18,10 +18,10 @@ def adamw(
     module: nn.Module,
     *,
     lr: float,
-    weight_decay: float = 0.05,
-    betas: Any = (0.9, 0.95),
-    eps: float = 1e-8,
-    layer_decay: float = 1.0,
+    weight_decay: float,
+    betas: Sequence[float],
+    eps: float,
+    layer_decay: float,
 ) -> Optimizer:
     """AdamW; parameters of one dimension or none (biases, norms, mask token) are not decayed.
 
@@ -45,10 +45,10 @@ def lars(
     module: nn.Module,
     *,
     lr: float,
-    weight_decay: float = 1e-6,
-    momentum: float = 0.9,
-    trust_coeff: float = 1e-3,
-    layer_decay: float = 1.0,
+    weight_decay: float,
+    momentum: float,
+    trust_coeff: float,
+    layer_decay: float,
 ) -> Optimizer:
     """LARS with the VICReg authors' groups: one-dimensional parameters are neither decayed nor adapted.
 

@@ -78,7 +78,7 @@ class Cosine(Warmup):
         total_steps: int,
         steps_per_epoch: int,
         warmup_epochs: float,
-        final_lr_ratio: float = 1e-3,
+        final_lr_ratio: float,
     ) -> None:
         super().__init__(lr=lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, warmup_epochs=warmup_epochs)
         if not 0 <= final_lr_ratio <= 1:
@@ -130,10 +130,10 @@ class Plateau(Warmup):
         total_steps: int,
         steps_per_epoch: int,
         warmup_epochs: float,
-        factor: float = 0.5,
-        patience_epochs: int = 5,
-        threshold: float = 1e-4,
-        min_lr_ratio: float = 1e-3,
+        factor: float,
+        patience_epochs: int,
+        threshold: float,
+        min_lr_ratio: float,
     ) -> None:
         super().__init__(lr=lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, warmup_epochs=warmup_epochs)
         if not 0 < factor < 1:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from measure import RATE, loudness, repeats_hz, spectrum, strongest_hz
+from shipped import shipped
 
 from vcrast.data.synth.classes import BURSTS, ONSETS, REGIONS, SPACE, SWELLS, TABLE, band, falling, point_hz
 from vcrast.data.synth.counter import Dice
@@ -224,7 +225,7 @@ def test_equalisers_by_hand():
 
 
 def test_classes_can_be_told_apart_but_not_by_their_mean_spectrum_alone():
-    fbank = Fbank(sample_rate=RATE)
+    fbank = Fbank(**shipped("features/fbank", sample_rate=RATE))
     wavs = [render_class(n, torch.arange(16), seed=0, num_samples=2 * RATE, sample_rate=RATE).wavs for n in CLASSES]
     shapes = torch.stack([fbank(each).mean(dim=1) for each in wavs])
     shapes = shapes - shapes.mean(dim=2, keepdim=True)  # without the level

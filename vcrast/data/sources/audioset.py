@@ -109,7 +109,7 @@ def audioset(data: DataConfig) -> Corpus:
         ValueError: a damaged list, a label that is not among the classes, the same segment twice, or no sound at all.
     """
     refuse_settings(data, options=("train",))
-    asked = data.options.get("train", "full")
+    asked = data.options["train"]
     if asked not in TRAINING:
         raise ValueError(f"data.options.train={asked}: {suggest(str(asked), TRAINING)}")
     start, lists = find_lists(data, (*TRAINING[asked], EVAL))

@@ -35,7 +35,7 @@ def folder(data: DataConfig) -> Corpus:
     root = existing_folder(data)
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     fixed = TRAIN in names and len(names) > 1 and set(names) <= set(SPLITS)
-    num_folds = data.options.get("num_folds")
+    num_folds = data.options["num_folds"]
     if fixed and num_folds is not None:
         raise ValueError(f"data.options.num_folds: {root} has its own splits ({', '.join(names)})")
     num_folds = NUM_FOLDS if num_folds is None else num_folds

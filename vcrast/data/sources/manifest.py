@@ -57,7 +57,7 @@ def manifest(data: DataConfig) -> Corpus:
         raise ValueError(f"{path}: no rows")
     names = list(dict.fromkeys(name for row in rows for name in row.cells))
     columns = _columns(data, path, names)
-    allowed = data.options.get("classes")
+    allowed = data.options["classes"]
     labels = [_labels(row, columns.label, faults) for row in rows]
     multilabel = columns.label == "labels" or any(_is_list(row, columns.label) for row in rows)
     classes = _classes(labels) if allowed is None else tuple(str(name) for name in allowed)
@@ -121,13 +121,13 @@ def _columns(data: DataConfig, path: Path, names: list[str]) -> Columns:
     """The chosen columns, or the usual ones that are there."""
     if names and "path" not in names:
         raise ValueError(f"{path}: no column 'path'; it has {', '.join(names)}")
-    for key, name in (("label", data.label), ("options.fold", data.options.get("fold"))):
+    for key, name in (("label", data.label), ("options.fold", data.options["fold"])):
         if name is not None and name not in names:
             raise ValueError(f"data.{key}={name}: {path} has no such column; {suggest(str(name), names)}")
     if data.label is None and {"label", "labels"} <= set(names):
         raise ValueError(f"{path} has the columns label and labels; choose with data.label=")
     label = data.label or next((name for name in ("label", "labels") if name in names), None)
-    fold = data.options.get("fold") or next((name for name in ("fold", "split") if name in names), None)
+    fold = data.options["fold"] or next((name for name in ("fold", "split") if name in names), None)
     return Columns(label, fold)
 
 

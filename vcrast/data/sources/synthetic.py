@@ -35,9 +35,6 @@ def synthetic(data: DataConfig) -> Corpus:
         ValueError: an option out of its range, or a setting that this source does not use.
     """
     refuse_settings(data, options=OPTIONS, root=False)
-    missing = [key for key in OPTIONS if key not in data.options]
-    if missing:
-        raise ValueError(f"data.options.{missing[0]} is not set; configs/data/synthetic.yaml has its usual value")
     names = _classes(data.options["classes"])
     num_clips, seed = (_whole(data, key) for key in ("num_clips", "seed"))
     if num_clips < len(FOLDS):
