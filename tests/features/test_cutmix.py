@@ -169,7 +169,7 @@ def test_probability_zero_returns_the_inputs():
     ("options", "said"),
     [
         ({"probability": 1.2}, r"cutmix_probability=1\.2: must lie in \[0, 1\]"),
-        ({"probability": 0.6, "mixup_probability": 0.5}, r"cutmix_probability=0\.6, finetune\.mixup_probability=0\.5"),
+        ({"probability": 0.6, "mixup_probability": 0.5}, r"cutmix_probability=0\.6, mixup_probability=0\.5"),
         ({"alpha": 0.0}, r"cutmix_alpha=0\.0"),
         ({"mix_by": "element"}, r"mix_by=element: choose from clip, batch"),
     ],

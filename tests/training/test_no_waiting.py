@@ -115,7 +115,8 @@ def make_step(
         )
     objective = objective.to(device).train()
     engine = make_engine(objective, optimizer(objective), precision=precision, device=device, clip_grad_norm=1.0)
-    rate = schedule(lr=1e-3, total_steps=10, steps_per_epoch=10, warmup_epochs=0.1)
+    options = shipped(f"schedule/{schedule.__name__.lower()}", warmup_epochs=0.1)
+    rate = schedule(lr=1e-3, total_steps=10, steps_per_epoch=10, **options)
     wavs = torch.randn(BATCH, 3000, device=device) * 0.1
     batch = make_batch(wavs, torch.eye(3, device=device)[torch.arange(BATCH, device=device) % 3])
     stage = OneStep(objective, engine, rate, Split(micro, kept), device)
