@@ -8,7 +8,7 @@ from torch import distributed
 from vcrast.runs.interrupt import Interrupt
 from vcrast.training.dist import (
     PeerLostError,
-    Place,
+    TorchrunRank,
     all_ranks,
     all_reduce_max,
     average,
@@ -34,7 +34,7 @@ def _alone(monkeypatch):
 
 
 def test_alone():
-    assert (rank(), world_size(), is_rank_zero(), torchrun_rank()) == (0, 1, True, Place(0, 1, 0, 1))
+    assert (rank(), world_size(), is_rank_zero(), torchrun_rank()) == (0, 1, True, TorchrunRank(0, 1, 0, 1))
     value = torch.randn(2, 3, 4)
     assert gather_clips(value) is value
     assert gather_rows(value) is value
@@ -51,7 +51,7 @@ def test_alone():
 def test_place_reads_torchruns_variables(monkeypatch):
     for name, value in zip(NAMES, ("5", "8", "1", "4", "host", "1234"), strict=True):
         monkeypatch.setenv(name, value)
-    assert torchrun_rank() == Place(5, 8, 1, 4)
+    assert torchrun_rank() == TorchrunRank(5, 8, 1, 4)
     monkeypatch.setenv("RANK", "8")
     with pytest.raises(ValueError, match="RANK=8, WORLD_SIZE=8"):
         torchrun_rank()

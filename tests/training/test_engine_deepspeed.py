@@ -9,7 +9,14 @@ from deepspeed_ranks import Failed, compare, hopeless, in_processes, make_object
 from parts import make_adamw, make_batch, make_lars
 from torch import nn
 
-from vcrast.training.engine_deepspeed import LOST, check, derive, few_numbers, import_deepspeed, place_of
+from vcrast.training.engine_deepspeed import (
+    OUT_OF_MEMORY,
+    check,
+    chosen_device,
+    derive,
+    import_deepspeed,
+    small_parameters,
+)
 from vcrast.training.plan import plan_step
 
 needs_deepspeed = pytest.mark.skipif(
@@ -143,7 +150,7 @@ def test_a_frozen_teacher_survives_stage_3_and_another_number_of_processes():
 def test_short_of_memory(where, stage):
     """A forward is repeated; after that the process that failed says what to set, and the others that they lost it."""
     other, failed = in_processes(2, short_of_memory, where, stage)
-    assert (failed.kind, failed.message) == ("ValueError", LOST), failed.trace
+    assert (failed.kind, failed.message) == ("ValueError", OUT_OF_MEMORY), failed.trace
     assert other.kind == "PeerLostError", other.trace
 
 
@@ -222,10 +229,10 @@ def test_settings():
 
 def test_poison_reaches_few_numbers():
     objective = make_objective()
-    chosen = few_numbers([[weight] for weight in objective.parameters()])
+    chosen = small_parameters([[weight] for weight in objective.parameters()])
     assert 0 < len(chosen) < len(list(objective.parameters()))
     matrix = nn.Parameter(torch.zeros(2, 2))
-    assert few_numbers([[matrix]]) == [matrix]
+    assert small_parameters([[matrix]]) == [matrix]
 
 
 @pytest.mark.parametrize("before", [None, "5"])
@@ -235,6 +242,6 @@ def test_local_rank_is_the_chosen_device_for_a_moment(monkeypatch, before):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if before:
         monkeypatch.setenv("LOCAL_RANK", before)
-    with place_of(torch.device("cuda", 3)):
+    with chosen_device(torch.device("cuda", 3)):
         assert os.environ["LOCAL_RANK"] == "3"
     assert os.environ.get("LOCAL_RANK") == before

@@ -32,7 +32,7 @@ class PeerLostError(ConnectionError):
     """Another process of the run is gone or does not answer."""
 
 
-class Place(NamedTuple):
+class TorchrunRank(NamedTuple):
     """This process among all, and among those of its machine."""
 
     rank: int
@@ -41,18 +41,18 @@ class Place(NamedTuple):
     local_world_size: int
 
 
-def torchrun_rank() -> Place:
+def torchrun_rank() -> TorchrunRank:
     """What torchrun's variables say; one process on one machine where they are not set.
 
     Raises:
         ValueError: some of the variables are set and others are missing, or they contradict each other.
     """
     if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
-        return Place(0, 1, 0, 1)
+        return TorchrunRank(0, 1, 0, 1)
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise ValueError(f"{', '.join(missing)} not set; start several processes with launch.num_processes or torchrun")
-    found = Place(*(int(os.environ.get(name, default)) for name, default in (
+    found = TorchrunRank(*(int(os.environ.get(name, default)) for name, default in (
         ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", os.environ["RANK"]),
         ("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]),
     )))  # fmt: skip

@@ -31,7 +31,7 @@ from vcrast.training.zero_state import Shards
 
 STAGES = (1, 2, 3)
 OFFLOAD = ("none", "cpu")
-LOST = (
+OUT_OF_MEMORY = (
     "out of memory in the middle of a step, which engine=deepspeed cannot repeat: its processes have already exchanged "
     "a part; set pretrain.micro_batch_size and finetune.micro_batch_size lower, engine.checkpoint_blocks=true or a "
     "higher engine.zero_stage, and go on from the last checkpoint"
@@ -88,14 +88,14 @@ class DeepSpeedEngine(Engine):
         self.complete = False  # a step's last backward has been run
         groups = [list(group["params"]) for group in optimizer.param_groups]
         settings = derive(clip_grad_norm, zero_stage, offload, pin_memory=self.device.type == "cuda")
-        with place_of(self.device), waiting_for("the start of DeepSpeed"):
+        with chosen_device(self.device), waiting_for("the start of DeepSpeed"):
             self.zero, *_ = deepspeed.initialize(
-                model=Opening(module), optimizer=optimizer, config=settings, dist_init_required=False
+                model=EmptyForward(module), optimizer=optimizer, config=settings, dist_init_required=False
             )
         self.shards = Shards(self.zero.optimizer, optimizer, groups, sharded=zero_stage == 3)
-        self.poison = torch.zeros((), device=self.device)
-        for weight in few_numbers(groups):
-            weight.register_hook(lambda gradient: gradient + self.poison)
+        self.nan_signal = torch.zeros((), device=self.device)
+        for weight in small_parameters(groups):
+            weight.register_hook(lambda gradient: gradient + self.nan_signal)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """See `Engine`; with stage 3 weights are exchanged in it."""
@@ -117,7 +117,7 @@ class DeepSpeedEngine(Engine):
         """Add the gradients of a loss; with the step's last one, what is left of their average is exchanged."""
         bad = ~loss.detach().isfinite()
         self.bad_loss = self.bad_loss | bad
-        self.poison = torch.where(bad, torch.nan, torch.zeros_like(self.poison))
+        self.nan_signal = torch.where(bad, torch.nan, torch.zeros_like(self.nan_signal))
         if self.loss_scale is not None:
             self.zero.optimizer.override_loss_scale(float(self.loss_scale.scale))
         self.zero.set_gradient_accumulation_boundary(last)
@@ -134,7 +134,7 @@ class DeepSpeedEngine(Engine):
             ValueError: it did not, for lack of memory.
         """
         if not self.complete:
-            raise ValueError(LOST)
+            raise ValueError(OUT_OF_MEMORY)
 
     @torch.no_grad()
     def step(self, lr: float) -> StepResult:
@@ -200,8 +200,8 @@ class DeepSpeedEngine(Engine):
         self.load_counters(state)
 
 
-class Opening(nn.Module):
-    """What DeepSpeed takes for the model: our steps call its parts, and its forward only marks where one begins."""
+class EmptyForward(nn.Module):
+    """The module that DeepSpeed is given: an empty forward runs its hooks, our steps call the parts."""
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
@@ -322,7 +322,7 @@ def writable(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def place_of(device: torch.device) -> Iterator[None]:
+def chosen_device(device: torch.device) -> Iterator[None]:
     """Let DeepSpeed, which takes LOCAL_RANK for the number of the GPU, use the device that we chose."""
     before = os.environ.get("LOCAL_RANK")
     os.environ["LOCAL_RANK"] = str(device.index or 0)
@@ -335,7 +335,7 @@ def place_of(device: torch.device) -> Iterator[None]:
             os.environ["LOCAL_RANK"] = before
 
 
-def few_numbers(weights: list[list[nn.Parameter]]) -> list[nn.Parameter]:
+def small_parameters(weights: list[list[nn.Parameter]]) -> list[nn.Parameter]:
     """Biases and norms, a thousandth of all numbers; all parameters where there are none."""
     every = [weight for group in weights for weight in group]
     return [weight for weight in every if weight.ndim <= 1] or every
@@ -354,4 +354,4 @@ def exchanging(context: AbstractContextManager[Any]) -> Iterator[None]:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise ValueError(LOST) from error
+        raise ValueError(OUT_OF_MEMORY) from error

@@ -1,4 +1,4 @@
-"""Weights and moments that ZeRO has split over the processes: gathered by name for a checkpoint, and dealt out again.
+"""Weights and moments that ZeRO has split over the processes: gathered by name for a checkpoint, and scattered again.
 
 The layout is that of a plain module's and a plain AdamW's `state_dict`, so that either engine reads what the other
 wrote. Tensors travel one at a time. DeepSpeed keeps, for each parameter group, one flat fp32 tensor of this process's
@@ -23,10 +23,10 @@ Gathered = Callable[[list[nn.Parameter]], AbstractContextManager[Any]]
 
 
 class Piece(NamedTuple):
-    """This process's part of one parameter: `length` numbers from `start` on, at `place` in flat tensor `flat`."""
+    """This process's part of one parameter: `length` numbers from `start` on, at `offset` in flat tensor `flat`."""
 
     flat: int
-    place: int
+    offset: int
     start: int
     length: int
 
@@ -56,9 +56,9 @@ class Shards:
     def piece(self, group: int, weight: nn.Parameter) -> Piece:
         """Where this process's part of a parameter lies; of length 0 if it has none."""
         if self.sharded:
-            flat, place, length = self.zero.grad_position[self.zero.get_param_id(weight)]
+            flat, offset, length = self.zero.grad_position[self.zero.get_param_id(weight)]
             start = min(rank() * length, shape_of(weight).numel())
-            return Piece(flat, place, start, min(length, shape_of(weight).numel() - start))
+            return Piece(flat, offset, start, min(length, shape_of(weight).numel() - start))
         mapping: Any = weight._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return Piece(group, 0, 0, 0)
@@ -70,16 +70,16 @@ class Shards:
         piece = self.piece(group, weight)
         source = sources[piece.flat].detach()
         whole = torch.zeros(shape_of(weight).numel(), dtype=source.dtype, device=weight.device)
-        whole[piece.start : piece.start + piece.length] = source[piece.place : piece.place + piece.length]
+        whole[piece.start : piece.start + piece.length] = source[piece.offset : piece.offset + piece.length]
         with waiting_for("the gather of a checkpoint"):
             distributed.reduce(whole, dst=0)
         return whole.view(shape_of(weight)).cpu() if is_rank_zero() else None
 
-    def deal(self, group: int, weight: nn.Parameter, whole: Tensor, targets: Sequence[Tensor]) -> None:
+    def scatter(self, group: int, weight: nn.Parameter, whole: Tensor, targets: Sequence[Tensor]) -> None:
         """Put this process's part of a whole tensor into `targets`."""
         piece = self.piece(group, weight)
         part = whole.flatten()[piece.start : piece.start + piece.length]
-        targets[piece.flat][piece.place : piece.place + piece.length] = part.to(targets[piece.flat])
+        targets[piece.flat][piece.offset : piece.offset + piece.length] = part.to(targets[piece.flat])
 
     def optimizer_state(self) -> dict[str, Any]:
         """What the plain AdamW's `state_dict` would be; on the first process."""
@@ -126,7 +126,7 @@ class Shards:
             self.base.state[flat] = {"step": torch.tensor(max(steps), device=flat.device), **moments}
         for group, number, weight in self.parameters():
             for name in MOMENTS:
-                self.deal(group, weight, state[number][name], self.moments(name))
+                self.scatter(group, weight, state[number][name], self.moments(name))
 
     def moments(self, name: str) -> list[Tensor]:
         """A running mean, flat, of each flat tensor."""
