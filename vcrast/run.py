@@ -19,6 +19,7 @@ from vcrast.data.clip import WHOLE, Corpus, select_folds
 from vcrast.data.open import FoldData, open_corpus, open_data
 from vcrast.data.streams import recordings_per_batch
 from vcrast.evaluate import evaluate
+from vcrast.evaluation.base import build_evaluations
 from vcrast.evaluation.embedding import Known
 from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank, build_fbank
@@ -59,7 +60,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     corpus = open_corpus(config.data)
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     resolve_precision(config.precision, resolve_device(config.run.device))
-    check_views(config)
+    check_parts(config)
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(RunLock(folder))
@@ -80,6 +81,17 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
             print_summary(folder)
             print(f"report: {report}")
     return folder
+
+
+def check_parts(config: Config) -> None:
+    """Refuse wrong options of what later stages build, before hours are spent on the first one.
+
+    Raises:
+        KeyError: no such part.
+        ValueError: names the setting.
+    """
+    check_views(config)
+    build_evaluations(config.evaluation)
 
 
 def run_stages(job: Job) -> None:

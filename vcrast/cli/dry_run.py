@@ -12,7 +12,7 @@ from vcrast.config.schema import Config
 from vcrast.data.clip import select_folds
 from vcrast.data.open import open_corpus
 from vcrast.data.streams import clips_per_epoch
-from vcrast.run import STAGES, jobs, whole_corpus
+from vcrast.run import STAGES, check_parts, jobs, whole_corpus
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 from vcrast.runs.parts import peak_lr
@@ -29,6 +29,7 @@ def rehearse(config: Config) -> int:
     Raises:
         ValueError: a fault in settings or data.
     """
+    check_parts(config)
     corpus = open_corpus(config.data)
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     print(f"recipe {config.recipe}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds {', '.join(folds)}")

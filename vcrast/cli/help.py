@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vcrast.config.files import GROUPS, options
+from vcrast.config.files import GROUPS, LISTS, options
 
 COMMON_KEYS = (
     ("data.root=DIR", "where the dataset lies"),
@@ -49,7 +49,7 @@ def launch_help(command: str, flags: str) -> str:
     lines = [usage, "", "recipes:"]
     lines += [f"  {name:<14} {text}" for name, text in options("recipe")]
     lines += ["", "groups (group=option; the default is in the recipe or in configs/run.yaml):"]
-    lines += [f"  {group:<14} {', '.join(name for name, _ in options(group))}" for group in GROUPS]
+    lines += [f"  {group:<14} {', '.join(name for name, _ in options(group))}" for group in (*GROUPS, *LISTS)]
     lines += ["", "commonest keys:"]
     lines += [f"  {key:<38} {text}" for key, text in COMMON_KEYS]
     return "\n".join([*lines, "", flags, ALL_FLAGS.format(command=command)])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vcrast.config.files import GROUPS, options
+from vcrast.config.files import GROUPS, LISTS, options
 from vcrast.config.words import suggest
 
-KIND = ("recipe", *GROUPS)
+KIND = ("recipe", *GROUPS, *LISTS)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,7 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     for group in [kind] if kind else KIND:
         found = list(options(group))
         width = max((len(name) for name, _ in found), default=0)
-        print(f"{group}" + (" (vcrast run NAME)" if group == "recipe" else f" ({group}=NAME)"))
+        how = {"recipe": "vcrast run NAME", **{each: f"{each}=[NAME,NAME]" for each in LISTS}}.get(
+            group, f"{group}=NAME"
+        )
+        print(f"{group} ({how})")
         for name, comment in found:
             print(f"  {name:<{width}}  {comment}".rstrip())
     return 0

@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcrast.config.files import config_dir
+from vcrast.config.files import config_dir, options
 from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
@@ -36,9 +36,35 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed YAML before its types are checked; errors as in `compose`."""
     try:
-        return _compose_file(PRIMARY, overrides)
+        return _without_options_of_others(_compose_file(PRIMARY, overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from None
+
+
+CHOSEN_PART = re.compile(r"((?:finetune\.)?(source|attention|linear|objective|optim|schedule|engine))=([\w/]+)")
+
+
+def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Drop what a recipe sets of a part, where the user has chosen another part than the recipe's.
+
+    `objective=supervised` with a recipe that sets `objective.projector_dims` of vcr, or `optim=lars` with one that sets
+    a rate for adamw: the part chosen starts from its own file.
+    """
+    for word in overrides:
+        found = CHOSEN_PART.fullmatch(word)
+        if found is None:
+            continue
+        path, group, option = found.groups()
+        before = _compose_file(PRIMARY, [other for other in overrides if not other.startswith((word, f"{path}."))])
+        if OmegaConf.select(before, f"{path}.name") == OmegaConf.select(composed, f"{path}.name"):
+            continue
+        part = OmegaConf.create(read_option(group, option))
+        for other in overrides:
+            key = other.lstrip("+").partition("=")[0]
+            if key.startswith(f"{path}."):
+                OmegaConf.update(part, key.removeprefix(f"{path}."), OmegaConf.select(composed, key))
+        OmegaConf.update(composed, path, part, merge=False, force_add=True)
+    return composed
 
 
 GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/]+)")
@@ -61,12 +87,12 @@ def read_option(group: str, name: str) -> dict[str, Any]:
         ValueError: no such file; the message lists those that there are.
     """
     try:
-        options = OmegaConf.to_container(_compose_file(f"{group}/{name}", ())[group])
+        found = OmegaConf.to_container(_compose_file(f"{group}/{name}", ())[group])
     except MissingConfigException:
-        names = (path.stem for path in (config_dir() / group).glob("*.yaml"))
+        names = [known for known, _ in options(group)]
         raise ValueError(f"{group}={name}: no configs/{group}/{name}.yaml; {suggest(name, names)}") from None
-    assert isinstance(options, dict)
-    return {str(key): value for key, value in options.items()}
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
@@ -138,7 +164,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        return f"{group}={option}: no configs/{group}/{option}.yaml; {suggest(option, error.options or ())}"
+        names = error.options or [name for name, _ in options(group)]
+        return f"{group}={option}: no configs/{group}/{option}.yaml; {suggest(option, names)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: write group=option or key=value ({text.splitlines()[0]})"
     found = re.search(r"[Cc]ould not override '([^']+)'", text)

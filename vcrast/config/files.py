@@ -9,6 +9,8 @@ GROUPS = (
     "data", "source", "features", "views", "model", "attention", "linear", "objective", "optim", "schedule", "engine",
     "slurm",
 )  # fmt: skip
+LISTS = ("evaluation",)
+"""Groups of which a run takes several files: `"evaluation=[knn,linear_probe]"`."""
 
 
 def config_dir() -> Path:
