@@ -1,4 +1,4 @@
-"""Refusal of settings that the chosen source would ignore."""
+"""Refuse settings that the chosen source would ignore."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse_settings(
 
 
 def existing_folder(data: DataConfig) -> Path:
-    """`data.root` as a folder.
+    """Return `data.root` as a folder.
 
     Raises:
         FileNotFoundError: it is not set, or no folder.

@@ -1,4 +1,4 @@
-"""The cache as it is read: one memory-mapped file of 16-bit samples and a JSON index."""
+"""Read the cache: one memory-mapped file of 16-bit samples and a JSON index."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALE = 32768.0  # libsndfile's own: 16-bit files pass through the cache unchang
 
 @dataclass
 class Index:
-    """What is known of every clip, in the order of the clips; written beside the samples.
+    """Facts about every clip, in the order of the clips; written beside the samples.
 
     Attributes:
         data: name of the sample file.
@@ -81,15 +81,15 @@ class WavStore:
         return {**self.__dict__, "data": None}
 
     def row(self, clip: Clip) -> int | None:
-        """The position of a clip, or None if it is quarantined or unknown."""
+        """Return the position of a clip, or None if it is quarantined or unknown."""
         return self.rows.get(clip.segment)
 
     def num_samples(self, i: int) -> int:
-        """Length of clip `i` in samples."""
+        """Return the length of clip `i` in samples."""
         return int(self.stops[i] - self.starts[i])
 
     def read(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Samples start..stop of clip `i`, as far as it has them.
+        """Read samples start..stop of clip `i`, as far as it has them.
 
         Returns:
             (S,) float32 in [-1, 1).
@@ -102,7 +102,7 @@ class WavStore:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write aside, sync, rename."""
+    """Write JSON aside, sync, rename: a reader sees the old file or the new one."""
     aside = temporary(path)
     try:
         with open(aside, "w", encoding="utf-8") as file:
@@ -115,12 +115,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and that says whose it is."""
+    """Make a name beside `path` that no other process uses, with host and process id."""
     return path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what killed builds of this machine left behind; other machines' processes cannot be asked."""
+    """Delete what killed builds of this machine left behind; those of other machines may still run."""
     for path in folder.glob(f"*.{socket.gethostname()}.*.tmp"):
         owner = path.name.split(".")[-3]
         if owner.isdecimal() and not _is_running(int(owner)):
