@@ -1,1 +1,1 @@
-"""AudioPG's kind of sounds as a program of pairs. `source=audiopg`; the maths are in README.md."""
+"""AudioPG's kind of sounds, `source=audiopg`; the maths are in README.md."""

@@ -1,4 +1,4 @@
-"""The program `audiopg`: tones, FM, waveforms and noise in events, over bursts and background.
+"""The program `audiopg`: tones, FM, waveforms and noise in events, bursts, background.
 
 Rebuilt from the description of AudioPG, arXiv:2606.14791: additive tones with partials k^-gamma, FM, sawtooth, square
 and triangle, pink noise; ADSR envelopes, several events in a clip, transient bursts, damping, background noise; f0 from

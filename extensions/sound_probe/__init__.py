@@ -1,1 +1,1 @@
-"""Linear probe of generated sounds' parameters. `vcrast probe RUN`; the maths are in README.md."""
+"""Probe of generated sounds' parameters, `vcrast probe`; the maths are in README.md."""

@@ -1,4 +1,4 @@
-"""Probe a model beside its untrained twin and the plain filterbank; print, plot or dump the scores."""
+"""Probe a model, its untrained twin and the filterbank; print or plot the scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only file that opens sound files: decode, check, mix down to mono, resample."""
+"""Read sound files: decode, check, mix down to mono, resample."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_wav(path: str, *, sample_rate: int, start_s: float = 0.0, duration_s: f
 
 
 def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """(S,) samples at `from_rate` Hz -> samples at `to_rate` Hz, at least one; soxr HQ."""
+    """Resample (S,) from `from_rate` to `to_rate` Hz by soxr HQ; at least one sample is left."""
     if from_rate == to_rate:
         return wav
     if not round(len(wav) * to_rate / from_rate):
@@ -75,12 +75,12 @@ def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def is_generated(path: str) -> bool:
-    """Whether `path` names a generated sound rather than a file."""
+    """Tell whether `path` names a generated sound rather than a file."""
     return "://" in path
 
 
 def header(path: str) -> tuple[int, int]:
-    """Sample rate in Hz and length in frames, without decoding.
+    """Read the sample rate in Hz and the length in samples, without decoding.
 
     Raises:
         AudioFault: missing, empty, or not a sound file.
@@ -124,7 +124,7 @@ def _open(path: str) -> sf.SoundFile:
 
 
 def _decode(path: str, start_s: float, duration_s: float | None) -> tuple[np.ndarray, int]:
-    """The mono samples (S,) at the file's own rate, and that rate."""
+    """Decode mono samples (S,) at the file's own rate, and return that rate."""
     with _open(path) as file:
         rate, frames = file.samplerate, file.frames
         if missing := missing_end(path, file.format):

@@ -1,4 +1,4 @@
-"""Decode and resample a corpus once; later epochs and runs read 16-bit samples from a memory map.
+"""Decode and resample a corpus once; read 16-bit samples from a memory map ever after.
 
 A cache is `<key>.json` (index) and `<key>-<content>.i16` (samples). The key covers the sample rate and every clip's
 path, stretch and file size; the index holds modification times and content hashes, so that a file that was only
@@ -40,14 +40,14 @@ PROGRESS_S = 5.0
 
 
 class Stat(NamedTuple):
-    """What tells without reading that a file may have changed; -1 for a missing or generated one."""
+    """Size in bytes and modification time of a file; -1 for a missing or generated one."""
 
     size: int
     mtime_ns: int
 
 
-class Job(NamedTuple):
-    """What a worker is told about one clip."""
+class Task(NamedTuple):
+    """What a worker decodes: one clip."""
 
     path: str
     stat: Stat
@@ -65,7 +65,7 @@ class Decoded(NamedTuple):
 
 
 def default_cache_dir() -> Path:
-    """$VCRAST_CACHE, or ~/.cache/vcrast."""
+    """Return $VCRAST_CACHE, or ~/.cache/vcrast."""
     return Path(os.environ.get("VCRAST_CACHE") or Path.home() / ".cache" / "vcrast")
 
 
@@ -77,7 +77,7 @@ def open_or_build(
     num_workers: int | None,
     max_bad_fraction: float,
 ) -> WavStore:
-    """The cache of these clips; built if there is none, or if a file's content changed.
+    """Open the cache of these clips; build it if there is none, or if a file's content changed.
 
     Args:
         clips: in any order, which is the order of the store.
@@ -107,14 +107,14 @@ def open_or_build(
 
 
 def cache_key(clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int) -> str:
-    """Name of the cache: settings, and each clip's path, stretch and file size."""
+    """Hash the settings and each clip's path, stretch and file size to the name of the cache."""
     rows = [[os.path.abspath(c.path) if not is_generated(c.path) else c.path, c.start_s, c.duration_s] for c in clips]
     described = json.dumps([VERSION, sample_rate, [[*row, stat.size] for row, stat in zip(rows, stats, strict=True)]])
     return hashlib.blake2b(described.encode(), digest_size=12).hexdigest()
 
 
 def corpus_key(clips: Sequence[Clip], sample_rate: int) -> str:
-    """Name for what is derived from clips as they are now, modification times included."""
+    """Hash clips as they are now, modification times included, to a name for what is derived from them."""
     stats = _stats(clips)
     times = [stat.mtime_ns for stat in stats]
     return hashlib.blake2b(f"{cache_key(clips, stats, sample_rate)} {times}".encode(), digest_size=12).hexdigest()
@@ -136,7 +136,7 @@ def _stat(path: str) -> Stat:
 
 
 def _current(path: Path, clips: Sequence[Clip], stats: Sequence[Stat]) -> Index | None:
-    """The index, if the cache is whole and every file still has the content it was built from."""
+    """Return the index, if the cache is whole and every file has the content that it was built from."""
     try:
         index = Index.read(path)
         touched = [i for i, stat in enumerate(stats) if stat.mtime_ns != index.mtime_ns[i]]
@@ -160,15 +160,15 @@ def _current(path: Path, clips: Sequence[Clip], stats: Sequence[Stat]) -> Index 
 
 @functools.lru_cache(maxsize=64)
 def _content(path: str, stat: Stat) -> str:
-    """Hash of a file's bytes; remembered, because the clips of one long recording share it."""
+    """Hash a file's bytes; remembered, because the clips of one long recording share it."""
     if is_generated(path) or stat.size < 0:
         return path
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _decode(job: Job) -> Decoded:
-    path, stat, start_s, duration_s, sample_rate = job
+def _decode(task: Task) -> Decoded:
+    path, stat, start_s, duration_s, sample_rate = task
     try:
         content = _content(path, stat)
         wav = read_wav(path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s)
@@ -187,13 +187,13 @@ def _build(
     num_workers: int | None,
     max_bad_fraction: float,
 ) -> Index:
-    jobs = [Job(c.path, stat, c.start_s, c.duration_s, sample_rate) for c, stat in zip(clips, stats, strict=True)]
+    tasks = [Task(c.path, stat, c.start_s, c.duration_s, sample_rate) for c, stat in zip(clips, stats, strict=True)]
     index = Index("", sample_rate, [c.path for c in clips], [], [stat.mtime_ns for stat in stats], [], {})
     log.info("data cache: decoding %d clips into %s", len(clips), path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
-        with _decoders(jobs, num_workers) as decoded, open_aside(path.with_suffix(".i16")) as file:
+        with _decoders(tasks, num_workers) as decoded, open_aside(path.with_suffix(".i16")) as file:
             _write(file, decoded, index, clips, max_bad_fraction)
             digest = hashlib.blake2b("\n".join(index.content).encode(), digest_size=8).hexdigest()
             index.data = f"{path.stem}-{digest}.i16"
@@ -205,7 +205,7 @@ def _build(
 
 
 def _unwritable(error: OSError, folder: Path, index: Index, total: int) -> OSError:
-    """The error to raise; what a full disk lacks is extrapolated from the clips decoded so far."""
+    """Make the error to raise; what a full disk lacks is extrapolated from the clips decoded so far."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         text = f"{folder}: the data cache cannot be made here ({error.strerror or error})"
         return OSError(f"{text}; set data.cache_dir or data.cache=false")
@@ -217,15 +217,15 @@ def _unwritable(error: OSError, folder: Path, index: Index, total: int) -> OSErr
 
 
 @contextmanager
-def _decoders(jobs: Sequence[Job], num_workers: int | None) -> Iterator[Iterable[Decoded]]:
-    """The decoded clips in order, from worker processes where there are enough clips to pay for starting them."""
-    workers = min(num_cores() if num_workers is None else num_workers, len(jobs) // (2 * CHUNK))
+def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterable[Decoded]]:
+    """Yield the decoded clips in order, from worker processes where enough clips pay for starting them."""
+    workers = min(num_cores() if num_workers is None else num_workers, len(tasks) // (2 * CHUNK))
     if workers < 1 or not can_start_workers():
-        yield map(_decode, jobs)
+        yield map(_decode, tasks)
         return
     pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(dict(READERS),))
     try:
-        yield pool.map(_decode, jobs, chunksize=CHUNK)
+        yield pool.map(_decode, tasks, chunksize=CHUNK)
     except BrokenProcessPool:
         raise RuntimeError(
             "data cache: a decoding process was killed, perhaps for lack of memory; set data.num_workers=1, or 0 to "

@@ -1,4 +1,4 @@
-"""What the data part passes around: a clip, a corpus of clips, and its folds."""
+"""A clip, a corpus of clips, and its folds."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Clip:
 
     @property
     def segment(self) -> tuple[str, float, float | None]:
-        """What makes two clips the same sound."""
+        """Path, start and duration: equal for clips of the same sound."""
         return self.path, self.start_s, self.duration_s
 
     @property
     def where(self) -> str:
-        """The clip in a message: its line if it has one, and its path."""
+        """The clip as named in a message: its line if it has one, and its path."""
         return f"line {self.line}: {self.path}" if self.line else self.path
 
 
@@ -69,7 +69,7 @@ class Corpus:
     listed: bool = False
 
     def split(self, fold: str) -> tuple[list[Clip], list[Clip]]:
-        """The training and the test clips of one fold.
+        """Return the training and the test clips of one fold.
 
         A corpus with a fold called `train` has fixed splits: `train` is always what is trained on, so that a validation
         split never slips into the training set. Otherwise the other folds are the training set. Without any fold, `all`
@@ -88,13 +88,13 @@ class Corpus:
 
 
 def fold_names(clips: Iterable[Clip]) -> tuple[str, ...]:
-    """The folds that may be tested on, in order: by number where all are numbers, never `train`."""
+    """Return the folds that may be tested on, in order: by number where all are numbers, never `train`."""
     names = {clip.fold for clip in clips} - {"", TRAIN}
     return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
 
 
 def select_folds(corpus: Corpus, folds: Any) -> list[str]:
-    """The folds that `data.folds` asks for, in the asked order.
+    """Return the folds that `data.folds` asks for, in the asked order.
 
     Args:
         corpus: whose folds they are.

@@ -1,4 +1,4 @@
-"""Clip -> Example: read, crop or pad, multi-hot label."""
+"""Turn a clip into an example: read, crop or pad, multi-hot label."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ class ClipDataset(Dataset[Example]):
         return len(self.clips)
 
     def first(self, num_clips: int) -> ClipDataset:
-        """The first clips alone, or all if there are fewer."""
+        """Return the dataset of the first clips alone, or all if there are fewer."""
         part = copy.copy(self)
         part.clips, part.rows = self.clips[:num_clips], self.rows[:num_clips]
         part.faults = {index: reason for index, reason in self.faults.items() if index < num_clips}
         return part
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
-        """One example; in training, an unreadable clip gives way to the next readable one.
+        """Read one example; in training, an unreadable clip is replaced by the next readable one.
 
         Raises:
             AudioFault: the clip is unreadable and position is -1: a test set must not count another clip twice.

@@ -22,8 +22,8 @@ PROGRESS_S = 2.0
 RETRIED = (408, 425, 429)  # and every 5xx: the server may do better in a moment
 
 
-class Interrupted(Exception):
-    """A transfer that broke off, and may go on."""
+class BrokenTransfer(Exception):
+    """A transfer broke off and may be continued."""
 
 
 def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, timeout_s: float = 30.0) -> Path:
@@ -51,11 +51,11 @@ def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, time
         try:
             _transfer(url, part, timeout_s)
             part.replace(path)
-            _tag(part).unlink(missing_ok=True)
+            _etag_file(part).unlink(missing_ok=True)
             return path
-        except (Interrupted, HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
+        except (BrokenTransfer, HTTPException, TimeoutError, ConnectionError, urllib.error.URLError) as error:
             failed = 1 if _size(part) > before else failed + 1
-            reason = _refusal(url, error)
+            reason = _retry_reason(url, error)
             if failed >= attempts:
                 raise ConnectionError(
                     f"{url}: {reason}; gave up after {attempts} attempts, {_size(part)} bytes are kept in {part}: "
@@ -97,8 +97,8 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> No
         raise ValueError(f"{archive}: damaged zip file ({error})") from None
 
 
-def _refusal(url: str, error: Exception) -> str:
-    """What went wrong, for an error that another attempt may cure; the others are raised."""
+def _retry_reason(url: str, error: Exception) -> str:
+    """Say what went wrong if another attempt may succeed; raise other errors."""
     if isinstance(error, urllib.error.HTTPError):
         if error.code < 500 and error.code not in RETRIED:
             raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}; check the address") from None
@@ -110,15 +110,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _tag(part: Path) -> Path:
-    """Where the server's version mark (ETag) is kept, so that halves of two versions are never joined."""
+def _etag_file(part: Path) -> Path:
+    """Return where the server's ETag is kept, so that parts of two versions are never joined."""
     return part.with_name(part.name + ".etag")
 
 
 def _transfer(url: str, part: Path, timeout_s: float) -> None:
-    """One attempt: append to `part`, or start it again where the server cannot continue."""
+    """Try once: append to `part`, or start it again where the server cannot continue."""
     have = _size(part)
-    tag = _tag(part).read_text(encoding="utf-8") if have and _tag(part).exists() else ""
+    tag = _etag_file(part).read_text(encoding="utf-8") if have and _etag_file(part).exists() else ""
     headers = {"User-Agent": "vcrast", "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-"} | ({"If-Range": tag} if tag else {})
@@ -129,28 +129,28 @@ def _transfer(url: str, part: Path, timeout_s: float) -> None:
             raise
         # The part is as long as the file, or longer than a newer version of it. Which one cannot be told: start again.
         part.unlink(missing_ok=True)
-        raise Interrupted("the server has nothing beyond the part that is here") from None
+        raise BrokenTransfer("the server has nothing beyond the part that is here") from None
     with answer:
-        start = _start(answer, have)
+        start = _first_byte(answer, have)
         expected = answer.headers.get("Content-Length")
         total = start + int(expected) if expected and expected.isdecimal() else None
         etag = answer.headers.get("ETag") or ""
         if etag.startswith('"'):  # a weak tag (W/...) does not promise the same bytes
-            _tag(part).write_text(etag, encoding="utf-8")
+            _etag_file(part).write_text(etag, encoding="utf-8")
         else:
-            _tag(part).unlink(missing_ok=True)
+            _etag_file(part).unlink(missing_ok=True)
         _save(answer, part, start, total)
     if total is not None and _size(part) < total:
-        raise Interrupted(f"the connection ended at {_size(part)} of {total} bytes")
+        raise BrokenTransfer(f"the connection ended at {_size(part)} of {total} bytes")
 
 
-def _start(answer: HTTPResponse, have: int) -> int:
-    """Where the answer's first byte belongs."""
+def _first_byte(answer: HTTPResponse, have: int) -> int:
+    """Return the position of the answer's first byte in the file."""
     if answer.status != 206:
         return 0
     found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range") or "")
     if found is None or int(found[1]) != have:
-        raise Interrupted(f"the server continues at the wrong place ({answer.headers.get('Content-Range')})")
+        raise BrokenTransfer(f"the server continues at the wrong place ({answer.headers.get('Content-Range')})")
     return have
 
 

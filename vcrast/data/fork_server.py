@@ -1,7 +1,7 @@
-"""Imported by the fork server alone, before it forks: load torch once, and outlive the signals of a preempted job.
+"""Preload of the fork server: import torch once, block the signals of a preempted job.
 
-Workers inherit both (`vcrast.data.processes`). Blocked rather than ignored: multiprocessing and DataLoader install
-handlers of their own in a new worker, and a signal that came just then would end it.
+The fork server alone imports it; workers inherit both (`vcrast.data.processes`). Blocked rather than ignored:
+multiprocessing and DataLoader install handlers of their own in a new worker, and a signal just then would end it.
 """
 
 import signal

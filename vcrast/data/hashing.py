@@ -1,4 +1,4 @@
-"""Stable hashes of text: seeds and choices that are the same on every machine and in every run."""
+"""Hash text to seeds and choices that are the same on every machine."""
 
 from __future__ import annotations
 

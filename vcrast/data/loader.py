@@ -1,4 +1,7 @@
-"""Batches in an order that depends on (seed, epoch) alone: never on workers, ranks, or where a run was resumed."""
+"""Load batches in an order that depends on (seed, epoch) alone.
+
+It is the same for any number of workers and ranks, and after a resume.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.dataset import CENTRE, ClipDataset, Example
 from vcrast.data.hashing import stable_hash
-from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_ended
+from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_killed_at_end
 
 T = TypeVar("T")
 Key = tuple[int, int]  # (clip index, position)
@@ -27,15 +30,15 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # shadows tuple.index, which nobody calls on a batch
 
 
-class Loaded(NamedTuple):
-    """What a worker sends: a batch, and the faults it met (clip index, reason)."""
+class LoadedBatch(NamedTuple):
+    """A batch as a worker sends it, and the faults that it met (clip index, reason)."""
 
     batch: Batch
     faults: list[tuple[int, str]]
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:
-    """Whole batches in an epoch; the incomplete one is dropped, since the loss depends on the batch's size.
+    """Count whole batches in an epoch; the incomplete one is dropped: the loss depends on the batch's size.
 
     Raises:
         ValueError: a batch is larger than the dataset.
@@ -51,7 +54,7 @@ def steps_per_epoch(num_clips: int, batch_size: int) -> int:
 
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> Tensor:
-    """The order (N,) int64 of the clips in one epoch."""
+    """Draw the order of the clips in one epoch, (num_clips,) int64."""
     generator = torch.Generator().manual_seed(stable_hash(f"order {seed} {epoch}") >> 1)
     return torch.randperm(num_clips, generator=generator)
 
@@ -68,7 +71,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of steps start_step, ..., num_steps - 1.
+    """Yield the batches of steps start_step, ..., num_steps - 1.
 
     Args:
         dataset: the training clips.
@@ -89,7 +92,7 @@ def training_batches(
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
     keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size)
-    return _hand_over(dataset, keys, num_workers, torch.device(device))
+    return _batches_on_device(dataset, keys, num_workers, torch.device(device))
 
 
 def evaluation_batches(
@@ -100,7 +103,7 @@ def evaluation_batches(
     device: torch.device | str,
     part: range | None = None,
 ) -> Iterator[Batch]:
-    """Every clip once, in order, centre crop; the last batch may be smaller.
+    """Yield every clip once, in order, centre crop; the last batch may be smaller.
 
     An unreadable clip is left out of its batch: replacing it would count another test clip twice. `part` limits it to
     some of the clips, by their places in the dataset.
@@ -113,11 +116,11 @@ def evaluation_batches(
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     every = [(index, CENTRE) for index in (range(len(dataset)) if part is None else part)]
     keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
-    return _hand_over(dataset, keys, num_workers, torch.device(device))
+    return _batches_on_device(dataset, keys, num_workers, torch.device(device))
 
 
 class TrainingKeys(Sampler[list[Key]]):
-    """The keys that one rank reads, one list a step."""
+    """Lists of keys, one a step, that one rank reads."""
 
     def __init__(
         self, num_clips: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
@@ -140,13 +143,13 @@ class TrainingKeys(Sampler[list[Key]]):
             yield [(int(order[first + place]), step * self.batch_size + place) for place in self.mine]
 
 
-class LoadBatch(Dataset[Loaded]):
-    """A list of keys -> the batch; this is what workers run."""
+class LoadBatch(Dataset[LoadedBatch]):
+    """Dataset of whole batches, addressed by lists of keys; workers run it."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, keys: Sequence[Key]) -> Loaded:
+    def __getitem__(self, keys: Sequence[Key]) -> LoadedBatch:
         examples: list[Example] = []
         faults: list[tuple[int, str]] = []
         for key in keys:
@@ -156,7 +159,7 @@ class LoadBatch(Dataset[Loaded]):
                 faults.append((key[0], fault.reason))
         # All that this process ever met: a fault found for one batch would otherwise be unknown to the main process
         # when the batch that carried it was thrown away.
-        return Loaded(_stack(examples, self.dataset), faults + list(self.dataset.faults.items()))
+        return LoadedBatch(_stack(examples, self.dataset), faults + list(self.dataset.faults.items()))
 
 
 def _stack(examples: Sequence[Example], dataset: ClipDataset) -> Batch:
@@ -170,8 +173,8 @@ def _stack(examples: Sequence[Example], dataset: ClipDataset) -> Batch:
     )
 
 
-def _same(value: T) -> T:
-    """Stands for DataLoader's conversion: the batch is ready."""
+def _identity(value: T) -> T:
+    """Replace DataLoader's conversion: the batch is ready."""
     return value
 
 
@@ -180,7 +183,7 @@ def _start_worker(readers: dict[str, Any], _worker: int) -> None:
 
 
 def resolve_workers(num_workers: int | None, device: torch.device, *, cached: bool) -> int:
-    """The number of reading processes.
+    """Choose the number of reading processes.
 
     With a cache a batch is a copy from memory, cheaper than a transfer between processes; on a GPU it still pays to
     have another process do it.
@@ -192,32 +195,32 @@ def resolve_workers(num_workers: int | None, device: torch.device, *, cached: bo
     return min(8, num_cores() - 1)
 
 
-def _hand_over(
+def _batches_on_device(
     dataset: ClipDataset, keys: Sequence[list[Key]] | TrainingKeys, num_workers: int | None, device: torch.device
 ) -> Iterator[Batch]:
     workers = resolve_workers(num_workers, device, cached=dataset.store is not None)
-    loader: DataLoader[Loaded] = DataLoader(
+    loader: DataLoader[LoadedBatch] = DataLoader(
         LoadBatch(dataset),
         batch_size=None,
         sampler=keys,
         num_workers=workers,
-        collate_fn=_same,
+        collate_fn=_identity,
         pin_memory=device.type == "cuda",
         multiprocessing_context=fork_server() if workers else None,
         worker_init_fn=partial(_start_worker, dict(READERS)) if workers else None,
         # DataLoader seeds its workers from the global generator, which a run's own numbers must not depend on.
         generator=torch.Generator(),
     )
-    return _ahead(_checked(dataset, loader), device)
+    return _prefetch(_from_workers(dataset, loader), device)
 
 
-def _checked(dataset: ClipDataset, loader: DataLoader[Loaded]) -> Iterator[Batch]:
-    """The loader's batches; a dead worker is explained, faults are counted."""
-    with workers_ended(partial(iter, loader)) as loaded:
-        yield from _explained(dataset, loaded)
+def _from_workers(dataset: ClipDataset, loader: DataLoader[LoadedBatch]) -> Iterator[Batch]:
+    """Yield the loader's batches; explain a dead worker, count faults."""
+    with workers_killed_at_end(partial(iter, loader)) as loaded:
+        yield from _without_faults(dataset, loaded)
 
 
-def _explained(dataset: ClipDataset, loaded: Iterator[Loaded]) -> Iterator[Batch]:
+def _without_faults(dataset: ClipDataset, loaded: Iterator[LoadedBatch]) -> Iterator[Batch]:
     while True:
         try:
             batch, faults = next(loaded)
@@ -241,8 +244,8 @@ def _worker_died(error: Exception) -> RuntimeError:
     )
 
 
-def _ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on the device; on CUDA the copy of the next one is under way when one is handed over."""
+def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Move batches to the device; on CUDA the next one is being copied while one is used."""
     if device.type == "cpu":
         yield from batches
         return

@@ -1,4 +1,4 @@
-"""From `data=...` settings to a checked corpus, its cache, and its normalisation."""
+"""Open `data=...`: a checked corpus, its cache, and its normalisation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def open_corpus(data: DataConfig) -> Corpus:
-    """The dataset that `data` describes, every clip checked before the first step.
+    """Open the dataset that `data` describes, every clip checked before the first step.
 
     Raises:
         KeyError: no source of that name.
@@ -42,7 +42,7 @@ def open_corpus(data: DataConfig) -> Corpus:
 
 
 def prepare(data: DataConfig, clips: Sequence[Clip]) -> WavStore | None:
-    """The cache of these clips, built if need be; None when `data.cache` is false.
+    """Open the cache of these clips, built if need be; None when `data.cache` is false.
 
     Give all clips of a corpus at once: a `ClipDataset` of any part finds its clips in the store.
     """
@@ -65,7 +65,7 @@ def resolve_stats(
     features: Mapping[str, Any] | None = None,
     store: WavStore | None = None,
 ) -> tuple[float, float]:
-    """Mean and standard deviation for normalisation: the configured pair, or computed from the training clips.
+    """Return mean and standard deviation for normalisation: the configured pair, or one from the training clips.
 
     Args:
         data: whose `mean` and `std` count when both are set.
@@ -108,18 +108,18 @@ class OpenData:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the results should know: how much of the dataset is here, clips that were left out."""
+        """Notes for a reader of the results: how much of the dataset is here, clips that were left out."""
         faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
         left_out = [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
         return [*self.corpus.notes, *left_out]
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
-        """The training and the test clips of one fold; `seed` is that of the random crops."""
+        """Return the training and the test clips of one fold; `seed` is that of the random crops."""
         train, test = self.corpus.split(fold)
         return FoldData(self.dataset(train, seed=seed), self.dataset(test, seed=seed))
 
     def dataset(self, clips: Sequence[Clip], *, seed: int) -> ClipDataset:
-        """Any clips of the corpus as a dataset."""
+        """Make a dataset of any clips of the corpus."""
         return ClipDataset(
             clips,
             num_classes=len(self.corpus.classes),
@@ -134,10 +134,10 @@ class OpenData:
     def statistics(
         self, train: ClipDataset, fbank: Callable[[Tensor], Tensor], *, settings: Mapping[str, Any]
     ) -> tuple[float, float]:
-        """`resolve_stats` for a training set of this corpus."""
+        """Call `resolve_stats` for a training set of this corpus."""
         return resolve_stats(self.data, train.clips, fbank=fbank, features=settings, store=self.store)
 
 
 def open_data(data: DataConfig, corpus: Corpus) -> OpenData:
-    """The corpus of `open_corpus` with its cache, built if need be; errors as in `open_or_build`."""
+    """Open the cache of a corpus, built if need be; errors as in `open_or_build`."""
     return OpenData(data, corpus, prepare(data, corpus.clips))

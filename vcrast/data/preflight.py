@@ -1,4 +1,4 @@
-"""Everything that can be said about a corpus before the first step, in one error."""
+"""Check a corpus before the first step and list all faults in one error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_HEADERS = 20_000  # files opened of a corpus that a listing found: seconds o
 
 
 def fault_list(faults: Sequence[str]) -> str:
-    """The first faults, one a line, and how many there are more."""
+    """Join the first faults, one a line, and the number of others."""
     more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
     return "\n  ".join(["", *faults[:LISTED], *more])
 
@@ -54,12 +54,12 @@ def preflight(corpus: Corpus, *, folds: Any, max_bad_fraction: float) -> None:
 
 
 def spread(clips: Sequence[Clip], count: int) -> Sequence[Clip]:
-    """At most `count` clips, evenly apart."""
+    """Take at most `count` clips, evenly spread."""
     return clips if len(clips) <= count else [clips[i * len(clips) // count] for i in range(count)]
 
 
 def duplicates(clips: Iterable[Clip]) -> list[str]:
-    """Clips of the same file and stretch: twice the weight in training, or test clips that were trained on."""
+    """List clips of the same file and stretch: twice the weight in training, or test clips trained on."""
     first: dict[tuple[str, float, float | None], Clip] = {}
     faults = []
     for clip in clips:
@@ -70,7 +70,7 @@ def duplicates(clips: Iterable[Clip]) -> list[str]:
 
 
 def label_faults(corpus: Corpus) -> list[str]:
-    """Class indices that the corpus has no class for, and several labels where one is promised."""
+    """List class indices outside the corpus's classes, and several labels where one is promised."""
     faults = []
     for clip in corpus.clips:
         beyond = [label for label in clip.labels if not 0 <= label < len(corpus.classes)]
@@ -82,7 +82,7 @@ def label_faults(corpus: Corpus) -> list[str]:
 
 
 def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
-    """Faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
+    """List faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
     paths = list({clip.path: None for clip in clips if not is_generated(clip.path)})
     # Opening a file waits for the disk or the network and releases the interpreter: threads help, also on one core.
     with ThreadPoolExecutor(max_workers=min(16, 4 * num_cores())) as pool:
@@ -98,7 +98,7 @@ def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
 
 
 def _header(path: str) -> tuple[str, bool, float | None]:
-    """(reason or "", whether that is the manifest's fault, seconds or None if unknown)."""
+    """Return the fault or "", whether it is the manifest's, and the length in seconds or None if unknown."""
     if os.path.isdir(path):
         return "is a folder, not a file", True, None
     try:

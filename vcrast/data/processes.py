@@ -1,4 +1,4 @@
-"""How worker processes are started: from a fork server.
+"""Start worker processes from a fork server.
 
 A plain fork copies a process in which torch may hold thread pools, locks or a CUDA context, and the child can hang in
 its first parallel operation. Spawning is safe but imports torch in every worker. A fork server is one clean process
@@ -30,7 +30,7 @@ OUTER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def fork_server() -> ForkServerContext:
-    """The context that all worker processes of this program are started from.
+    """Return the context that all worker processes of this program are started from.
 
     Raises:
         ValueError: the program came through standard input, so a worker cannot load its main module.
@@ -43,18 +43,18 @@ def fork_server() -> ForkServerContext:
 
 
 def can_start_workers() -> bool:
-    """Whether a worker could import this program's main module (a notebook has none, which is fine)."""
+    """Tell whether a worker could import this program's main module (a notebook has none, which is fine)."""
     main = getattr(sys.modules["__main__"], "__file__", None)
     return main is None or os.path.exists(main)
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_decoder(readers: Readers) -> None:
-    """First call in a process that builds the cache: it dies with Slurm's signals, Ctrl-C is the parent's matter.
+    """Initialise a process that builds the cache: Slurm's signals end it, Ctrl-C is left to the parent.
 
     Args:
         readers: the parent's table; a fresh process has not imported the sources that fill it.
@@ -66,7 +66,7 @@ def start_decoder(readers: Readers) -> None:
 
 
 def start_loader(readers: Readers) -> None:
-    """First call in a loader's worker: signals are the parent's matter.
+    """Initialise a loader's worker: signals are left to the parent.
 
     Slurm sends its warning to every process of a job; a worker that died of it would take the last checkpoint with it.
     They were blocked in the fork server, so none got through before this call.
@@ -77,8 +77,8 @@ def start_loader(readers: Readers) -> None:
 
 
 @contextmanager
-def workers_ended(start: Callable[[], T]) -> Iterator[T]:
-    """End the workers that `start` starts when the body is left, or the program is, whichever comes first.
+def workers_killed_at_end(start: Callable[[], T]) -> Iterator[T]:
+    """Kill the workers that `start` starts when the body or the program ends, whichever comes first.
 
     A worker that ignores SIGTERM would never follow the polite request that multiprocessing makes at exit and then
     waits on: after an error, the program would hang for ever.

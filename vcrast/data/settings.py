@@ -38,7 +38,7 @@ def refuse_settings(
 
 
 def existing_folder(data: DataConfig) -> Path:
-    """`data.root` as a folder.
+    """Return `data.root` as a folder.
 
     Raises:
         FileNotFoundError: it is not set, or no folder.

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the filterbank over a training set, computed once."""
+"""Compute mean and standard deviation of the filterbank over a training set, once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vcrast.config.atomic import write_atomic
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.cache import corpus_key, default_cache_dir
 from vcrast.data.clip import Clip
+from vcrast.data.preflight import spread
 from vcrast.data.store import WavStore
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def fbank_stats(
     store: WavStore | None = None,
     window_s: float = WINDOW_S,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of all filterbank values of the clips, whole and without padding.
+    """Compute mean and standard deviation of all filterbank values of the clips, whole and without padding.
 
     AST normalises with the statistics of the training set's filterbank values (Gong et al. 2021, arXiv:2104.01778,
     Sec. 2.1); padding would count as loud as its share of the clip. Unreadable clips, and clips shorter than a window,
@@ -49,7 +50,7 @@ def fbank_stats(
     Raises:
         ValueError: no clip can be used, or the values are constant or not finite.
     """
-    chosen = clips if len(clips) <= MAX_CLIPS else [clips[i * len(clips) // MAX_CLIPS] for i in range(MAX_CLIPS)]
+    chosen = spread(clips, MAX_CLIPS)
     if len(chosen) < len(clips):
         log.info("data statistics: from %d of %d clips", len(chosen), len(clips))
     count, mean, squares = 0, 0.0, 0.0
@@ -78,7 +79,7 @@ def cached_stats(
     cache_dir: str | Path | None,
     store: WavStore | None = None,
 ) -> tuple[float, float]:
-    """`fbank_stats`, kept as JSON in the cache folder under the clips and the feature settings."""
+    """Call `fbank_stats` once: kept as JSON in the cache folder under the clips and the feature settings."""
     settings = json.dumps(dict(features), sort_keys=True, default=str)
     digest = hashlib.blake2b(f"{corpus_key(clips, sample_rate)} {settings}".encode(), digest_size=12).hexdigest()
     path = (Path(cache_dir) if cache_dir is not None else default_cache_dir()) / f"stats-{digest}.json"
@@ -99,7 +100,7 @@ def cached_stats(
 
 
 def _pieces(clip: Clip, store: WavStore | None, sample_rate: int) -> list[Tensor]:
-    """The clip as waveforms (1, S), or nothing if it cannot be read."""
+    """Read the clip as waveforms (1, S) of at most a minute; none if it cannot be read."""
     row = None if store is None else store.row(clip)
     if store is not None and row is None:
         return []

@@ -1,4 +1,4 @@
-"""The cache as it is read: one memory-mapped file of 16-bit samples and a JSON index."""
+"""Read the cache: one memory-mapped file of 16-bit samples and a JSON index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALE = 32768.0  # libsndfile's own: 16-bit files pass through the cache unchang
 
 @dataclass
 class Index:
-    """What is known of every clip, in the order of the clips; written beside the samples.
+    """Facts about every clip, in the order of the clips; written beside the samples.
 
     Attributes:
         data: name of the sample file.
@@ -79,15 +79,15 @@ class WavStore:
         return {**self.__dict__, "data": None}
 
     def row(self, clip: Clip) -> int | None:
-        """The position of a clip, or None if it is quarantined or unknown."""
+        """Return the position of a clip, or None if it is quarantined or unknown."""
         return self.rows.get(clip.segment)
 
     def num_samples(self, i: int) -> int:
-        """Length of clip `i` in samples."""
+        """Return the length of clip `i` in samples."""
         return int(self.stops[i] - self.starts[i])
 
     def read(self, i: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Samples start..stop of clip `i`, as far as it has them.
+        """Read samples start..stop of clip `i`, as far as it has them.
 
         Returns:
             (S,) float32 in [-1, 1).

@@ -1,4 +1,4 @@
-"""One file per kind of dataset, which registers how it is opened and, if it can be, downloaded."""
+"""One file per dataset, which registers how it is opened and how it is downloaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vcrast.config.registry import import_part
 
 
 def import_sources(module: str | None = None) -> None:
-    """Import every file of this folder, and `module`, the value of `data.module`, so that they register their parts.
+    """Import every file of this folder, and `module` (`data.module`), so that they register their parts.
 
     Raises:
         ValueError: no such module.

@@ -1,4 +1,4 @@
-"""The labelled set at hand: ESC-10 or ESC-50 in a folder, or without one the generated classes."""
+"""ESC-10 or ESC-50 where `data.root` has one, else the generated classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vcrast.data.sources.synthetic import OPTIONS, synthetic
 
 @SOURCES.register("at_hand")
 def at_hand(data: DataConfig) -> Corpus:
-    """What `data.root` holds, in the official folds; without `data.root`, `data=synthetic`.
+    """Open what `data.root` holds, in the official folds; without `data.root`, `data=synthetic`.
 
     A folder whose rows all belong to ESC-10 is ESC-10, any other ESC-50. `data.options` are those of `data=synthetic`.
 

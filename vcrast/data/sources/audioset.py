@@ -1,4 +1,4 @@
-"""AudioSet (Gemmeke et al. 2017): two million segments of 10 s, 527 classes, several a clip; audio: your own copy."""
+"""AudioSet (Gemmeke et al. 2017): two million segments of 10 s, 527 classes, several a clip."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Segment(NamedTuple):
 
 
 class Files:
-    """The sound files below a folder, each under the video that its name says.
+    """Sound files below a folder, by the video that their name states.
 
     Folders are listed once and no file is opened or asked for its size: on a network disk two million of either take
     longer than the first epoch.
@@ -68,7 +68,7 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.path: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
-        self.taken = 0
+        self.num_used = 0
         for entry in _entries(root):
             stem, _, ending = entry.name.rpartition(".")
             named = NAME.fullmatch(stem)
@@ -83,8 +83,8 @@ class Files:
             elif suffix in UNREADABLE:
                 self.ignored[suffix] += 1
 
-    def take(self, video: str, start_s: float) -> str | None:
-        """The file of a segment, "" if it was handed out before, or None if there is none."""
+    def pop(self, video: str, start_s: float) -> str | None:
+        """Return the file of a segment, "" if it was returned before, or None if there is none."""
         key = video
         if key not in self.path:
             key = _key(video, start_s)
@@ -92,14 +92,14 @@ class Files:
             key = _key(video, 1000 * start_s)  # names may state the start in milliseconds
         path = self.path.get(key)
         if path:
-            self.taken += 1
+            self.num_used += 1
             self.path[key] = ""
         return path
 
 
 @SOURCES.register("audioset")
 def audioset(data: DataConfig) -> Corpus:
-    """The segments of the official lists whose sound file is below `data.root`, in the order of the lists.
+    """Open the segments of the official lists whose sound file is below `data.root`, in the lists' order.
 
     Folds are `train` (`data.options.train`: full, unbalanced or balanced) and `eval`. No copy of AudioSet is complete;
     segments without a file are counted and said, because a mean average precision means little without the counts.
@@ -121,8 +121,8 @@ def audioset(data: DataConfig) -> Corpus:
     number = {mid: index for index, mid in enumerate(classes)}
     for split in (*TRAINING[asked], EVAL):
         before = len(clips)
-        with _no_collection():
-            total = _take(lists / SEGMENTS[split], EVAL if split == EVAL else TRAIN, number, files, clips, faults)
+        with _collection_paused():
+            total = _append(lists / SEGMENTS[split], EVAL if split == EVAL else TRAIN, number, files, clips, faults)
         notes.append(f"audioset: {len(clips) - before} of the {total} clips of {split} have a sound file")
     if faults:
         raise ValueError(f"{lists}: {len(faults)} faults in the segment lists{fault_list(faults)}")
@@ -130,7 +130,7 @@ def audioset(data: DataConfig) -> Corpus:
         raise ValueError(_no_sound(start, files))
     for note in notes:
         log.info("%s", note)
-    if left := len(files.path) - files.taken:
+    if left := len(files.path) - files.num_used:
         log.info("audioset: %d sound files belong to no segment of these lists", left)
     if files.ignored.total():
         log.warning("audioset: %s", _unreadable(files))
@@ -140,7 +140,7 @@ def audioset(data: DataConfig) -> Corpus:
 
 
 def find_lists(data: DataConfig, splits: tuple[str, ...]) -> tuple[Path, Path]:
-    """The folder of the data, and the one below it with the lists of these splits and of the classes."""
+    """Find the folder of the data, and the one below it with the lists of these splits and of the classes."""
     start = DEFAULT_ROOT if data.root is None else Path(data.root).expanduser()
     needed = [SEGMENTS[split] for split in splits] + [LABELS]
     missing = {start / name: [each for each in needed if not (start / name / each).is_file()] for name in CSV_FOLDERS}
@@ -156,7 +156,7 @@ def find_lists(data: DataConfig, splits: tuple[str, ...]) -> tuple[Path, Path]:
 
 
 def read_classes(path: Path) -> dict[str, str]:
-    """Machine id (`/m/...`) -> name of every class, in the order of their numbers.
+    """Read the name of every class by machine id (`/m/...`), in the order of their numbers.
 
     Raises:
         ValueError: not the 527 classes, numbered from 0.
@@ -175,7 +175,7 @@ def read_classes(path: Path) -> dict[str, str]:
 
 
 def read_segments(path: Path, faults: list[str]) -> Iterator[Segment]:
-    """The lines of a segment list; those that cannot be read go to `faults`.
+    """Yield the lines of a segment list; those that cannot be read go to `faults`.
 
     Three comment lines, then `YTID, start, end, "mid,mid"`: a blank after each comma, so that the quotes count only
     when it is skipped.
@@ -199,7 +199,7 @@ def read_segments(path: Path, faults: list[str]) -> Iterator[Segment]:
             raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); fetch it anew") from None
 
 
-def _take(path: Path, fold: str, number: dict[str, int], files: Files, clips: list[Clip], faults: list[str]) -> int:
+def _append(path: Path, fold: str, number: dict[str, int], files: Files, clips: list[Clip], faults: list[str]) -> int:
     """Append the segments of one list that have a file; returns how many the list has."""
     total = 0
     # Many clips have the same labels, and a tuple of theirs each would be a good part of all the memory.
@@ -214,7 +214,7 @@ def _take(path: Path, fold: str, number: dict[str, int], files: Files, clips: li
                 faults.append(f"{path.name} line {segment.line}: label {unknown[0]!r} is not in {LABELS}")
                 continue
             labels = known[segment.labels] = tuple(dict.fromkeys(number[mid] for mid in mids))
-        sound = files.take(segment.video, segment.start_s)
+        sound = files.pop(segment.video, segment.start_s)
         if sound == "":
             faults.append(f"{path.name} line {segment.line}: {segment.video} is listed twice")
         elif sound is not None:
@@ -223,8 +223,8 @@ def _take(path: Path, fold: str, number: dict[str, int], files: Files, clips: li
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold back the search for reference cycles: millions of clips have none, and it looks at all again and again."""
+def _collection_paused() -> Iterator[None]:
+    """Pause garbage collection: millions of clips hold no cycles, and it would visit all of them again and again."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -240,7 +240,7 @@ def _key(video: str, start: float | None) -> str:
 
 
 def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
-    """Everything below a folder that is no folder; hidden names are left out, each folder is seen once."""
+    """Yield all files below a folder; hidden names are left out, each folder is visited once."""
     folders, seen = [str(root)], {os.path.realpath(root)}
     while folders:
         with os.scandir(folders.pop()) as entries:

@@ -47,7 +47,7 @@ def download_audioset(root: Path | None = None, *, url: str = URL, pause_s: floa
 
 
 def list_fault(path: Path) -> str:
-    """What is wrong with one of the files, or "". A segment list says in a comment how many segments it has."""
+    """Say what is wrong with one of the files, or ""; a segment list states its number of segments."""
     try:
         if path.name == LABELS:
             read_classes(path)

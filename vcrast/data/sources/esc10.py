@@ -1,4 +1,4 @@
-"""ESC-10: the 10-class part of ESC-50, from its folder or from one that holds only these 400 clips."""
+"""ESC-10: the 10-class part of ESC-50, from its folder or one with these 400 clips alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vcrast.data.sources.esc50 import META, corpus, find_root, read_rows
 
 @SOURCES.register("esc10")
 def esc10(data: DataConfig) -> Corpus:
-    """The rows with `esc10` True; classes 0 to 9 in order of ESC-50's target.
+    """Open the rows with `esc10` True; classes 0 to 9 in order of ESC-50's target.
 
     Raises:
         FileNotFoundError: no ESC-50 or ESC-10 at `data.root`, nor at the place where the download puts it.

@@ -1,4 +1,7 @@
-"""ESC-50: 2000 environmental recordings of 5 s, 50 classes, 5 folds (Piczak 2015, doi:10.1145/2733373.2806390)."""
+"""ESC-50: 2000 recordings of 5 s, 50 classes, 5 folds.
+
+Source: Piczak 2015, "ESC: Dataset for environmental sound classification", doi:10.1145/2733373.2806390.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ COLUMNS = ("filename", "fold", "target", "category")
 NUM_CLASSES = 50
 
 
-class Row(NamedTuple):
+class MetaRow(NamedTuple):
     """One line of `meta/esc50.csv`."""
 
     line: int
@@ -33,7 +36,7 @@ class Row(NamedTuple):
 
 @SOURCES.register("esc50")
 def esc50(data: DataConfig) -> Corpus:
-    """All 50 classes, in the official folds.
+    """Open all 50 classes, in the official folds.
 
     Raises:
         FileNotFoundError: no ESC-50 at `data.root`, nor at the place where `vcrast data download esc50` puts it.
@@ -48,8 +51,8 @@ def esc50(data: DataConfig) -> Corpus:
     return corpus("esc50", rows)
 
 
-def corpus(name: str, rows: list[Row]) -> Corpus:
-    """Rows -> corpus; classes in order of their target, numbered from 0."""
+def corpus(name: str, rows: list[MetaRow]) -> Corpus:
+    """Make a corpus of rows; classes in order of their target, numbered from 0."""
     category = {row.target: row.category for row in rows}
     number = {target: i for i, target in enumerate(sorted(category))}
     clips = tuple(Clip(row.path, (number[row.target],), fold=row.fold, line=row.line) for row in rows)
@@ -57,7 +60,7 @@ def corpus(name: str, rows: list[Row]) -> Corpus:
 
 
 def find_root(data: DataConfig) -> Path:
-    """The folder that holds `meta/esc50.csv`: `data.root`, or `ESC-50-master` in it, or the download's place."""
+    """Find the folder with `meta/esc50.csv`: `data.root`, `ESC-50-master` in it, or the download's place."""
     start = DEFAULT_ROOT if data.root is None else Path(data.root).expanduser()
     for root in (start, start / ARCHIVE_FOLDER):
         if (root / META).is_file():
@@ -66,14 +69,14 @@ def find_root(data: DataConfig) -> Path:
     raise FileNotFoundError(f"{data.name}: {looked} {META}; run `vcrast data download esc50` or set data.root=FOLDER")
 
 
-def read_rows(root: Path) -> list[Row]:
-    """The lines of `meta/esc50.csv`; audio may be of another format than named there, under the same stem.
+def read_rows(root: Path) -> list[MetaRow]:
+    """Read `meta/esc50.csv`; audio may be of another format than named there, under the same stem.
 
     Raises:
         ValueError: a column is missing, or cells cannot be read; lists the first 20 with their lines.
     """
     there = {path.stem: path for path in sorted((root / "audio").glob("*.*")) if not path.name.startswith(".")}
-    rows: list[Row] = []
+    rows: list[MetaRow] = []
     faults: list[str] = []
     with open(root / META, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
@@ -90,7 +93,7 @@ def read_rows(root: Path) -> list[Row]:
     return rows
 
 
-def _row(cells: dict[str, str], line: int, root: Path, find: Callable[[str], Path | None]) -> Row:
+def _row(cells: dict[str, str], line: int, root: Path, find: Callable[[str], Path | None]) -> MetaRow:
     if any(not cells[column] for column in COLUMNS):
         raise ValueError("a cell is empty")
     if not (cells["fold"].isdecimal() and cells["target"].isdecimal()):
@@ -98,4 +101,4 @@ def _row(cells: dict[str, str], line: int, root: Path, find: Callable[[str], Pat
     named = root / "audio" / cells["filename"]
     path = named if named.is_file() else find(named.stem) or named
     flagged = (cells.get("esc10") or "").strip().lower() == "true"
-    return Row(line, str(path), cells["fold"], int(cells["target"]), cells["category"], flagged)
+    return MetaRow(line, str(path), cells["fold"], int(cells["target"]), cells["category"], flagged)

@@ -65,7 +65,7 @@ def download_esc50(root: Path | None = None, *, url: str = URL, pause_s: float =
 
 
 def _install(archive: Path, root: Path) -> Path:
-    """Unpack aside, check, and rename; a half-unpacked folder never has the final name."""
+    """Unpack aside, check, and rename: a half-unpacked folder never has the final name."""
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
     try:
         unpack(archive, aside, max_bytes=MAX_BYTES, max_files=MAX_FILES)
@@ -83,7 +83,7 @@ def _install(archive: Path, root: Path) -> Path:
 
 
 def content_fault(folder: Path) -> str:
-    """What is missing in an ESC-50 folder, or ""."""
+    """Say what is missing in an ESC-50 folder, or ""."""
     try:
         rows = read_rows(folder)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Sound files in folders named after their classes; or in one folder, without classes."""
+"""Sound files in folders named after their classes, or in one folder, without classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS = (TRAIN, "val", "valid", "validation", "dev", "eval", "test")
 
 @SOURCES.register("folder")
 def folder(data: DataConfig) -> Corpus:
-    """`root/<class>/**/*.wav`, or `root/{train,test}/<class>/**/*.wav`, or `root/*.wav` without classes.
+    """Open `root/<class>/**/*.wav`, `root/{train,test}/<class>/**/*.wav`, or `root/*.wav` without classes.
 
     Without train and test folders a file's fold is a hash of its name: the same on every machine, and unchanged when
     files are added. `data.options.num_folds` (5) says how many there are.
@@ -49,7 +49,7 @@ def folder(data: DataConfig) -> Corpus:
 
 
 def hashed_fold(name: str, num_folds: int) -> str:
-    """The fold, "1" to "<num_folds>", of a file called `name`."""
+    """Hash the name of a file to its fold, "1" to "<num_folds>"."""
     return str(1 + stable_hash(name, byteorder="big") % num_folds)
 
 
@@ -70,7 +70,7 @@ def _corpus(root: Path, found: list[tuple[str, Path, str]], fixed: bool) -> Corp
 
 
 def _by_class(root: Path) -> list[tuple[str, Path]]:
-    """(class, file) of every sound file below `root`, sorted; class "" for files directly in it."""
+    """List (class, file) of every sound file below `root`, sorted; class "" for files directly in it."""
     ignored: Counter[str] = Counter()
     found = []
     for path in _files(root):

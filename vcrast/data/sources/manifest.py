@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     fold: str | None
 
 
-class Row(NamedTuple):
+class ManifestRow(NamedTuple):
     """One row as read: its line, and its cells as text or (JSON) as values."""
 
     line: int
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 @SOURCES.register("manifest")
 def manifest(data: DataConfig) -> Corpus:
-    """The clips that `data.path` lists, with labels from the column `data.label` (default: `label` or `labels`).
+    """Open the clips that `data.path` lists, labels from the column `data.label` (default: `label` or `labels`).
 
     `data.options`: `fold`, the column of folds (default: `fold` or `split`); `classes`, the allowed labels in order.
 
@@ -71,8 +71,8 @@ def manifest(data: DataConfig) -> Corpus:
     return Corpus("manifest", kept, classes, multilabel, fold_names(kept))
 
 
-def _read(path: Path, faults: list[str]) -> Iterator[Row]:
-    """The rows; lines that cannot be taken apart go to `faults`. A byte order mark (Windows) is skipped."""
+def _read(path: Path, faults: list[str]) -> Iterator[ManifestRow]:
+    """Yield the rows; lines that cannot be parsed go to `faults`. A byte order mark (Windows) is skipped."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             if path.suffix.lower() in JSON_SUFFIXES:
@@ -85,7 +85,7 @@ def _read(path: Path, faults: list[str]) -> Iterator[Row]:
             ) from None
 
 
-def _read_json(file: Any, faults: list[str]) -> Iterator[Row]:
+def _read_json(file: Any, faults: list[str]) -> Iterator[ManifestRow]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue
@@ -95,12 +95,12 @@ def _read_json(file: Any, faults: list[str]) -> Iterator[Row]:
             faults.append(f"line {line}: not JSON ({error.msg})")
             continue
         if isinstance(cells, dict):
-            yield Row(line, cells)
+            yield ManifestRow(line, cells)
         else:
             faults.append(f"line {line}: not a JSON object, one of which stands on every line")
 
 
-def _read_csv(reader: Any, faults: list[str]) -> Iterator[Row]:
+def _read_csv(reader: Any, faults: list[str]) -> Iterator[ManifestRow]:
     head: list[str] = []
     for cells in reader:
         line = reader.line_num
@@ -112,13 +112,13 @@ def _read_csv(reader: Any, faults: list[str]) -> Iterator[Row]:
             if twice:
                 faults.append(f"line {line}: two columns called {twice[0]!r}")
         elif len(cells) == len(head):
-            yield Row(line, dict(zip(head, (cell.strip() for cell in cells), strict=True)))
+            yield ManifestRow(line, dict(zip(head, (cell.strip() for cell in cells), strict=True)))
         else:
             faults.append(f"line {line}: {len(cells)} cells, the header has {len(head)}; quote cells that hold commas")
 
 
 def _columns(data: DataConfig, path: Path, names: list[str]) -> Columns:
-    """The chosen columns, or the usual ones that are there."""
+    """Return the chosen columns, or the usual ones that are there."""
     if names and "path" not in names:
         raise ValueError(f"{path}: no column 'path'; it has {', '.join(names)}")
     for key, name in (("label", data.label), ("options.fold", data.options["fold"])):
@@ -131,13 +131,13 @@ def _columns(data: DataConfig, path: Path, names: list[str]) -> Columns:
     return Columns(label, fold)
 
 
-def _is_list(row: Row, column: str | None) -> bool:
+def _is_list(row: ManifestRow, column: str | None) -> bool:
     cell = row.cells.get(column) if column else None
     return isinstance(cell, list) or (isinstance(cell, str) and (";" in cell or cell.startswith("[")))
 
 
-def _labels(row: Row, column: str | None, faults: list[str]) -> list[str]:
-    """The label names of a row; an empty JSON list is a clip to which no class applies, an empty cell is a fault."""
+def _labels(row: ManifestRow, column: str | None, faults: list[str]) -> list[str]:
+    """Return the label names of a row; an empty JSON list is a clip without a class, an empty cell a fault."""
     cell = row.cells.get(column) if column else []
     if isinstance(cell, str) and cell.startswith("["):
         try:
@@ -160,9 +160,9 @@ def _classes(labels: list[list[str]]) -> tuple[str, ...]:
 
 
 def _clip(
-    row: Row, labels: list[str], columns: Columns, number: dict[str, int], folder: Path, faults: list[str]
+    row: ManifestRow, labels: list[str], columns: Columns, number: dict[str, int], folder: Path, faults: list[str]
 ) -> Clip | None:
-    """The clip of a row; None, and the reasons in `faults`, if a cell is bad."""
+    """Make the clip of a row; None, and the reasons in `faults`, if a cell is bad."""
     before = len(faults)
     text = str(row.cells.get("path") or "")
     if not text:
@@ -189,7 +189,7 @@ def _known(name: str, number: dict[str, int]) -> str:
     return suggest(name, number) if len(number) <= 60 else f"data.options.classes has {len(number)} others"
 
 
-def _seconds(row: Row, column: str, faults: list[str]) -> float | None:
+def _seconds(row: ManifestRow, column: str, faults: list[str]) -> float | None:
     cell = row.cells.get(column)
     if cell is None or cell == "":
         return None

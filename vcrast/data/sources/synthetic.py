@@ -1,4 +1,4 @@
-"""Labelled sounds, computed: no download, any amount, the same on every machine."""
+"""Generated sounds with labels: no download, any number, the same on every machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUERY = ("seed", "duration", "snr", "engine")
 
 @SOURCES.register("synthetic")
 def synthetic(data: DataConfig) -> Corpus:
-    """A corpus of generated clips in five folds; classes and folds as even as `num_clips` allows.
+    """Open generated clips in five folds; classes and folds as even as `num_clips` allows.
 
     Options: `num_clips`; `seed` of the collection (not of the run); `snr_db` [lowest, highest] level over the
     background noise; `classes`, a list of names, or null for all. The same options give the same sounds.

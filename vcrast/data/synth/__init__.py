@@ -1,1 +1,1 @@
-"""Generated sounds: parameters, the programs that play them, endless pairs and labelled classes."""
+"""Generated sounds: parameters, programs, endless pairs and labelled classes."""

@@ -1,4 +1,4 @@
-"""Slow curves (pitch, envelopes, grains) at control points 2 ms apart, interpolated linearly.
+"""Slow curves (pitch, envelopes, grains) at control points 2 ms apart.
 
 Ears and filterbanks of 10 ms frames hear no faster change of level or pitch, and a curve at the control rate costs a
 thirtieth of one at 16 kHz. t is in seconds from the first sample; all curves are (n, points).

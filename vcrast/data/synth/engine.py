@@ -1,4 +1,4 @@
-"""Render the clips of a labelled class: (class, number, seed) -> waveform, with background noise."""
+"""Render the clips of a labelled class: (class, number, seed) -> waveform."""
 
 from __future__ import annotations
 

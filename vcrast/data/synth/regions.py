@@ -1,4 +1,4 @@
-"""Regions of a space of parameters: an interval of each, in its unit, defines a class of sounds."""
+"""Regions of a space of parameters, intervals in their units: classes of sounds."""
 
 from __future__ import annotations
 
