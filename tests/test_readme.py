@@ -25,9 +25,9 @@ def commands(prefix):
                 yield page.name, text
 
 
-LAUNCHES = list(commands("python launch/local.py"))
-SUBMISSIONS = list(commands("python launch/slurm.py"))
-VERBS = list(commands("vcrast "))
+LAUNCHES = [*commands("python launch/local.py"), *commands("vcrast run ")]
+SUBMISSIONS = [*commands("python launch/slurm.py"), *commands("vcrast submit ")]
+VERBS = [each for each in commands("vcrast ") if each not in (*LAUNCHES, *SUBMISSIONS)]
 
 
 def test_the_tree_is_the_repository():
