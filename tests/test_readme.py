@@ -39,8 +39,8 @@ def test_launch_commands_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
     if arguments.help or any(word.startswith("run.resume=") for word in arguments.overrides):
         return
-    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
-        assert compose(point.overrides).recipe
+    for words, _ in expand(arguments.overrides) if arguments.sweep else [(arguments.overrides, ())]:
+        assert compose(words).recipe
 
 
 @pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
@@ -48,8 +48,8 @@ def test_submissions_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
     if any(word.startswith("run.resume=") for word in arguments.overrides):
         return
-    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
-        config = compose(point.overrides)
+    for words, _ in expand(arguments.overrides) if arguments.sweep else [(arguments.overrides, ())]:
+        config = compose(words)
         assert config.recipe
         check(config.slurm)  # raises for what Slurm could not be given
 

@@ -14,7 +14,7 @@ from small_run import small, weights_hash
 
 from launch import slurm
 from launch.slurm import main
-from launch.submission import Submission, _clean_environment, choose_cluster
+from launch.submission import Submission, choose_cluster, clean_environment
 from launch.sweep import bound, free_folder
 from vcrast.config.resume import resolve
 from vcrast.run import run
@@ -141,8 +141,9 @@ def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch
     kept = {"SBATCH_ACCOUNT": "lab", "SLURM_CONF": "/etc/slurm.conf"}
     for name, value in {**hidden, **kept}.items():
         monkeypatch.setenv(name, value)
-    options = {"partition": "gpu", "time": 10, "account": None, "additional_parameters": {"reservation": "course"}}
-    with _clean_environment(options):
+    with clean_environment(
+        "#SBATCH --partition=gpu\n#SBATCH --time=10\n#SBATCH --reservation=course\nsrun --account=x"
+    ):
         assert not set(hidden) & set(os.environ)
         assert {name: os.environ[name] for name in kept} == kept
     assert {name: os.environ[name] for name in hidden} == hidden
@@ -154,16 +155,14 @@ def test_the_interpreter_finds_the_copy_first_wherever_it_is_started(tmp_path, m
         (tmp_path / place / "where.py").write_text(f"print({place!r})")
     (tmp_path / "user" / "also.py").write_text("print('also')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "user"))
-    options = resolve(["recipe=demo"]).slurm
-    command = Submission(options, "a", tmp_path / "slurm", tmp_path / "code").python_command()
+    command = Submission(resolve(["recipe=demo"]), tmp_path / "slurm", tmp_path / "code").python_command()
     done = subprocess.run(f"{command} -m where; {command} -m also", shell=True, cwd=tmp_path / "checkout", text=True,
                           capture_output=True, check=True)  # fmt: skip
     assert done.stdout.split() == ["code", "also"]
 
 
 def test_a_warning_before_python_is_ready_does_not_end_the_process(tmp_path):
-    options = resolve(["recipe=demo"]).slurm
-    command = Submission(options, "a", tmp_path, tmp_path).python_command()
+    command = Submission(resolve(["recipe=demo"]), tmp_path, tmp_path).python_command()
     program = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); os.kill(os.getpid(), signal.SIGUSR1); print(1)"
     done = subprocess.run([*slurm.shlex.split(command), "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

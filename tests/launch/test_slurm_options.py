@@ -1,6 +1,7 @@
 """What reaches a batch script: every value checked, nothing that could be read as a second option or command."""
 
 import copy
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from launch.submission import Submission
 from launch.sweep import bound
 from vcrast.config.compose import compose
 
-DEFAULT = compose(["recipe=demo"]).slurm
+DEMO = compose(["recipe=demo"])
+DEFAULT = DEMO.slurm
 HOSTILE = (
     "a\nb", "a\n#SBATCH --uid=0", "a\r", "a\x00", "a\u2028b", "a\x1b[2J", "$(touch x)", "`id`", "a'b", 'a"b',
     "a\\b", "--uid=0", "", " ", "a$HOME",
@@ -40,7 +42,8 @@ def with_(**changes):
 
 def script(options, count=1, folder="/runs/a"):
     check(options)
-    return Submission(options, "vcrast-demo", Path(folder) / "slurm", Path(folder) / "code").script(count)
+    config = dataclasses.replace(DEMO, slurm=options)
+    return Submission(config, Path(folder) / "slurm", Path(folder) / "code").script(count)
 
 
 def test_every_text_of_the_schema_is_checked():
