@@ -1,4 +1,4 @@
-"""The runs of a command line: with `-m` one for each combination of values, each in its folder."""
+"""List the runs of a command line: with `-m` one for each combination of values."""
 
 from __future__ import annotations
 
