@@ -1,4 +1,4 @@
-"""The command line that both launchers share: a bare recipe name, Hydra's overrides, a few flags."""
+"""The command line of both launchers: a bare recipe name, Hydra's overrides, some flags."""
 
 from __future__ import annotations
 

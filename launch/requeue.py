@@ -1,4 +1,4 @@
-"""How a batch job gets back into Slurm's queue: by itself after saving, or by a timer when it is too busy."""
+"""Put a batch job back into Slurm's queue: after saving, or by a timer when it is busy."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ vcrast submit RECIPE [group=option] [key=value ...] [-m] [--dry-run]            
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import shutil
 import sys
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from vcrast.config.schema import Config
 
-    from .submission import Submission
     from .sweep import PlannedRun
 
 ROOT = Path(vcrast.__file__).resolve().parents[1]
@@ -74,7 +74,10 @@ def submit(arguments: Arguments, program: Program) -> int:
         ValueError: a wrong setting, or the cluster's refusal.
         ModuleNotFoundError: submitit is missing.
     """
-    require_submitit()
+    if importlib.util.find_spec("submitit") is None:
+        raise ModuleNotFoundError(
+            'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
+        )
     from vcrast.features.views import check_views
 
     from . import slurm_options
@@ -117,20 +120,6 @@ def refuse_uneven(config: Config) -> None:
             )
 
 
-def require_submitit() -> None:
-    """Say how to install the package that only this launcher needs.
-
-    Raises:
-        ModuleNotFoundError: it is missing.
-    """
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise ModuleNotFoundError(
-            'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
-        ) from None
-
-
 def doubts(runs: Sequence[PlannedRun], cluster: str) -> list[str]:
     """What is likely a mistake, but may be right on the cluster."""
     from vcrast.data.open import open_corpus
@@ -150,9 +139,10 @@ def doubts(runs: Sequence[PlannedRun], cluster: str) -> list[str]:
 def show_script(base: Path, runs: Sequence[PlannedRun], program: Program) -> int:
     """`--dry-run`: the batch script to stdout, what it belongs to to stderr."""
     from .snapshot import fingerprint, source_files
+    from .submission import Submission
 
     code = base / "code" / fingerprint(ROOT, source_files(ROOT))
-    print(_submission(base, runs, code).script(len(runs)))
+    print(Submission(runs[0].config, base / "slurm", code).script(len(runs)))
     for run in runs:
         print(f"{program.name}: would run {run.folder} {' '.join(run.varied)}".rstrip(), file=sys.stderr)
     return 0
@@ -162,14 +152,13 @@ def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Pro
     """Copy the code, submit, and say where everything is."""
     from .slurm_job import BatchJob
     from .snapshot import take
-    from .submission import why_never
+    from .submission import Submission, why_never
 
     is_new = not base.exists()
     code = take(ROOT, base / "code")
+    tasks = [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program) for run in runs]
     try:
-        jobs = _submission(base, runs, code).submit(
-            cluster, [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program) for run in runs]
-        )
+        jobs = Submission(runs[0].config, base / "slurm", code).submit(cluster, tasks)
     except ValueError:
         if is_new:  # a refused job leaves no run behind
             shutil.rmtree(base)
@@ -201,12 +190,6 @@ def receipt(base: Path, runs: Sequence[PlannedRun], jobs: Sequence[Job[int]], cl
     if cluster == "slurm":
         lines.append(f"  state       squeue --jobs {first}")
     return [*lines, f"  cancel      {cancel}", f"  code        {code}"]
-
-
-def _submission(base: Path, runs: Sequence[PlannedRun], code: Path) -> Submission:
-    from .submission import Submission
-
-    return Submission(runs[0].config.slurm, f"vcrast-{runs[0].config.recipe}", base / "slurm", code)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def check(options: SlurmConfig) -> None:
         ValueError: names the key, the value and what is expected.
     """
     if options.cluster not in CLUSTERS:
-        raise ValueError(f"slurm.cluster={options.cluster!r}: {suggest(options.cluster, CLUSTERS)}")
+        raise ValueError(f"slurm.cluster={_shown(options.cluster)}: {suggest(options.cluster, CLUSTERS)}")
     for key, text in _texts(options):
         check_text(f"slurm.{key}", text)
     for key, lowest in LOWEST.items():
@@ -76,10 +76,14 @@ def check_text(key: str, text: str, *, without: str = "'\"\\`$") -> None:
         ValueError: line breaks or other control characters, one of `without`, nothing, or a leading blank or hyphen.
     """
     if not text.isprintable() or set(text) & set(without) or text[:1] in ("", " ", "-"):
-        shown = text if text.isprintable() else repr(text)
         raise ValueError(
-            f"{key}={shown}: give one line of plain text without {' '.join(without)} and no blank or - before it"
+            f"{key}={_shown(text)}: give one line without {' '.join(without)} that starts with no blank or hyphen"
         )
+
+
+def _shown(text: str) -> str:
+    """On one line, whatever it holds."""
+    return text if text.isprintable() else repr(text)
 
 
 def check_folder(key: str, path: Path) -> None:

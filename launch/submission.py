@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcrast.config.schema import SlurmConfig
+from vcrast.config.schema import Config
 
 from .slurm_job import BatchJob
 from .slurm_options import parameters
@@ -40,14 +41,12 @@ class Submission:
     """What is about to be submitted.
 
     Attributes:
-        options: `slurm.*`, checked.
-        name: of the job in the queue.
+        config: of the first run; all of a sweep share its recipe and `slurm.*`, which are checked.
         folder: where submitit keeps scripts, pickles and logs; seen by all nodes.
         code: copy of the code that the jobs import.
     """
 
-    options: SlurmConfig
-    name: str
+    config: Config
     folder: Path
     code: Path
 
@@ -55,10 +54,10 @@ class Submission:
         """Submitit's executor with all settings."""
         from submitit import AutoExecutor
 
-        keywords = {"python": self.python_command(), "max_num_timeout": self.options.max_num_timeout}
+        keywords = {"python": self.python_command(), "max_num_timeout": self.config.slurm.max_num_timeout}
         both = {f"{kind}_{key}": value for kind in ("slurm", "local") for key, value in keywords.items()}
         executor = AutoExecutor(self.folder, cluster=cluster, **both)
-        executor.update_parameters(**parameters(self.options, name=self.name))
+        executor.update_parameters(**parameters(self.config.slurm, name=f"vcrast-{self.config.recipe}"))
         return executor
 
     def python_command(self) -> str:
@@ -70,7 +69,7 @@ class Submission:
         path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
         ignoring = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
         return shlex.join(
-            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, self.options.python or sys.executable]
+            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, self.config.slurm.python or sys.executable]
         )
 
     def script(self, count: int) -> str:
@@ -95,7 +94,7 @@ class Submission:
 
         executor = self.executor(cluster)
         # Submitit prints sbatch's error and raises it as well; said once is enough.
-        with _clean_environment(executor.parameters), contextlib.redirect_stderr(io.StringIO()):
+        with clean_environment(self.script(len(jobs))), contextlib.redirect_stderr(io.StringIO()):
             try:
                 return executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
             except (FailedJobError, FailedSubmissionError) as error:
@@ -147,25 +146,17 @@ def _pretend_slurm(executor: type) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _clean_environment(options: dict[str, object]) -> Iterator[None]:
+def clean_environment(script: str) -> Iterator[None]:
     """Hide variables that would overrule the job's script: sbatch passes the environment on.
 
-    Those of another job or run in which we are, and `SBATCH_*` defaults of options that the script sets itself.
+    Those of another job or run in which we are, and `SBATCH_*` defaults of options that stand in the script.
     """
-    names = [str(option).upper().replace("-", "_") for option in _sbatch_options(options)]
-    hidden = {f"SBATCH_{ENVIRONMENT_NAMES.get(name.lower(), name)}" for name in names}
+    # Every script has submitit's wckey, which is only a default.
+    names = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)) - {"wckey"}
+    hidden = {f"SBATCH_{ENVIRONMENT_NAMES.get(name, name.upper().replace('-', '_'))}" for name in names}
     hidden |= {name for name in os.environ if name.startswith(("SLURM", "SRUN_", "SUBMITIT_")) and name not in KEPT}
     saved = {name: os.environ.pop(name) for name in {*hidden, *OF_A_RUN} if name in os.environ}
     try:
         yield
     finally:
         os.environ.update(saved)
-
-
-def _sbatch_options(options: dict[str, object]) -> Iterator[str]:
-    yield from ("signal", "output", "error", "open_mode", "array")
-    for name, value in options.items():
-        if name == "additional_parameters" and isinstance(value, dict):
-            yield from value
-        elif value is not None:
-            yield name

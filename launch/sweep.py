@@ -1,4 +1,4 @@
-"""The runs of a command line: with `-m` one for each combination of values, each in its folder."""
+"""List the runs of a command line: with `-m` one for each combination of values."""
 
 from __future__ import annotations
 
@@ -51,34 +51,30 @@ def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
         folder = free_folder(Path(str(config.run.dir)).absolute(), arguments.overrides)
         return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
     points = expand(arguments.overrides)
-    base = free_folder(Path(str(resolve(points[0].overrides).run.dir)).absolute(), arguments.overrides)
+    base = free_folder(Path(str(resolve(points[0][0]).run.dir)).absolute(), arguments.overrides)
     runs = []
-    for number, point in enumerate(points):
-        folder = base / point.folder_name(number, len(points))
-        overrides = bound(point.overrides, folder)
-        runs.append(PlannedRun(resolve(overrides), folder, overrides, point.varied))
+    for number, (overrides, varied) in enumerate(points):
+        folder = base / folder_name(varied, number, len(points))
+        words = bound(overrides, folder)
+        runs.append(PlannedRun(resolve(words), folder, words, varied))
     return base, runs
 
 
-@dataclass(frozen=True)
-class Point:
-    """One combination of values: the whole command line, and the part that varies."""
-
-    overrides: tuple[str, ...]
-    varied: tuple[str, ...]
-
-    def folder_name(self, number: int, count: int) -> str:
-        """A name for the run's folder that sorts and can be read: `03_attention-rfa_seed-1`."""
-        values = (word.lstrip("+~").partition("=") for word in self.varied)
-        words = [re.sub(r"[^A-Za-z0-9_.]+", "-", f"{key.rpartition('.')[2]}={value}") for key, _, value in values]
-        text = "_".join([f"{number:0{len(str(count - 1))}d}", *(word.strip("-") for word in words)])
-        return text[:80].rstrip("-.")
+def folder_name(varied: Sequence[str], number: int, count: int) -> str:
+    """A name for the run's folder that sorts and can be read: `03_attention-rfa_seed-1`."""
+    values = (word.lstrip("+~").partition("=") for word in varied)
+    words = [re.sub(r"[^A-Za-z0-9_.]+", "-", f"{key.rpartition('.')[2]}={value}") for key, _, value in values]
+    text = "_".join([f"{number:0{len(str(count - 1))}d}", *(word.strip("-") for word in words)])
+    return text[:80].rstrip("-.")
 
 
-def expand(overrides: Sequence[str]) -> list[Point]:
+def expand(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """All combinations, the last key varying fastest: `a=1,2 b=3,4` is (1, 3), (1, 4), (2, 3), (2, 4).
 
     Hydra's grammar counts: `a=1,2`, `a=range(0,5)`, `a=choice(1,2)`; `a=[1,2]` is one value, a list.
+
+    Returns:
+        (whole command line, the part of it that varies) of each run.
 
     Raises:
         ValueError: nothing varies, a key varies that all runs must share, or words that Hydra cannot read.
@@ -90,7 +86,7 @@ def expand(overrides: Sequence[str]) -> list[Point]:
     if not any(varies):
         raise ValueError("-m: no key has several values; write such as run.seed=0,1,2, or leave -m out")
     choices = [_choices(word, item) for word, item in zip(overrides, parsed, strict=True)]
-    return [Point(words, tuple(itertools.compress(words, varies))) for words in itertools.product(*choices)]
+    return [(words, tuple(itertools.compress(words, varies))) for words in itertools.product(*choices)]
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:

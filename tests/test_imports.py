@@ -89,3 +89,10 @@ def test_vcrast_names_neither_launch_nor_extensions():
     for path, module in FILES:
         if module.startswith("vcrast"):
             assert not [name for name in imported(path) if name.split(".")[0] in ("launch", "extensions")], module
+
+
+def test_launchers_and_extensions_import_each_other_relatively():
+    """A wheel ships both folders inside vcrast, where their own names lead nowhere."""
+    for path, module in FILES:
+        if module.startswith(("launch", "extensions")):
+            assert not [name for name in imported(path) if name.split(".")[0] in ("launch", "extensions")], module

@@ -25,9 +25,9 @@ def commands(prefix):
                 yield page.name, text
 
 
-LAUNCHES = list(commands("python launch/local.py"))
-SUBMISSIONS = list(commands("python launch/slurm.py"))
-VERBS = list(commands("vcrast "))
+LAUNCHES = [*commands("python launch/local.py"), *commands("vcrast run ")]
+SUBMISSIONS = [*commands("python launch/slurm.py"), *commands("vcrast submit ")]
+VERBS = [each for each in commands("vcrast ") if each not in (*LAUNCHES, *SUBMISSIONS)]
 
 
 def test_the_tree_is_the_repository():
@@ -39,8 +39,8 @@ def test_launch_commands_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
     if arguments.help or any(word.startswith("run.resume=") for word in arguments.overrides):
         return
-    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
-        assert compose(point.overrides).recipe
+    for words, _ in expand(arguments.overrides) if arguments.sweep else [(arguments.overrides, ())]:
+        assert compose(words).recipe
 
 
 @pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
@@ -48,8 +48,8 @@ def test_submissions_compose(page, command):
     arguments = parse(shlex.split(command)[2:])
     if any(word.startswith("run.resume=") for word in arguments.overrides):
         return
-    for point in expand(arguments.overrides) if arguments.sweep else [arguments]:
-        config = compose(point.overrides)
+    for words, _ in expand(arguments.overrides) if arguments.sweep else [(arguments.overrides, ())]:
+        config = compose(words)
         assert config.recipe
         check(config.slurm)  # raises for what Slurm could not be given
 

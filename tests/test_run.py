@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from small_run import metric_steps, small, weights_hash
 
+from vcrast.cli.start import start
 from vcrast.config.resume import resolve
-from vcrast.run import run, start
+from vcrast.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,7 +14,9 @@ import torch
 from shipped import shipped
 from torch import nn
 
-from vcrast.cli import doctor, main, message, parser
+from vcrast.cli import doctor
+from vcrast.cli.errors import PEER_LOST, exit_code, message
+from vcrast.cli.main import main, parser
 from vcrast.inference import export, load
 from vcrast.models.ast import Encoder
 
@@ -92,6 +94,26 @@ def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
         assert error.startswith("vcrast: error: ")
         assert said in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["run", "submit"])
+def test_the_launchers_are_verbs_that_name_themselves(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    assert f"usage: vcrast {verb} RECIPE" in capsys.readouterr().out
+    assert main([verb, "demo", "attention=softmx", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"vcrast {verb}: error: ")
+    assert "did you mean softmax?" in error
+    assert main([verb, "demo", "model=tiny", "--cfg", "job"]) == 0
+    assert "recipe: demo" in capsys.readouterr().out
+
+
+def test_a_lost_connection_may_work_later(capsys):
+    def lost():
+        raise ConnectionResetError("peer is gone")
+
+    assert exit_code("vcrast", lost) == PEER_LOST
+    assert capsys.readouterr().err == "vcrast: error: peer is gone\n"
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):

@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 
-from vcrast.config.registry import Registry
+import vcrast
+from vcrast.config.registry import Registry, importable_name
 from vcrast.config.words import suggest
 
 
@@ -46,6 +49,20 @@ def test_what_a_module_asks_for_in_vain_is_its_own_affair(tmp_path, monkeypatch)
     (tmp_path / "asking.py").write_text("import nowhere_to_be_found")
     with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
         make().build({"name": "one", "module": "asking"})
+
+
+def test_extensions_are_found_inside_vcrast_where_a_wheel_has_them(tmp_path, monkeypatch):
+    inside = tmp_path / "vcrast" / "extensions"
+    inside.mkdir(parents=True)
+    (inside / "__init__.py").write_text("")
+    (inside / "shipped.py").write_text("")
+    monkeypatch.setattr(vcrast, "__path__", [*vcrast.__path__, str(inside.parent)])
+    try:
+        assert importable_name("extensions.shipped") == "vcrast.extensions.shipped"
+        assert importable_name("extensions.rfa.attention") == "extensions.rfa.attention"  # this clone's
+        assert importable_name("shipped") == "shipped"
+    finally:
+        sys.modules.pop("vcrast.extensions", None)
 
 
 def test_an_int_is_a_float_and_registering_twice_is_refused():

@@ -10,12 +10,12 @@ from shipped import shipped
 from small_run import metric_steps, small, weights_hash
 from test_run import run_here, stop_after_lines
 
+from vcrast.cli.start import start
 from vcrast.config.compose import compose
 from vcrast.data.streams import clips_per_epoch, open_stream, real_places, recordings_per_batch
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.run import start
 
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 

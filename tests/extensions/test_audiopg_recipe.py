@@ -7,8 +7,8 @@ from small_run import small
 from test_run import run_here
 
 from vcrast.cli.main import main
+from vcrast.cli.start import start
 from vcrast.config.compose import compose
-from vcrast.run import start
 
 MIXED = (
     "stages=[finetune]", "finetune.mixup_probability=0.5", "finetune.mixup_alpha=0.8",

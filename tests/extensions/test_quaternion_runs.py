@@ -222,7 +222,7 @@ def stop_after(overrides, folder, num_steps):
         f"    self.steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
         "    return result\n"
         "TorchEngine.step = stopping\n"
-        "from vcrast.run import start; sys.exit(start(sys.argv[1:]))"
+        "from vcrast.cli.start import start; sys.exit(start(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", program, *overrides], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130, done.stderr

@@ -160,7 +160,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(finished
         "from vcrast.training.engine import TorchEngine\n"
         "step = TorchEngine.step\n"
         "TorchEngine.step = lambda self, lr: os._exit(9) if self.steps == 7 else step(self, lr)\n"
-        "from vcrast.run import start\n"
+        "from vcrast.cli.start import start\n"
         "sys.exit(start(sys.argv[1:], dry_run=False, show_config=False))\n"
     )
     died = subprocess.run([sys.executable, "-c", program, *overrides], cwd=ROOT, capture_output=True, check=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.arguments import parse, resumed_folder
+from launch.arguments import Program, hydra_line, parse, resumed_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,3 +79,40 @@ def test_shell_completion_script_is_offered():
     done = run("-sc", "install=bash")
     assert done.returncode == 0
     assert "hydra_bash_completion" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("python launch/local.py demo attention=s", "python launch/local.py recipe=demo attention=s"),
+        ("python launch/local.py dem", "python launch/local.py dem"),
+        ("vcrast run demo model=tiny run.", "vcrast recipe=demo model=tiny run."),
+        ("vcrast submit demo ", "vcrast recipe=demo "),
+        ("vcrast run -m demo run.", "vcrast -m demo run."),
+        ("vcrast list ", None),
+        ("vcrast ", None),
+    ],
+)
+def test_a_line_to_complete_is_read_as_hydra_needs_it(typed, read):
+    assert hydra_line(typed) == read
+
+
+def test_completion_knows_options_after_a_recipe():
+    line = "python launch/local.py demo attention=soft"
+    assert run("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line))).stdout == "attention=softmax\n"
+
+
+def test_a_verb_starts_its_processes_where_it_was_found_itself(tmp_path, monkeypatch):
+    (tmp_path / "vcrast").mkdir()
+    (tmp_path / "vcrast" / "__main__.py").write_text("print('of the folder')")
+    (tmp_path / "vcrast" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    outside = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert first_line(Program.of_verb("run"), outside).startswith("usage: vcrast run RECIPE")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])  # as `python -m vcrast` has it
+    assert first_line(Program.of_verb("run"), outside) == "of the folder"
+
+
+def first_line(program, environment):
+    command = [*program.command, "--help"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()[0]

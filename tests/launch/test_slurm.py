@@ -13,9 +13,9 @@ from filelock import SoftFileLease
 from small_run import small, weights_hash
 
 from launch import slurm
-from launch.planned import fresh, pinned
 from launch.slurm import main
-from launch.submission import Submission, _clean_environment, choose_cluster
+from launch.submission import Submission, choose_cluster, clean_environment
+from launch.sweep import bound, free_folder
 from vcrast.config.resume import resolve
 from vcrast.run import run
 
@@ -82,7 +82,7 @@ def test_a_dry_run_of_a_sweep_shows_the_array_and_its_runs(no_slurm, tmp_path, c
         (["slurm.partion=gpu"], "did you mean partition?"),
         (["slurm.nodes=two"], "slurm.nodes=two"),
         (["slurm.nodes=3"], "pretrain.batch_size=16: 3 processes cannot share it evenly"),
-        (["launch.num_processes=2"], "launch.num_processes=2: is for launch/local.py"),
+        (["launch.num_processes=2"], "launch.num_processes=2: is for runs on this machine"),
         (["slurm.partition='gpu\n#SBATCH --uid=0'"], "slurm.partition='gpu\\n"),
         (["run.dir='/tmp/a%j'"], "run.dir=/tmp/a%j"),
         (["--dryrun"], "did you mean --dry-run?"),
@@ -118,10 +118,10 @@ def test_auto_takes_slurm_where_there_is_one(no_slurm, monkeypatch):
 
 def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
     folder = tmp_path / "a b=c,d [e]"
-    overrides = pinned(["recipe=demo", "run.dir=elsewhere", "run.resume=never"], folder)
+    overrides = bound(["recipe=demo", "run.dir=elsewhere", "run.resume=never"], folder)
     config = resolve(overrides)
     assert (config.run.dir, config.run.resume) == (str(folder), "auto")
-    assert pinned([f"run.resume={tmp_path}/x", "data.num_workers=1"], folder) == (
+    assert bound([f"run.resume={tmp_path}/x", "data.num_workers=1"], folder) == (
         "data.num_workers=1",
         f"run.resume={folder}",
     )
@@ -129,8 +129,8 @@ def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
 
 def test_two_submissions_within_a_second_get_two_folders(tmp_path):
     (tmp_path / "now").mkdir()
-    assert fresh(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
-    assert fresh(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
+    assert free_folder(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
+    assert free_folder(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
 
 
 def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch):
@@ -141,8 +141,9 @@ def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch
     kept = {"SBATCH_ACCOUNT": "lab", "SLURM_CONF": "/etc/slurm.conf"}
     for name, value in {**hidden, **kept}.items():
         monkeypatch.setenv(name, value)
-    options = {"partition": "gpu", "time": 10, "account": None, "additional_parameters": {"reservation": "course"}}
-    with _clean_environment(options):
+    with clean_environment(
+        "#SBATCH --partition=gpu\n#SBATCH --time=10\n#SBATCH --reservation=course\nsrun --account=x"
+    ):
         assert not set(hidden) & set(os.environ)
         assert {name: os.environ[name] for name in kept} == kept
     assert {name: os.environ[name] for name in hidden} == hidden
@@ -154,16 +155,14 @@ def test_the_interpreter_finds_the_copy_first_wherever_it_is_started(tmp_path, m
         (tmp_path / place / "where.py").write_text(f"print({place!r})")
     (tmp_path / "user" / "also.py").write_text("print('also')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "user"))
-    options = resolve(["recipe=demo"]).slurm
-    command = Submission(options, "a", tmp_path / "slurm", tmp_path / "code").python_command()
+    command = Submission(resolve(["recipe=demo"]), tmp_path / "slurm", tmp_path / "code").python_command()
     done = subprocess.run(f"{command} -m where; {command} -m also", shell=True, cwd=tmp_path / "checkout", text=True,
                           capture_output=True, check=True)  # fmt: skip
     assert done.stdout.split() == ["code", "also"]
 
 
 def test_a_warning_before_python_is_ready_does_not_end_the_process(tmp_path):
-    options = resolve(["recipe=demo"]).slurm
-    command = Submission(options, "a", tmp_path, tmp_path).python_command()
+    command = Submission(resolve(["recipe=demo"]), tmp_path, tmp_path).python_command()
     program = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); os.kill(os.getpid(), signal.SIGUSR1); print(1)"
     done = subprocess.run([*slurm.shlex.split(command), "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

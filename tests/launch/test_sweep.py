@@ -6,12 +6,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.arguments import Arguments, parse
-from launch.planned import quoted
-from launch.sweep import expand, is_sweep
+from launch.sweep import expand, folder_name, is_sweep, quoted
 
 
 def overrides(words):
-    return [point.overrides for point in expand(words)]
+    return [words for words, _ in expand(words)]
 
 
 def test_the_last_key_varies_fastest_and_the_rest_stays():
@@ -61,7 +60,7 @@ def test_what_cannot_be_an_array_of_jobs_is_refused(word, said):
 
 def test_folders_have_names_that_sort_can_be_read_and_need_no_quotes():
     points = expand(["attention=softmax,rfa", "objective.projector_dims=[8,8],[16,16]", "+x.y='a b/c','../d'"])
-    names = [point.folder_name(number, 12) for number, point in enumerate(points)]
+    names = [folder_name(varied, number, 12) for number, (_, varied) in enumerate(points)]
     assert names[0] == "00_attention-softmax_projector_dims-8-8_y-a-b-c"
     assert names == sorted(names)
     assert len(set(names)) == len(points) == 8

@@ -1,4 +1,4 @@
-"""`--dry-run`: settings, data and two steps of every training stage in a folder that vanishes; says the cost."""
+"""`--dry-run`: check settings and data, run two steps of every stage, say what a run costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of `vcrast run --help` and `vcrast submit --help`: recipes, groups, the commonest keys, flags."""
+"""The help of `vcrast run` and `vcrast submit`: recipes, groups, common keys, flags."""
 
 from __future__ import annotations
 

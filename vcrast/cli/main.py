@@ -1,4 +1,4 @@
-"""The `vcrast` command. Torch is imported by the verbs that need it, so that `--help` answers at once."""
+"""The `vcrast` command; verbs import torch themselves, so that `--help` answers at once."""
 
 from __future__ import annotations
 

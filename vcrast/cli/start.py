@@ -1,4 +1,4 @@
-"""From the words of a command line to a run, a rehearsal or the printed settings, and their exit code."""
+"""Start a run, a rehearsal or the print of its settings from a command line's words."""
 
 from __future__ import annotations
 

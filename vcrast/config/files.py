@@ -1,4 +1,4 @@
-"""What lies in `configs/`: the folder, its groups and their options, read without Hydra or torch."""
+"""Find `configs/`, its groups and their options, without Hydra or torch."""
 
 from __future__ import annotations
 
