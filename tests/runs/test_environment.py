@@ -13,7 +13,7 @@ import torch
 
 from vcrast.runs import environment
 from vcrast.runs.environment import cpu_computes, redact_arguments, redact_mapping, write_environment
-from vcrast.runs.log import setup_logging
+from vcrast.runs.messages import setup_logging
 
 SECRET = "hush" * 10
 
