@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from vcrast.config.registry import LOGGERS
 from vcrast.runs import metric_file
-from vcrast.runs.log import MetricLog, to_numbers
-from vcrast.runs.metric_file import MetricFile
+from vcrast.runs.log import MetricLog
+from vcrast.runs.metric_file import MetricFile, to_numbers
 
 
 def strict(text: str):

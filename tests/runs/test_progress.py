@@ -82,7 +82,8 @@ def test_days_are_shown_as_days(capsys, monkeypatch):
 LIVE = """
     import logging, sys, time
     from pathlib import Path
-    from vcrast.runs.log import Progress, setup_logging
+    from vcrast.runs.messages import setup_logging
+    from vcrast.runs.progress import Progress
     setup_logging(Path(sys.argv[1]))
     with Progress("pretrain", "1", 3) as bar:
         for step in (1, 2, 3):

@@ -201,12 +201,19 @@ def test_wandb_mode_is_obeyed(monkeypatch):
 
 
 def test_wandb_finds_a_key_in_netrc(tmp_path, monkeypatch):
+    def ask(server):
+        settings = types.SimpleNamespace(base_url=f"http://{server}", api_key=None)
+        return log_module.obstacle(settings)
+
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        log_module.urllib.request, "urlopen", lambda *_, **__: types.SimpleNamespace(close=lambda: None)
+    )
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n login user\n password {SECRET}\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert log_module._has_key("api.wandb.ai")
-    assert not log_module._has_key("wandb.example.org:8080")
+    assert ask("api.wandb.ai") is None
+    assert "no key" in ask("wandb.example.org:8080")
     monkeypatch.setenv("NETRC", str(tmp_path / "missing"))
-    assert not log_module._has_key("api.wandb.ai")
+    assert "no key" in ask("api.wandb.ai")

@@ -25,12 +25,8 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from vcrast.config.registry import LOGGERS
-from vcrast.runs.environment import describe_environment, redact_mapping, write_environment
-from vcrast.runs.messages import setup_logging
+from vcrast.runs.environment import redact_mapping
 from vcrast.runs.metric_file import RESERVED, MetricFile, to_numbers
-from vcrast.runs.progress import Progress
-
-__all__ = ["MetricLog", "Progress", "describe_environment", "setup_logging", "to_numbers", "write_environment"]
 
 log = logging.getLogger(__name__)
 

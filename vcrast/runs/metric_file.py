@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from vcrast.config.atomic import write_atomic
 log = logging.getLogger(__name__)
 
 NAME = "metrics.jsonl"
+APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
 RESERVED = ("stage", "fold", "step", "time")
 
 
 class MetricFile:
-    """The file of a run's numbers, open for appending; a line that a kill cut short is mended on opening.
+    """The file of a run's numbers, open for appending; a line that a kill cut short goes on opening.
 
     Args:
         run_dir: where the file lies; created if missing.
@@ -31,13 +32,15 @@ class MetricFile:
     def __init__(self, run_dir: Path) -> None:
         self.path = Path(run_dir) / NAME
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = self._open()
+        self._descriptor = os.open(self.path, APPEND, 0o644)
         self._warned = False
-        self._mend()
+        if self.path.read_bytes() != _text(lines := list(self.lines())).encode():
+            log.warning("%s: removing what a kill left half written", self.path)
+            self._replace(lines)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line at once. A full disk costs lines and one warning, not the run."""
-        content = memoryview((json.dumps(_finite(line), allow_nan=False) + "\n").encode())
+        content = memoryview(_text([_finite(line)]).encode())
         end = os.fstat(self._descriptor).st_size
         try:
             while content:
@@ -76,25 +79,11 @@ class MetricFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-
-    def _mend(self) -> None:
-        """Cut off damaged lines at the end; complete one that lacks only its line feed."""
-        content = whole = self.path.read_bytes()
-        while whole and _parse(whole.rstrip(b"\n").rpartition(b"\n")[2]) is None:
-            whole = whole[: whole.rstrip(b"\n").rfind(b"\n") + 1]
-        if whole != content:
-            log.warning("%s: removing a half-written line (%d bytes)", self.path, len(content) - len(whole))
-            os.ftruncate(self._descriptor, len(whole))
-        if whole and not whole.endswith(b"\n"):
-            os.write(self._descriptor, b"\n")
-
     def _replace(self, lines: list[dict[str, Any]]) -> None:
-        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        write_atomic(self.path, _text(lines))
         # The old descriptor still leads to the replaced file.
         os.close(self._descriptor)
-        self._descriptor = self._open()
+        self._descriptor = os.open(self.path, APPEND, 0o644)
 
 
 def to_numbers(values: Mapping[str, float | Tensor | None]) -> dict[str, float | None]:
@@ -116,6 +105,10 @@ def to_numbers(values: Mapping[str, float | Tensor | None]) -> dict[str, float |
         together = torch.stack([values[name].detach().reshape(()).to(dtype) for name in names])  # type: ignore[union-attr]
         numbers.update(zip(names, together.tolist(), strict=True))
     return numbers
+
+
+def _text(lines: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _part(line: dict[str, Any]) -> tuple[str, str]:
