@@ -44,40 +44,20 @@ def finetune(job: Job) -> dict[str, Any]:
         job.log.log("finetune", job.fold, done, {"epoch": done / per_epoch, **found})
 
     stage = Stage(
-        job,
-        "finetune",
-        options,
-        objective=objective,
-        engine=engine,
-        schedule=schedule,
-        steps_per_epoch=per_epoch,
-        watches=[Watch(max(1, round(options.evaluate_every_epochs * per_epoch)), test_now)],
-        numbers=NUMBERS,
-    )  # fmt: skip - parts, then what is watched
+        job, "finetune", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
+        watches=[Watch(max(1, round(options.evaluate_every_epochs * per_epoch)), test_now)], numbers=NUMBERS,
+    )  # fmt: skip
     stage.begin((job.num_samples,))
     log.info(
-        "fold %s finetune from %s: %d clips, %d steps of batch %d, %.1f M weights",
-        job.fold,
-        origin,
-        len(job.train),
-        stage.num_steps,
-        options.batch_size,
-        num_parameters(objective) / 1e6,
-    )  # fmt: skip - the message, then its numbers
-    train(
-        stage,
-        training_batches(
-            job.train,
-            batch_size=options.batch_size,
-            seed=job.seed("finetune"),
-            start_step=stage.first,
-            num_steps=stage.num_steps,
-            num_workers=job.config.data.num_workers,
-            device=job.device,
-            rank=rank(),
-            world_size=world_size(),
-        ),
-    )  # fmt: skip - one call, its options together
+        "fold %s finetune from %s: %d clips, %d steps of batch %d, %.1f M weights", job.fold, origin, len(job.train),
+        stage.num_steps, options.batch_size, num_parameters(objective) / 1e6,
+    )  # fmt: skip
+    batches = training_batches(
+        job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
+        num_steps=stage.num_steps, num_workers=job.config.data.num_workers, device=job.device, rank=rank(),
+        world_size=world_size(),
+    )  # fmt: skip
+    train(stage, batches)
     return finish(job, stage, objective)
 
 

@@ -45,27 +45,15 @@ def pretrain(job: Job) -> dict[str, Any]:
     engine = build_engine(job, objective, config.optim, options)
     collapse = CollapseWatch(job, objective.encoder, num_clips=options.watch_clips)
     stage = Stage(
-        job,
-        "pretrain",
-        options,
-        objective=objective,
-        engine=engine,
-        schedule=schedule,
-        steps_per_epoch=per_epoch,
-        watches=[Watch(max(1, round(options.watch_every_epochs * per_epoch)), collapse.measure)],
-        numbers=COLLAPSE,
-    )  # fmt: skip - parts, then what is watched
+        job, "pretrain", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
+        watches=[Watch(max(1, round(options.watch_every_epochs * per_epoch)), collapse.measure)], numbers=COLLAPSE,
+    )  # fmt: skip
     stage.begin(stream.clip_shape)
     log.info(
-        "fold %s pretrain on %s: %d clips an epoch, %d steps of batch %d, %.1f M weights, %s",
-        job.fold,
-        config.source["name"],
-        stream.clips_per_epoch,
-        stage.num_steps,
-        options.batch_size,
-        num_parameters(objective) / 1e6,
-        job.precision,
-    )  # fmt: skip - the message, then its numbers
+        "fold %s pretrain on %s: %d clips an epoch, %d steps of batch %d, %.1f M weights, %s", job.fold,
+        config.source["name"], stream.clips_per_epoch, stage.num_steps, options.batch_size, num_parameters(objective) /
+        1e6, job.precision,
+    )  # fmt: skip
     if is_rank_zero():
         save_example_views(job, objective, stream)
     train(stage, stream.batches(stage.first, stage.num_steps, rank=rank(), world_size=world_size()))

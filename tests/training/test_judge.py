@@ -140,13 +140,9 @@ def test_the_planner_runs_on_what_the_objective_hands_on(kind):
     labels = torch.eye(3, dtype=torch.float64)[torch.arange(BATCH) % 3]
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     plan = plan_step(
-        engine,
-        objective,
-        make_batch(make_wavs(), labels),
-        Draws(5, 0, BATCH),
-        micro_batch_size=None,
+        engine, objective, make_batch(make_wavs(), labels), Draws(5, 0, BATCH), micro_batch_size=None,
         memory=Bytes(10**9),
-    )  # fmt: skip - the step, then the memory
+    )  # fmt: skip
     assert plan.split.micro_batch_size == BATCH
     assert all(torch.equal(value, before[name]) for name, value in objective.state_dict().items())
     assert all(weight.grad is None for weight in objective.parameters())

@@ -66,11 +66,6 @@ def duration(value: float) -> str:
 
 
 FORMATS: dict[str, Callable[[float], str]] = {
-    "percent": percent,
-    "fixed": fixed,
-    "significant": significant,
-    "count": count,
-    "bytes": size,
-    "duration": duration,
-}  # fmt: skip - name and function side by side
+    "percent": percent, "fixed": fixed, "significant": significant, "count": count, "bytes": size, "duration": duration,
+}  # fmt: skip
 """`percent` of a share, `fixed` with three decimals, `significant` with four digits, `duration` of seconds."""

@@ -124,16 +124,9 @@ def recordings(
 ) -> Iterator[Batch]:
     """This rank's clips (b, S) of batches of training clips; errors as in `training_batches`."""
     return training_batches(
-        supply.clips,
-        batch_size=batch_size,
-        seed=supply.order_seed,
-        start_step=start_step,
-        num_steps=num_steps,
-        num_workers=supply.data.num_workers,
-        device=supply.device,
-        rank=rank,
-        world_size=world_size,
-    )  # fmt: skip - what is read, then how
+        supply.clips, batch_size=batch_size, seed=supply.order_seed, start_step=start_step, num_steps=num_steps,
+        num_workers=supply.data.num_workers, device=supply.device, rank=rank, world_size=world_size,
+    )  # fmt: skip
 
 
 def doppelgangers(

@@ -53,14 +53,10 @@ class Embedder:
         """Embed every clip; all processes get all. The encoder is left in the mode (training or not) it came in."""
         was_training = encoder.training
         encoder.eval()
-        rows = [
-            (
-                pooled(encoder, encoder(self.fbank(batch.wav), hidden=all_layers)).cpu(),
-                batch.label.cpu(),
-                batch.index.cpu(),
-            )
-            for batch in self.batches(clips, rank_slice(len(clips)))
-        ]  # fmt: skip - a row a clip
+        rows = []
+        for batch in self.batches(clips, rank_slice(len(clips))):
+            vectors = pooled(encoder, encoder(self.fbank(batch.wav), hidden=all_layers))
+            rows.append((vectors.cpu(), batch.label.cpu(), batch.index.cpu()))
         encoder.train(was_training)
         return Embedded(*(gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))) if rows else self.none()
 

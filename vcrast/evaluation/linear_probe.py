@@ -34,13 +34,9 @@ class LinearProbe(Evaluation):
         """See `Evaluation`."""
         train, test, multilabel = given
         logits = linear_probe(
-            train.embedding,
-            train.label,
-            test.embedding,
-            multilabel=multilabel,
-            steps=self.steps,
+            train.embedding, train.label, test.embedding, multilabel=multilabel, steps=self.steps,
             weight_decay=self.weight_decay,
-        )  # fmt: skip - data, then options
+        )  # fmt: skip
         return probe_values("probe", logits, test.label, multilabel=multilabel)
 
 

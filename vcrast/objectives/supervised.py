@@ -64,13 +64,9 @@ class Supervised(Objective):
         self.mixup_options: dict[str, Any] = {"probability": mixup_probability, "alpha": mixup_alpha, "mix_by": mix_by}
         check_mixup(**self.mixup_options)
         self.cutmix = CutMix(
-            probability=cutmix_probability,
-            mixup_probability=mixup_probability,
-            alpha=cutmix_alpha,
-            mix_by=mix_by,
-            num_frames=task.num_frames,
-            num_mel_bins=task.num_mel_bins,
-        )  # fmt: skip - one line a kind of argument
+            probability=cutmix_probability, mixup_probability=mixup_probability, alpha=cutmix_alpha, mix_by=mix_by,
+            num_frames=task.num_frames, num_mel_bins=task.num_mel_bins,
+        )  # fmt: skip
         last = nn.Linear(encoder.embed_dim, task.num_classes)
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)

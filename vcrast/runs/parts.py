@@ -30,13 +30,9 @@ def build_engine(job: Job, objective: Objective, optim: Mapping[str, Any], optio
     own = {key: value for key, value in optim.items() if key != "lr_per_batch"}
     optimizer = OPTIMS.build(own, module=objective, lr=peak_lr(optim, options.batch_size))
     engine: Engine = ENGINES.build(
-        job.config.engine,
-        module=objective,
-        optimizer=optimizer,
-        precision=job.precision,
-        device=job.device,
+        job.config.engine, module=objective, optimizer=optimizer, precision=job.precision, device=job.device,
         clip_grad_norm=options.clip_grad_norm,
-    )  # fmt: skip - what the program adds
+    )  # fmt: skip
     return engine
 
 
@@ -45,9 +41,7 @@ def build_schedule(
 ) -> Schedule:
     """The learning rate's course over a stage; errors as in `Registry.build`."""
     built: Schedule = SCHEDULES.build(
-        schedule,
-        lr=peak_lr(optim, options.batch_size),
-        steps_per_epoch=steps_per_epoch,
+        schedule, lr=peak_lr(optim, options.batch_size), steps_per_epoch=steps_per_epoch,
         total_steps=total_steps(options.steps, options.epochs, steps_per_epoch),
-    )  # fmt: skip - what the program adds
+    )  # fmt: skip
     return built

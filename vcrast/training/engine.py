@@ -60,14 +60,9 @@ class TorchEngine(Engine):
         checkpoint_blocks: bool,
     ) -> None:
         super().__init__(
-            module,
-            optimizer,
-            precision=precision,
-            device=device,
-            clip_grad_norm=clip_grad_norm,
-            checkpoint_blocks=checkpoint_blocks,
-            compile=compile,
-        )  # fmt: skip - handed on as they came
+            module, optimizer, precision=precision, device=device, clip_grad_norm=clip_grad_norm,
+            checkpoint_blocks=checkpoint_blocks, compile=compile,
+        )  # fmt: skip
         self.parameters = parameters_of(optimizer)
         self.gradients = GradientAverage(self.parameters)
         self.names = {id(weight): name for name, weight in module.named_parameters()}

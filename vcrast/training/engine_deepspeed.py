@@ -74,14 +74,9 @@ class DeepSpeedEngine(Engine):
     ) -> None:
         check(optimizer, zero_stage, offload, compile)
         super().__init__(
-            module,
-            optimizer,
-            precision=precision,
-            device=device,
-            clip_grad_norm=clip_grad_norm,
-            checkpoint_blocks=checkpoint_blocks,
-            compile=compile,
-        )  # fmt: skip - handed on as they came
+            module, optimizer, precision=precision, device=device, clip_grad_norm=clip_grad_norm,
+            checkpoint_blocks=checkpoint_blocks, compile=compile,
+        )  # fmt: skip
         deepspeed = import_deepspeed(self.device)
         self.stage = zero_stage
         self.skips = self.skips.cpu()  # read in every step

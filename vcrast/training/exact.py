@@ -89,10 +89,9 @@ def exact_backward(engine: Engine, objective: Objective, batch: Batch, draws: Dr
             torch.cuda.empty_cache()
         split = next_smaller_split(split, num_clips, can_keep=bool(objective.gathered))
         log.warning(
-            "out of memory: the step is repeated with micro_batch_size=%d, graphs kept: %d",
-            split.micro_batch_size,
+            "out of memory: the step is repeated with micro_batch_size=%d, graphs kept: %d", split.micro_batch_size,
             split.num_kept_graphs,
-        )  # fmt: skip - the message, then its numbers
+        )  # fmt: skip
 
 
 def checked(split: Split, num_clips: int) -> Split:
