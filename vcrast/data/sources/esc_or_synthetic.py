@@ -13,8 +13,8 @@ from vcrast.data.sources.esc50 import esc50, find_root, read_rows
 from vcrast.data.sources.synthetic import OPTIONS, synthetic
 
 
-@SOURCES.register("at_hand")
-def at_hand(data: DataConfig) -> Corpus:
+@SOURCES.register("esc_or_synthetic")
+def esc_or_synthetic(data: DataConfig) -> Corpus:
     """Open what `data.root` holds, in the official folds; without `data.root`, `data=synthetic`.
 
     A folder whose rows all belong to ESC-10 is ESC-10, any other ESC-50. `data.options` are those of `data=synthetic`.
