@@ -1,4 +1,4 @@
-"""The settings that a run keeps with it: written, read back, and completed if an earlier version wrote them."""
+"""Write the settings of a run to its folder, read them back, complete older ones."""
 
 from __future__ import annotations
 
