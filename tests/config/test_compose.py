@@ -4,7 +4,7 @@ import pytest
 
 from vcrast.config.compose import compose, flatten
 from vcrast.config.files import GROUPS, options
-from vcrast.config.resume import resolve
+from vcrast.config.resume import FREE_ON_RESUME, is_one_of, resolve
 from vcrast.config.saved import save_config
 
 
@@ -52,6 +52,35 @@ def test_a_mistake_is_named_with_the_valid_choices(override, said):
     assert "\n" not in message
     for part in said:
         assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain.steps", "checkpoint.keep", "checkpoint.every_steps", "evaluate.knn_k", "launch.timeout_s"]
+)
+def test_what_must_be_positive_is_refused_at_zero(name):
+    with pytest.raises(ValueError, match=f"{name}=0.*: must be positive"):
+        compose([f"{name}=0"])
+
+
+def test_what_datasets_inherit_is_not_offered_as_one():
+    with pytest.raises(ValueError, match=r"data=dataset: no configs/data/dataset.yaml") as caught:
+        compose(["data=dataset"])
+    offered = str(caught.value).partition("choose from ")[2].split(", ")
+    assert offered == [name for name, _ in options("data")]
+    assert "dataset" not in offered
+
+
+@pytest.mark.parametrize(
+    ("key", "free"),
+    [
+        ("data.cache_dir", True), ("engine.zero_stage", True), ("run.seed", True), ("stages", True), ("logger", True),
+        ("finetune.micro_batch_size", True), ("evaluate.batch_size", True), ("slurm.extra.nice", True),
+        ("data.label", False), ("finetune.batch_size", False), ("views.patch_drop", False), ("recipe", False),
+        ("data.sample_rate", False), ("optim.lr", False),
+    ],
+)  # fmt: skip
+def test_which_settings_may_differ_when_a_run_goes_on(key, free):
+    assert is_one_of(key, FREE_ON_RESUME) == free
 
 
 def test_flatten_lists_every_leaf():

@@ -2,12 +2,16 @@
 
 import importlib
 import inspect
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from shipped import shipped_options
 
+import vcrast.config.compose
+import vcrast.features.views
 from vcrast.config.compose import compose, compose_raw
 from vcrast.config.files import GROUPS, options
 from vcrast.config.registry import (
@@ -24,7 +28,7 @@ from vcrast.config.registry import (
 )  # fmt: skip
 from vcrast.config.schema import Config, keys
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views, check_views
+from vcrast.features.views import Views, build_views, check_views
 from vcrast.models.backbone import build_backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -114,6 +118,32 @@ def test_a_file_that_inherits_says_only_what_differs(path):
 @pytest.mark.parametrize("recipe", [name for name, _ in options("recipe")])
 def test_the_views_of_every_recipe_exist(recipe):
     check_views(compose([f"recipe={recipe}"]))
+
+
+def test_a_new_option_of_a_view_is_its_constructor_and_one_line_of_yaml(tmp_path, monkeypatch):
+    class Blurred(Views):
+        def __init__(self, fbank: Fbank, *, blur_ms: float, **options: Any) -> None:
+            super().__init__(fbank, **options)
+            self.blur_ms = blur_ms
+
+    signature = inspect.signature(Views, eval_str=True)
+    blur = inspect.Parameter("blur_ms", inspect.Parameter.KEYWORD_ONLY, annotation=float)
+    Blurred.__signature__ = signature.replace(parameters=[*signature.parameters.values(), blur])
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    with (tmp_path / "configs" / "views" / "none.yaml").open("a") as file:
+        file.write("blur_ms: 0.0\n")
+    monkeypatch.setattr(vcrast.config.compose, "config_dir", lambda: tmp_path / "configs")
+    monkeypatch.setattr(vcrast.features.views, "Views", Blurred)
+    for name, _ in options("views"):
+        assert compose([f"views={name}"]).views["blur_ms"] == 0.0
+    config = compose(["recipe=esc10", "views.blur_ms=3", "finetune.views.blur_ms=4.5"])
+    fbank = Fbank(**config.features, sample_rate=16000)
+    assert build_views(config.views, fbank=fbank).blur_ms == 3
+    assert build_views(config.finetune.views, fbank=fbank).blur_ms == 4.5
+    with pytest.raises(ValueError, match=r"finetune\.views\.blur_ms='much': finetune\.views expects float"):
+        check_views(compose(["finetune.views.blur_ms=much"]))
+    with pytest.raises(ValueError, match=r"did you mean blur_ms\?"):
+        compose(["views.blur=3"])
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])

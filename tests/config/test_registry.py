@@ -1,9 +1,11 @@
 import sys
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import pytest
 
 import vcrast
-from vcrast.config.registry import Registry, importable_name
+from vcrast.config.registry import Registry, check_options, importable_name
 from vcrast.config.words import suggest
 
 
@@ -74,3 +76,55 @@ def test_an_int_is_a_float_and_registering_twice_is_refused():
 
 def test_suggest_lists_everything_sorted():
     assert suggest("sofmax", ["softmax", "rfa"]) == "did you mean softmax? choose from rfa, softmax"
+
+
+def part(
+    *,
+    size: int,
+    pair: list[float] | None,
+    betas: Sequence[float],
+    mode: Literal["drop", "mask"],
+    own: dict[str, float],
+    redraw: str | int,
+    free: Any,
+) -> None: ...
+
+
+RIGHT = {
+    "pair": [0.8, 1], "betas": (0.9, 0.95), "mode": "drop", "own": {"noise": 1}, "redraw": "fixed", "free": object(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [{}, {"pair": None}, {"pair": []}, {"redraw": 3}, {"own": {}}, {"size": 3}])
+def test_values_of_the_declared_types_pass(change):
+    check_options("thing", part, {**RIGHT, **change}, given=["size"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pair": "0.8, 1"}, "thing.pair='0.8, 1': thing expects a list of float or null"),
+        ({"pair": [0.8, "fast"]}, "a list of float or null"),
+        ({"pair": 0.8}, "a list of float or null"),
+        ({"betas": None}, "a list of float"),
+        ({"betas": [True, 0.9]}, "a list of float"),
+        ({"mode": "hide"}, "thing.mode='hide': thing expects one of drop, mask"),
+        ({"own": {"noise": "all"}}, "a mapping of names to float"),
+        ({"own": [1.0]}, "a mapping of names to float"),
+        ({"redraw": 2.5}, "str or int"),
+        ({"redraw": True}, "str or int"),
+        ({"pairs": None}, "thing.pairs: thing has no such option; did you mean pair?"),
+    ],
+)
+def test_values_of_other_types_are_named_with_the_expected_one(change, said):
+    with pytest.raises(ValueError, match=r".") as caught:
+        check_options("thing", part, {**RIGHT, **change}, given=["size"])
+    assert said in str(caught.value)
+
+
+def test_a_missing_option_is_named_and_what_the_program_gives_is_not_offered():
+    left = {key: value for key, value in RIGHT.items() if key != "mode"}
+    with pytest.raises(ValueError, match=r"thing.mode: not set, and thing=one needs it"):
+        check_options("thing", part, left, name="one", given=["size"])
+    with pytest.raises(ValueError, match=r"choose from betas, free, mode, own, pair, redraw$"):
+        check_options("thing", part, {**RIGHT, "zzz": 1}, given=["size"])

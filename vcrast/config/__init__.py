@@ -1,1 +1,1 @@
-"""Settings: their schemas, how they are composed, saved and resumed, and the registries of swappable parts."""
+"""Settings: schemas, composition, saving and resuming; the registries of parts."""

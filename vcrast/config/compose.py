@@ -1,4 +1,4 @@
-"""Compose the settings of a run from `configs/` and the command line; name mistakes in a line."""
+"""Compose the settings of a run from `configs/` and a command line; name mistakes."""
 
 from __future__ import annotations
 

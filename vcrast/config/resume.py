@@ -1,4 +1,4 @@
-"""From a command line to the settings and the folder of a run: a new one, or the continuation of an old one."""
+"""Resolve a command line to the settings and the folder of a new or a resumed run."""
 
 from __future__ import annotations
 
