@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from benchmarks.device import imitate_t4
+from benchmarks.machine import imitate_t4
 from benchmarks.step import COLUMNS, main, parse
 from benchmarks.trace import trace_step
 from benchmarks.variants import square_covariance

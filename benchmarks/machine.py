@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +35,41 @@ def header(device: torch.device, precision: str, *notes: str) -> list[str]:
         f"commit: {git['commit']}{' with changes' if git['dirty'] else ''}",
         *notes,
     ]
+
+
+class Table:
+    """Rows shown as Markdown as they come, and kept in a JSON file that is whole after each of them.
+
+    Args:
+        columns: names of the cells.
+        file: to write to, or None.
+        notes: lines of the header, kept in the file.
+    """
+
+    def __init__(self, columns: Sequence[str], file: Path | None = None, notes: Sequence[str] = ()) -> None:
+        self.columns, self.file, self.notes = columns, file, notes
+        self.rows: list[dict[str, str]] = []
+        print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}", flush=True)
+        self.save()
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Print and keep one row."""
+        self.rows.append(dict(zip(self.columns, cells, strict=True)))
+        print(f"| {' | '.join(cells)} |", flush=True)
+        self.save()
+
+    def save(self) -> None:
+        """Write notes and rows, the file never half."""
+        if self.file is not None:
+            write_json(self.file, {"notes": list(self.notes), "rows": self.rows})
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write aside and rename, so that a process that is killed leaves the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.new")
+    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, file)
 
 
 def imitate_t4(device: torch.device) -> None:
