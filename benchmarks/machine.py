@@ -115,3 +115,8 @@ def matmul_peak(device: torch.device, precision: str, size: int) -> float:
     seconds_each(product, times=3, device=device)
     best = min(seconds_each(product, times=5, device=device) for _ in range(5))
     return 2 * size**3 / best
+
+
+def read_json(file: Path) -> Any:
+    """What `write_json` wrote, or None if there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

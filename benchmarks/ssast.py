@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.flops import block_flops
-from benchmarks.machine import seconds_each
+from benchmarks.machine import matmul_peak, seconds_each
 from benchmarks.training import SMALL, build_training
 from vcrast.config.compose import compose
 from vcrast.config.schema import ModelConfig
@@ -164,22 +164,22 @@ def ours(arguments: argparse.Namespace, device: torch.device, precision: str, dr
     return Side(name, precision, kept, training.flops(arguments.batch), lambda n: training.step(wavs, n))
 
 
-def compare(
-    arguments: argparse.Namespace, device: torch.device, precision: str, peaks: dict[str, float]
-) -> list[list[str]]:
+def compare(arguments: argparse.Namespace, device: torch.device, precision: str, size: int) -> list[list[str]]:
     """Rows of the table.
 
     Args:
         arguments: of step.py.
         device: where all run.
         precision: that `auto` stands for; shown beside fp32 where it is another.
-        peaks: measured operations per second of a matrix product, by precision.
+        size: of the square matrices whose product says what the device can do, measured between the steps.
     """
     drops = (0.0, arguments.patch_drop or 0.5)
     sides = [released(arguments, device)]
     sides += [ours(arguments, device, each, drop) for each in dict.fromkeys(("fp32", precision)) for drop in drops]
     times: list[list[float]] = [[] for _ in sides]
+    peaks = dict.fromkeys(("fp32", precision), 0.0)
     for number in range(arguments.warmup + arguments.steps):
+        peaks = {each: max(peak, matmul_peak(device, each, size)) for each, peak in peaks.items()}
         for side, taken in zip(sides, times, strict=True):
             taken.append(seconds_each(side.step, times=1, device=device, first=number))
     best = [min(taken[arguments.warmup :]) for taken in times]

@@ -169,12 +169,10 @@ def main(argv: list[str] | None = None) -> int:
         imitate_t4(device)
     precision = resolve_precision("fp16" if arguments.t4 else arguments.precision, device)
     size = 512 if device.type == "cpu" else 8192
-    used = dict.fromkeys((precision, "fp32") if arguments.ssast else (precision,))
-    peaks = {each: matmul_peak(device, each, size) for each in used}
-    shown = ", ".join(f"{each} {peak / 1e12:.3g}" for each, peak in peaks.items())
+    peak = matmul_peak(device, precision, size)
     notes = [
         f"command: step.py {' '.join(sys.argv[1:] if argv is None else argv)}",
-        f"matmul peak: {shown} TFLOP/s, measured here on {size} x {size}",
+        f"matmul peak: {peak / 1e12:.3g} TFLOP/s, measured here on {size} x {size}",
         "TFLOP/s: of the model's own forward and backward; running a micro-batch twice is not counted as work",
         *([T4_NOTE] if arguments.t4 else []),
     ]
@@ -183,12 +181,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"# {text}")
     table = Table(ssast.COLUMNS if arguments.ssast else COLUMNS, arguments.json, lines)
     if arguments.ssast:
-        for cells in ssast.compare(arguments, device, precision, peaks):
+        for cells in ssast.compare(arguments, device, precision, size):
             table.add(cells)
         return 0
     for case in cases(arguments, precision, device):
         if not arguments.cases or case.name.startswith(tuple(arguments.cases)):
-            table.add(measure(arguments, case, device, peaks[precision]))
+            table.add(measure(arguments, case, device, peak))
     return 0
 
 
