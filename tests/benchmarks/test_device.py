@@ -83,7 +83,7 @@ def test_needs_are_read_from_the_imports(tmp_path):
     (tmp_path / "beside.py").write_text("def late():\n    import matplotlib\n")
     (tmp_path / "start.py").write_text("import json, beside\nfrom vcrast.features.fbank import Fbank\n")
     names = {line.split("==")[0] for line in packages([tmp_path / "start.py"])}
-    assert names >= {"torch", "torchaudio", "matplotlib", "omegaconf"}
+    assert names >= {"torch", "torchaudio", "matplotlib"}
     assert not names & {"deepspeed", "wandb", "submitit", "json", "beside", "vcrast", "pytest"}
     assert tmp_path / "beside.py" in closure([tmp_path / "start.py"])
 
