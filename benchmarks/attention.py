@@ -1,4 +1,4 @@
-"""Attention backends against the number of tokens: forward + backward time, memory, error to softmax; table and plot.
+"""Compare attention backends by number of tokens: time, memory, error to softmax.
 
 python benchmarks/attention.py [--tokens 256 1024 ...] [--features 64 256] [--heads 12] [--out FOLDER] [--small]
 

@@ -1,6 +1,6 @@
-"""What a pretraining step costs on many GPUs, by formula: arithmetic, memory, bytes on the wire. Not measured.
+"""Compute what a pretraining step costs on many GPUs: arithmetic, memory, bytes sent.
 
-Every number of a device or a link is its maker's, and every share of it that is reached is assumed.
+Nothing is measured: rates of a device or a link are its maker's, and the share of them that is reached is assumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All that wants a GPU in one run of at most nine minutes, most valuable first; each part leaves its JSON.
+"""Run all that wants a GPU in nine minutes, most valuable first; each part keeps its rows.
 
 python benchmarks/device.py [--minutes 9] [--out FOLDER] [--esc10 FOLDER] [--parts tests step ...]
 python benchmarks/device.py --rehearse      # all parts at toy size on a CPU, about a minute

@@ -1,4 +1,4 @@
-"""Filterbanks a second: ours on a batch, Kaldi's clip by clip, and reading a file with either; they take turns.
+"""Time filterbanks: ours on a batch, Kaldi's clip by clip, reading a file with either.
 
 python benchmarks/filterbank.py [--batch 96] [--seconds 5] [--rounds 5] [--json FILE]
 """

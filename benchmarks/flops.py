@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, counted by formula: what the model needs, not what a machine did."""
+"""Count the floating-point operations that a training step needs, by formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers D -> 4 D of each type: weights, operations, time; and the weights of whole encoders.
+"""Compare linear layers D -> 4 D: weights, operations, time; and whole encoders.
 
 python benchmarks/linear.py [--tokens 1024] [--rounds 10] [--precision auto] [--out FILE] [--small]
 

@@ -1,4 +1,4 @@
-"""What a benchmark says about its machine, and how it takes time."""
+"""Describe the machine of a benchmark, take time, keep rows."""
 
 from __future__ import annotations
 

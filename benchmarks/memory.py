@@ -1,4 +1,4 @@
-"""What fits on a T4: the memory of a step by formula, and the cut that the plan would choose. Computed, not measured.
+"""Compute the memory of a step on a T4, and the cut that the plan would choose.
 
 python benchmarks/memory.py        # prints the table of docs/t4.md
 """

@@ -1,4 +1,4 @@
-"""Which packages some files import, through all of the project's own modules: read from the source, nothing is run."""
+"""List the packages that files import, through all of the project's own modules."""
 
 from __future__ import annotations
 

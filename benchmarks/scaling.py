@@ -1,4 +1,4 @@
-"""Weak and strong scaling on the processes that this machine can run; bytes of a step against the model of cost.py.
+"""Measure weak and strong scaling on this machine, and bytes of a step against cost.py.
 
 python benchmarks/scaling.py [--processes 1 2 4] [--steps 5] [--small]
 

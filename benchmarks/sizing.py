@@ -1,4 +1,4 @@
-"""How long AudioSet-2M takes on one T4, 8 A100 and 32 H100, and how far it scales. Computed, not measured.
+"""Compute how long AudioSet-2M takes on one T4, 8 A100 and 32 H100, and how it scales.
 
 python benchmarks/sizing.py [--out docs/images]       # prints the tables of docs/cluster.md, draws scaling.png
 """

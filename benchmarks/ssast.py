@@ -1,8 +1,8 @@
-"""A pretraining step as SSAST was released, beside ours: the same encoder, in one process, taking turns.
+"""Time SSAST's pretraining step as released beside ours, in one process, taking turns.
 
-Released: two forwards of all tokens with masks of their own (one for InfoNCE, one for 10 x MSE), masks and losses in
-Python loops over the clips, fp32, attention written out, Adam. Its filterbanks are made by the loader; our step makes
-its own two views, so ours is timed with work that theirs is not.
+As released: two forwards of all tokens with masks of their own (one for InfoNCE, one for 10 x MSE), masks and losses in
+Python loops over the clips, fp32, attention written out, Adam. The loader makes its filterbanks; our step makes its own
+two views, work that theirs is not timed with.
 
 Source: the description of Gong et al. 2022, arXiv:2110.09784, and of the authors' program; none of it is copied.
 """

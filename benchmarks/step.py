@@ -1,4 +1,4 @@
-"""One training step, four ways, in one process: thesis-style, naive accumulation, exact accumulation, full batch.
+"""Time one training step: thesis-style, naive and exact accumulation, full batch.
 
 python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small] [--profile FOLDER]
 python benchmarks/step.py --ssast [--model base] [--batch 8] [--frames 512]     # beside SSAST's step as released

@@ -1,4 +1,4 @@
-"""Generated pairs: how many a second, and which share of a pretraining step they take; a check over very many draws.
+"""Time generated pairs and their share of a step; check very many draws.
 
 python benchmarks/synth.py [--model small] [--batch 256] [--seconds 2 5]
 python benchmarks/synth.py --draws 1000000 [--first 0] [--draw-seconds 0.5]

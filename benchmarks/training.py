@@ -1,4 +1,4 @@
-"""Training steps that benchmarks time: settings -> objective and engine, and one step of them on waveforms.
+"""Build the training steps that benchmarks time, and run one on waveforms.
 
 The one place in which benchmarks name the parts of a pretraining step.
 """
