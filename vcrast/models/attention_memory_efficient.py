@@ -16,8 +16,8 @@ from vcrast.config.registry import ATTENTIONS
 log = logging.getLogger(__name__)
 
 # Up to here bf16 on a CPU is 1.9 to 4.8 times as fast written out, forward and backward, at head widths 32 and 64
-# (AVX-512 bf16, torch 2.14); in fp32 PyTorch's flash kernel is at least as fast from 124 tokens on, and stays. Beyond 512
-# little is gained, and the written-out weights take more memory than the rest of a block. `benchmarks/attention_paths.py`.
+# (AVX-512 bf16, torch 2.14). In fp32 PyTorch's flash kernel is the faster one from 124 tokens on, and stays. Beyond 512
+# little is gained and the written-out weights outgrow the rest of a block. See `benchmarks/attention_paths.py`.
 WRITTEN_OUT_TOKENS = 512
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
