@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     for precision, dtype in DTYPES.items():
         for clips, heads, width, tokens in sizes:
             found = measure(clips, heads, tokens, width, dtype, arguments.rounds)
-            chosen = MemoryEfficientAttention(num_heads=heads, head_dim=width).kernel_name(
+            chosen = MemoryEfficientAttention(num_heads=heads, head_dim=width, kernel="auto").kernel_name(
                 torch.empty(1, 1, tokens, width, dtype=dtype)
             )
             times = [f"{found[name]:.1f}" for name in WAYS]
