@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check gpu clean
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -23,6 +23,11 @@ check: $(READY)
 # Everything; plain `pytest` leaves the slow tests out. One process a core, one thread each (tests/conftest.py).
 test: check
 	$(RUN) -m pytest -m "" --numprocesses auto --dist loadgroup
+
+# All that wants a GPU, in nine minutes: tests, step, memory, attention, features, two minutes of training.
+# Results in $OUT or outputs/device; ESC10=DIR evaluates on real sounds; `benchmarks/device.py --rehearse` needs no GPU.
+gpu: $(READY)
+	$(RUN) benchmarks/device.py $(if $(ESC10),--esc10 $(ESC10))
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

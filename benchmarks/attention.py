@@ -1,4 +1,4 @@
-"""Attention backends against the number of tokens: forward + backward time, memory, error to softmax; table and plot.
+"""Compare attention backends by number of tokens: time, memory, error to softmax.
 
 python benchmarks/attention.py [--tokens 256 1024 ...] [--features 64 256] [--heads 12] [--out FOLDER] [--small]
 
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.device import header, seconds_each
+from benchmarks.machine import Table, header, seconds_each
 from extensions.rfa.attention import RandomFeatureAttention
 from extensions.rfa.naive import exact_attention
 from vcrast.config.compose import read_option
@@ -264,6 +264,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=10.0, help="longest call that is tried")
     parser.add_argument("--limit-mib", type=float, default=4096.0, help="most memory that softmax may take")
     parser.add_argument("--out", type=Path, default=Path("outputs/attention"), help="folder of attention.md and .png")
+    parser.add_argument("--rows-only", action="store_true", help="no errors by features, no whole blocks, no plot")
     parser.add_argument("--small", action="store_true", help="seconds on one core: shows that it works")
     arguments = parser.parse_args(argv)
     if arguments.small:
@@ -280,10 +281,13 @@ def main(argv: list[str] | None = None) -> int:
     lines = header(device, precision, f"{arguments.heads} heads of {WIDTH}; error: median, to the softmax stood for")
     print("\n".join(lines), flush=True)
     measured = []
+    shown = Table(COLUMNS, arguments.out / "attention.json", lines)
     dtype = AUTOCAST[precision] or torch.float32
     for row in rows(arguments, device, dtype):
-        print("  ".join(row.cells()), flush=True)
+        shown.add(row.cells())
         measured.append(row)
+    if arguments.rows_only:
+        return 0
     counts = [16, 32] if arguments.small else [16, 64, 256, 1024]
     errors = errors_by_features(counts, *((4, 64) if arguments.small else ()))
     lengths = tuple(f"N = {number}" for number in arguments.block_tokens)

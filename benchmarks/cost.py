@@ -1,21 +1,22 @@
-"""What a pretraining step costs on many GPUs, by formula: arithmetic, memory, bytes on the wire. Not measured.
+"""Compute what a pretraining step costs on many GPUs: arithmetic, memory, bytes sent.
 
-Every number of a device or a link is its maker's, and every share of it that is reached is assumed.
+Nothing is measured: rates of a device or a link are its maker's, and the share of them that is reached is assumed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from vcrast.models.build import build_encoder
 
 from benchmarks.flops import projector_flops, step_flops
 from benchmarks.memory import CONTEXT_BYTES, MEL_BINS, VIEWS, footprint
 from vcrast.config.compose import compose
-from vcrast.config.schema import ModelConfig
-from vcrast.models.ast import Encoder
+from vcrast.models.ast import AST
+from vcrast.models.backbone import build_backbone
 from vcrast.models.projector import Projector
 from vcrast.training.plan import GIB, MARGIN, Plan, choose
 from vcrast.training.reduce import BUCKET_BYTES
@@ -78,13 +79,13 @@ ETHERNET = Fabric("NVLink 4, one 100 Gb/s Ethernet", 8, 450e9, 12.5e9, 30e-6, "t
 class Job:
     """What is trained: sizes that the cost depends on; `of_recipe` reads them from the settings."""
 
-    encoder: Encoder
+    encoder: AST
     projector_dims: tuple[int, ...]
     num_parameters: int
     num_frames: int
     num_tokens: int
     patch_drop: float
-    model: ModelConfig
+    model: Mapping[str, Any]
 
     @classmethod
     def of_recipe(cls, *overrides: str) -> Job:
@@ -94,10 +95,11 @@ class Job:
         window, shift = config.features["window_ms"], config.features["frame_shift_ms"]
         num_frames = 1 + int((1000 * config.data.clip_duration_s - window) // shift)
         with torch.device("meta"):
-            encoder = build_encoder(
+            encoder = build_backbone(
                 config.model, attention={"name": "softmax"}, linear={"name": "real"}, num_mel_bins=MEL_BINS,
-                num_frames=num_frames, patch_stride=config.pretrain.patch_stride, drop_path=0.0,
+                num_frames=num_frames, num_channels=1, patch_stride=config.pretrain.patch_stride,
             )  # fmt: skip
+            assert isinstance(encoder, AST), "the formulas are those of the AST"
             projector = Projector(encoder.embed_dim, config.objective["projector_dims"])
         every, patch_drop = encoder.num_tokens(num_frames), config.views["patch_drop"]
         parameters = [*encoder.parameters(), *projector.parameters()]
@@ -132,8 +134,7 @@ class Job:
             projector_dims=list(self.projector_dims), patch_drop=self.patch_drop,
         )  # fmt: skip
         available = int((device.memory - CONTEXT_BYTES) * (1 - MARGIN))
-        size, kept = choose(found, num_clips, available)
-        return Plan(num_clips, size, kept)
+        return Plan(num_clips, choose(found, num_clips, available))
 
 
 def all_reduce_bytes(world_size: int, num_bytes: float) -> float:

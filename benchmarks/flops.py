@@ -1,14 +1,14 @@
-"""Floating-point operations of a training step, counted by formula: what the model needs, not what a machine did."""
+"""Count the floating-point operations that a training step needs, by formula."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from vcrast.models.ast import Encoder
+from vcrast.models.ast import AST
 
 
-def embed_flops(encoder: Encoder, num_frames: int) -> int:
+def embed_flops(encoder: AST, num_frames: int) -> int:
     """Patches of one clip: each of N patches is one product of its pixels with D columns; 2 operations a term."""
     time, frequency = encoder.patch_embed.patch_size
     return 2 * encoder.num_tokens(num_frames) * time * frequency * encoder.embed_dim
@@ -20,7 +20,7 @@ def block_flops(embed_dim: int, mlp_ratio: float, num_tokens: int) -> int:
     return round(linears + 4 * num_tokens**2 * embed_dim)
 
 
-def encoder_flops(encoder: Encoder, num_frames: int, num_tokens: int | None = None) -> int:
+def encoder_flops(encoder: AST, num_frames: int, num_tokens: int | None = None) -> int:
     """The forward of one clip.
 
     Args:
@@ -40,7 +40,7 @@ def projector_flops(dim_in: int, dims: Sequence[int]) -> int:
 
 
 def step_flops(
-    encoder: Encoder,
+    encoder: AST,
     projector_dims: Sequence[int],
     *,
     batch_size: int,

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.device import header, seconds_each
+from benchmarks.machine import header, seconds_each
 from vcrast.config.compose import read_option
 from vcrast.models.backbone import build_backbone
 from vcrast.models.linear import build_linear

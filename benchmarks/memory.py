@@ -1,4 +1,4 @@
-"""What fits on a T4: the memory of a step by formula, and the cut that the plan would choose. Computed, not measured.
+"""Compute the memory of a step on a T4, and the cut that the plan would choose.
 
 python benchmarks/memory.py        # prints the table of docs/t4.md
 """
@@ -6,8 +6,9 @@ python benchmarks/memory.py        # prints the table of docs/t4.md
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,9 +16,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vcrast.config.compose import compose
-from vcrast.config.schema import ModelConfig
-from vcrast.models.build import build_encoder
+from vcrast.models.backbone import build_backbone
 from vcrast.models.projector import Projector
+from vcrast.training.exact import Split
 from vcrast.training.plan import GIB, MARGIN, Footprint, Plan, choose
 
 T4_BYTES = round(14.7 * GIB)  # what PyTorch sees of the nominal 16 GB
@@ -39,26 +40,27 @@ def block_bytes(embed_dim: int, num_heads: int, mlp_ratio: float, num_tokens: in
     return round(num_tokens * (embed_dim * channels + 4 * FULL + num_heads * FULL))
 
 
-def view_bytes(model: ModelConfig, num_frames: int, num_tokens: int) -> int:
+def view_bytes(model: Mapping[str, Any], num_frames: int, num_tokens: int) -> int:
     """Activations that the encoder keeps, of one view of a clip."""
-    blocks = model.depth * block_bytes(model.embed_dim, model.num_heads, model.mlp_ratio, num_tokens)
-    final_norm = num_tokens * (model.embed_dim * FULL + 2 * FULL)
+    dim = model["embed_dim"]
+    blocks = model["depth"] * block_bytes(dim, model["num_heads"], model["mlp_ratio"], num_tokens)
+    final_norm = num_tokens * (dim * FULL + 2 * FULL)
     return blocks + final_norm + num_frames * MEL_BINS * HALF
 
 
 def footprint(
-    model: ModelConfig, *, num_frames: int, batch_size: int, projector_dims: list[int], patch_drop: float
+    model: Mapping[str, Any], *, num_frames: int, batch_size: int, projector_dims: list[int], patch_drop: float
 ) -> Footprint:
     """The memory model of a pretraining step with AdamW in fp16; the same quantities that the plan measures on a GPU.
 
     Gradients on their way through a block count as one block's activations; so does nothing else that is temporary.
     """
     with torch.device("meta"):
-        encoder = build_encoder(
+        encoder = build_backbone(
             model, attention={"name": "softmax"}, linear={"name": "real"}, num_mel_bins=MEL_BINS,
-            num_frames=num_frames, patch_stride=None, drop_path=0.0,
+            num_frames=num_frames, num_channels=1, patch_stride=None,
         )  # fmt: skip
-        projector = Projector(model.embed_dim, projector_dims)
+        projector = Projector(encoder.embed_dim, projector_dims)
     num_weights = sum(weight.numel() for part in (encoder, projector) for weight in part.parameters())
     num_tokens = encoder.num_tokens(num_frames)
     kept_tokens = num_tokens - round(num_tokens * patch_drop)
@@ -66,7 +68,7 @@ def footprint(
     # Each layer's output and its normalised form, of both views, and as much again for their gradients.
     loss = VIEWS * batch_size * FULL * 4 * sum(projector_dims)
     graph = VIEWS * view_bytes(model, num_frames, kept_tokens)
-    moving = VIEWS * block_bytes(model.embed_dim, model.num_heads, model.mlp_ratio, kept_tokens)
+    moving = VIEWS * block_bytes(encoder.embed_dim, model["num_heads"], model["mlp_ratio"], kept_tokens)
     # Autocast's copies of the matrices: the patch convolution and the blocks' linear layers.
     copies = HALF * sum(weight.numel() for weight in encoder.parameters() if weight.ndim > 1)
     return Footprint(
@@ -82,12 +84,12 @@ def row(name: str, *, num_frames: int, batch_size: int, projector: int = 4096, p
         model, num_frames=num_frames, batch_size=batch_size, projector_dims=[projector] * 3, patch_drop=patch_drop
     )
     available = T4_BYTES - CONTEXT_BYTES
-    size, kept = choose(found, batch_size, int(available * (1 - MARGIN)))
-    plan = Plan(batch_size, size, kept)
-    cut = f"{plan.num_micro_batches} x {size}, {kept} kept" if size < batch_size else "whole"
+    plan = Plan(batch_size, choose(found, batch_size, int(available * (1 - MARGIN))))
+    size, num_kept = plan.split.micro_batch_size, plan.split.num_kept_graphs
+    cut = f"{plan.num_micro_batches} x {size}, {num_kept} kept" if plan.num_micro_batches > 1 else "whole"
     return [
         name, str(num_frames), str(batch_size), str(projector), f"{patch_drop:g}",
-        f"{found.peak(batch_size, 1) / GIB:.1f} GiB", cut, f"{found.peak(size, kept) / GIB:.1f} GiB",
+        f"{found.peak(Split(batch_size, 1)) / GIB:.1f} GiB", cut, f"{found.peak(plan.split) / GIB:.1f} GiB",
         f"{plan.extra_compute:.0%}",
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Weak and strong scaling on the processes that this machine can run; bytes of a step against the model of cost.py.
+"""Measure weak and strong scaling on this machine, and bytes of a step against cost.py.
 
 python benchmarks/scaling.py [--processes 1 2 4] [--steps 5] [--small]
 
@@ -27,27 +27,17 @@ from torch import distributed
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vcrast.models.build import build_encoder
-
 from benchmarks.cost import FLOAT_BYTES, all_gather_bytes, all_reduce_bytes
-from benchmarks.device import header, seconds_each
+from benchmarks.machine import header, seconds_each
 from benchmarks.memory import VIEWS
+from benchmarks.training import SMALL, Training, build_training
 from launch.processes import free_port, variables
 from vcrast.config.compose import compose
-from vcrast.config.registry import OPTIMS
-from vcrast.features.draws import Draws
-from vcrast.features.fbank import build_fbank
-from vcrast.features.views import build_views
-from vcrast.objectives.vcr import VCR
-from vcrast.pretrain import drop
 from vcrast.training.dist import process_group, rank, rank_slice, world_size
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
 
 COLUMNS = (
     "scaling", "processes", "batch", "step", "expected", "clips/s", "received a step", "model", "off by",
 )  # fmt: skip
-SMALL = ["model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]"]
 RECEIVED_AT = 128  # of `tcpi_bytes_received` in Linux's struct tcp_info, there since 4.1
 WAIT_S = 300.0
 
@@ -81,33 +71,21 @@ def received_bytes() -> int:
     return total
 
 
-def build(arguments: argparse.Namespace) -> tuple[TorchEngine, VCR, int]:
-    """The engine, the objective and the samples of a clip."""
-    config = compose([f"model={arguments.model}", "attention=softmax", *(SMALL if arguments.small else [])])
-    fbank = build_fbank(config.features, sample_rate=16000, mean=-4.3, std=4.6)
-    torch.manual_seed(0)
-    encoder = build_encoder(
-        config.model, attention=config.attention, linear=config.linear, num_mel_bins=128, num_frames=arguments.frames,
-        patch_stride=None, drop_path=0.0,
-    )  # fmt: skip
-    views = build_views(config.views, fbank=fbank)
-    objective = VCR(encoder=encoder, views=views, projector_dims=config.objective["projector_dims"])
-    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
-    engine = TorchEngine(objective, optimizer, precision="fp32", device=torch.device("cpu"), clip_grad_norm=3.0)
-    return engine, objective, fbank.window_samples + (arguments.frames - 1) * fbank.shift_samples
+def build(arguments: argparse.Namespace) -> Training:
+    """What each process trains."""
+    config = compose([f"model={arguments.model}", "attention=softmax", *(SMALL if arguments.small else ())])
+    return build_training(config, num_frames=arguments.frames, precision="fp32", device=torch.device("cpu"))
 
 
 def measure(arguments: argparse.Namespace) -> Measured:
     """Run steps as one process of the group."""
     device = torch.device("cpu")
-    engine, objective, num_samples = build(arguments)
+    training = build(arguments)
     mine = rank_slice(arguments.batch)
-    wavs = torch.randn(arguments.batch, num_samples, generator=torch.Generator().manual_seed(1))[mine.start : mine.stop]
+    wavs = training.noise(arguments.batch)[mine.start : mine.stop]
 
     def step(number: int) -> None:
-        draws = Draws(0, number, arguments.batch, start=mine.start, stop=mine.stop)
-        exact_backward(engine, objective, 0.1 * wavs, None, draws, micro_batch_size=None, kept=0)
-        engine.step(lr=1e-4)
+        training.step(wavs, number)
 
     step(0)
     meet()
@@ -115,19 +93,18 @@ def measure(arguments: argparse.Namespace) -> Measured:
     seconds = [seconds_each(step, times=1, device=device, first=1 + number) for number in range(arguments.steps)]
     meet()
     received = (received_bytes() - before) / arguments.steps
-    vectors = torch.randn(VIEWS, arguments.batch, objective.encoder.embed_dim, requires_grad=True)
 
     def head(_: int) -> None:
-        objective.loss(vectors)[0].backward()
+        training.loss_alone(arguments.batch)
 
-    gradients = torch.zeros(sum(each.numel() for each in engine.parameters))
+    gradients = torch.zeros(sum(each.numel() for each in training.engine.parameters))
 
     def average(_: int) -> None:
         if world_size() > 1:
             distributed.all_reduce(gradients)
 
     head_s, average_s = (min(seconds_each(part, times=1, device=device) for _ in range(3)) for part in (head, average))
-    width = objective.encoder.embed_dim
+    width = training.objective.encoder.embed_dim
     return Measured(statistics.median(seconds), head_s, average_s, received, gradients.numel(), width)
 
 

@@ -1,4 +1,4 @@
-"""How long AudioSet-2M takes on one T4, 8 A100 and 32 H100, and how far it scales. Computed, not measured.
+"""Compute how long AudioSet-2M takes on one T4, 8 A100 and 32 H100, and how it scales.
 
 python benchmarks/sizing.py [--out docs/images]       # prints the tables of docs/cluster.md, draws scaling.png
 """
@@ -73,8 +73,8 @@ def costs(job: Job) -> list[tuple[str, Step]]:
 def cost_row(name: str, step: Step) -> list[str]:
     """Where the time of a step goes, in milliseconds."""
     plan = step.plan
-    whole = plan.micro_batch_size >= plan.batch_size
-    cut = "whole" if whole else f"{plan.num_micro_batches} x {plan.micro_batch_size}, {plan.extra_compute:.0%} more"
+    size = plan.split.micro_batch_size
+    cut = f"{plan.num_micro_batches} x {size}, {plan.extra_compute:.0%} more" if plan.num_micro_batches > 1 else "whole"
     parts = (step.encoder_s, step.head_s, step.gradients_s, step.gather_s, step.agreements_s, step.seconds)
     return [name, str(plan.batch_size), cut, *(f"{1e3 * part:,.1f} ms" for part in parts)]
 

@@ -1,6 +1,7 @@
-"""One training step, four ways, in one process: thesis-style, naive accumulation, exact accumulation, full batch.
+"""Time one training step: thesis-style, naive and exact accumulation, full batch.
 
 python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small] [--profile FOLDER]
+python benchmarks/step.py --ssast [--model base] [--batch 8] [--frames 512]     # beside SSAST's step as released
 """
 
 from __future__ import annotations
@@ -11,36 +12,25 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vcrast.models.build import build_encoder
-
-from benchmarks.device import T4_NOTE, header, imitate_t4, matmul_peak, seconds_each
-from benchmarks.flops import step_flops
+from benchmarks import ssast
+from benchmarks.machine import T4_NOTE, Table, header, imitate_t4, matmul_peak, seconds_each
 from benchmarks.trace import trace_step
+from benchmarks.training import SMALL, build_training
 from benchmarks.variants import NaiveVCR, ThesisVCR
 from vcrast.config.compose import compose
-from vcrast.config.registry import OPTIMS
-from vcrast.config.schema import Config
-from vcrast.features.draws import Draws
-from vcrast.features.fbank import build_fbank
-from vcrast.features.views import build_views
 from vcrast.objectives.vcr import VCR
-from vcrast.pretrain import drop
 from vcrast.training.device import resolve_precision
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import Outcome, exact_backward
-from vcrast.training.plan import CudaMemory, plan_step
+from vcrast.training.exact import Outcome, Split
 
 PATCHES = {"patch": [16, 16], "frame": [2, 128]}
 COLUMNS = ("step", "tokens", "frames", "batch", "cut", "loss", "samples/s", "ms", "peak GiB", "TFLOP/s", "of matmul")
 TRACE_ROWS = 12
-SMALL = ["model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]"]
 
 
 @dataclass(frozen=True)
@@ -76,58 +66,22 @@ def cases(arguments: argparse.Namespace, precision: str, device: torch.device) -
             yield replace(exact, name="full batch", micro=None)
 
 
-def settings(arguments: argparse.Namespace, case: Case) -> Config:
-    """The settings of a case, from the project's own files."""
-    time, frequency = PATCHES[case.tokens]
-    changes = [
-        f"model={arguments.model}", f"attention={case.attention}", f"model.patch_size=[{time},{frequency}]",
-        f"views.patch_drop={arguments.patch_drop}", f"objective.projector_dims={[arguments.projector] * 3}",
-    ]  # fmt: skip
-    return compose([*changes, *(SMALL if arguments.small else [])])
-
-
 def make_step(arguments: argparse.Namespace, case: Case, device: torch.device) -> tuple[Callable[[int], Outcome], int]:
     """A function that runs step number n of a case, and the operations that a step needs."""
-    config = settings(arguments, case)
-    fbank = build_fbank(config.features, sample_rate=16000, mean=-6.6, std=5.4)
-    attention = dict(config.attention)
-    if arguments.t4 and case.attention == "memory_efficient":
-        attention["kernel"] = "sdpa"
-    torch.manual_seed(0)
-    encoder = build_encoder(
-        config.model, attention=attention, linear=config.linear, num_mel_bins=128, num_frames=case.frames,
-        patch_stride=None, drop_path=0.0,
+    time, frequency = PATCHES[case.tokens]
+    words = [
+        f"model={arguments.model}", f"attention={case.attention}", f"model.patch_size=[{time},{frequency}]",
+        f"views.patch_drop={arguments.patch_drop}", f"objective.projector_dims={[arguments.projector] * 3}",
+        *(["attention.kernel=sdpa"] if arguments.t4 and case.attention == "memory_efficient" else []),
+        *(SMALL if arguments.small else ()),
+    ]  # fmt: skip
+    training = build_training(
+        compose(words), num_frames=case.frames, precision=case.precision, device=device, kind=case.objective,
+        compile=case.compile,
     )  # fmt: skip
-    views = build_views(config.views, fbank=fbank)
-    dims = list(config.objective["projector_dims"])
-    objective = case.objective(encoder=encoder, views=views, projector_dims=dims).to(device).train()
-    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
-    engine = TorchEngine(
-        objective, optimizer, precision=case.precision, device=device, clip_grad_norm=3.0, compile=case.compile
-    )
-    num_samples = fbank.window_samples + (case.frames - 1) * fbank.shift_samples
-    wavs = torch.randn(case.batch, num_samples, generator=torch.Generator().manual_seed(1)).mul(0.1).to(device)
-    keep = views.keep(Draws(0, 0, case.batch), "a", encoder.num_tokens(case.frames))
-    num_tokens = None if keep is None else keep.shape[1]
-    flops = step_flops(encoder, dims, batch_size=case.batch, num_frames=case.frames, num_tokens=num_tokens)
-    micro, kept = cut(case, engine, objective, wavs, device)
-
-    def step(number: int) -> Outcome:
-        draws = Draws(0, number, case.batch, device=device)
-        outcome = exact_backward(engine, objective, wavs, None, draws, micro_batch_size=micro, kept=kept)
-        engine.step(lr=1e-4)
-        return outcome
-
-    return step, flops
-
-
-def cut(case: Case, engine: Any, objective: Any, wavs: torch.Tensor, device: torch.device) -> tuple[int | None, int]:
-    """Micro-batch size and kept graphs of a case."""
-    if case.micro != 0:
-        return case.micro, 0
-    draws = Draws(0, 0, case.batch, device=device)
-    plan = plan_step(engine, objective, wavs, None, draws, micro_batch_size=None, memory=CudaMemory(device))
-    return plan.micro_batch_size, plan.kept
+    wavs = training.noise(case.batch)
+    split = training.plan(wavs) if case.micro == 0 else Split(case.micro)
+    return lambda number: training.step(wavs, number, split), training.flops(case.batch)
 
 
 def measure(arguments: argparse.Namespace, case: Case, device: torch.device, peak: float) -> list[str]:
@@ -149,9 +103,9 @@ def measure(arguments: argparse.Namespace, case: Case, device: torch.device, pea
             print_trace(file, trace_step(step, arguments.warmup + arguments.steps, device=device, file=file))
     except torch.OutOfMemoryError:
         return [*row, "does not fit", *["-"] * 6]
-    size = outcome.micro_batch_size
-    shown = "whole" if size == case.batch else f"{size}, {outcome.kept} kept" if outcome.kept else str(size)
-    if case.micro is None and size < case.batch:
+    size, num_kept = outcome.split
+    shown = "whole" if size == case.batch else f"{size}, {num_kept} kept" if num_kept else str(size)
+    if case.micro is None and size != case.batch:
         shown += " (whole does not fit)"
     rate = flops / seconds
     memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}" if device.type == "cuda" else "-"
@@ -189,6 +143,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--profile", type=Path, metavar="FOLDER", help="also run each step once under the profiler; traces go here"
     )
+    parser.add_argument("--ssast", action="store_true", help="only: SSAST's step as released and ours, taking turns")
+    parser.add_argument("--cases", nargs="+", metavar="NAME", help="only steps whose name begins with one of these")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there, each as it is done")
     parser.add_argument("--t4", action="store_true", help="a T4's memory and kernels on a larger card")
     arguments = parser.parse_args(argv)
     small = {"batch": 8, "frames": [64, 96], "steps": 1, "warmup": 1}
@@ -219,11 +176,17 @@ def main(argv: list[str] | None = None) -> int:
         "TFLOP/s: of the model's own forward and backward; running a micro-batch twice is not counted as work",
         *([T4_NOTE] if arguments.t4 else []),
     ]
-    for text in header(device, precision, *notes):
+    lines = header(device, precision, *notes)
+    for text in lines:
         print(f"# {text}")
-    print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+    table = Table(ssast.COLUMNS if arguments.ssast else COLUMNS, arguments.json, lines)
+    if arguments.ssast:
+        for cells in ssast.compare(arguments, device, precision, size):
+            table.add(cells)
+        return 0
     for case in cases(arguments, precision, device):
-        print(f"| {' | '.join(measure(arguments, case, device, peak))} |", flush=True)
+        if not arguments.cases or case.name.startswith(tuple(arguments.cases)):
+            table.add(measure(arguments, case, device, peak))
     return 0
 
 

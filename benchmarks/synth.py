@@ -1,4 +1,4 @@
-"""Generated pairs: how many a second, and which share of a pretraining step they take; a check over very many draws.
+"""Time generated pairs and their share of a step; check very many draws.
 
 python benchmarks/synth.py [--model small] [--batch 256] [--seconds 2 5]
 python benchmarks/synth.py --draws 1000000 [--first 0] [--draw-seconds 0.5]
@@ -19,22 +19,14 @@ from torch import Tensor
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vcrast.models.build import build_encoder
-
-from benchmarks.device import header, seconds_each
-from vcrast.config.compose import compose
-from vcrast.config.registry import OPTIMS
+from benchmarks.machine import Table, header, seconds_each
+from benchmarks.training import SMALL, build_training
+from vcrast.config.compose import compose, read_option
 from vcrast.config.schema import Config
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.data.synth.pairs import Doppelgangers
-from vcrast.features.draws import Draws
 from vcrast.features.fbank import build_fbank
-from vcrast.features.views import build_views
-from vcrast.objectives.vcr import VCR
-from vcrast.pretrain import drop
 from vcrast.training.device import resolve_precision
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
 
 COLUMNS = ("clip", "batch", "layers", "pairs/s", "x real time", "pairs ms", "training ms", "share of the step")
 SPEED_SECONDS = (2.0, 5.0)
@@ -43,14 +35,13 @@ BLOCK_S = 128.0
 WINDOW_S = 0.025  # in one of them at least something must move
 REPORT_S = 10.0  # between two lines of progress
 NAMED = 10  # bad sounds that are listed
-TINY = ["model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]"]
 
 
 def settings(arguments: argparse.Namespace, seconds: float) -> Config:
     """The settings of a row: those of recipe `synth` with the model and the sizes asked for."""
     words = [
         "recipe=synth", f"model={arguments.model}", f"pretrain.batch_size={arguments.batch}",
-        f"source.duration_s={seconds}", f"source.num_layers={arguments.layers}", *(TINY if arguments.tiny else []),
+        f"source.duration_s={seconds}", f"source.num_layers={arguments.layers}", *(SMALL if arguments.tiny else ()),
     ]  # fmt: skip
     return compose([*words, *arguments.overrides])
 
@@ -65,23 +56,13 @@ def training_seconds(
     config: Config, wavs: Tensor, arguments: argparse.Namespace, precision: str, device: torch.device
 ) -> float:
     """Time of a step on pairs that are there already: views, encoder, loss, backward, optimiser."""
-    fbank = build_fbank(
-        config.features, sample_rate=config.data.sample_rate, mean=config.data.mean, std=config.data.std
+    num_frames = build_fbank(read_option("features", "fbank"), sample_rate=config.data.sample_rate).num_frames(
+        wavs.shape[2]
     )
-    encoder = build_encoder(
-        config.model, attention=config.attention, linear=config.linear, num_mel_bins=config.features["num_mel_bins"],
-        num_frames=fbank.num_frames(wavs.shape[2]), patch_stride=None, drop_path=0.0,
-    )  # fmt: skip
-    views = build_views(config.views, fbank=fbank)
-    dims = list(config.objective["projector_dims"])
-    objective = VCR(encoder=encoder, views=views, projector_dims=dims).to(device).train()
-    optimizer = OPTIMS.build(drop(config.optim, "lr_per_batch"), module=objective)
-    engine = TorchEngine(objective, optimizer, precision=precision, device=device, clip_grad_norm=3.0)
+    training = build_training(config, num_frames=num_frames, precision=precision, device=device)
 
     def step(number: int) -> None:
-        draws = Draws(0, number, len(wavs), device=device)
-        exact_backward(engine, objective, wavs, None, draws, micro_batch_size=None)
-        engine.step(lr=1e-4)
+        training.step(wavs, number)
 
     seconds_each(step, times=arguments.warmup, device=device)
     return seconds_each(step, times=arguments.steps, device=device, first=arguments.warmup)
@@ -184,6 +165,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=0, help="check that so many sounds are finite and audible")
     parser.add_argument("--first", type=int, default=0, help="sound to begin the check with, an even number")
     parser.add_argument("--draw-seconds", type=float, default=0.5, help="length of the sounds checked")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there, each as it is done")
     parser.add_argument("--tiny", action="store_true", help="a toy model, for trying the script out")
     arguments = parser.parse_args(argv)
     for name in ("batch", "steps", "warmup", "layers"):
@@ -212,12 +194,13 @@ def main(argv: list[str] | None = None) -> int:
     notes = [f"command: synth.py {' '.join(sys.argv[1:] if argv is None else argv)}"]
     if arguments.seconds:
         notes.append(f"model {arguments.model}; a training step is timed on pairs that are there already")
-    for text in header(device, precision, *notes):
+    lines = header(device, precision, *notes)
+    for text in lines:
         print(f"# {text}", flush=True)
     if arguments.seconds:
-        print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
-    for seconds in arguments.seconds:
-        print(f"| {' | '.join(measure(arguments, seconds, precision, device))} |", flush=True)
+        table = Table(COLUMNS, arguments.json, lines)
+        for seconds in arguments.seconds:
+            table.add(measure(arguments, seconds, precision, device))
     if not arguments.draws:
         return 0
     tally, finished = check_draws(arguments, device)

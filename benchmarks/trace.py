@@ -1,4 +1,4 @@
-"""Where the time of one step goes: PyTorch's profiler, its trace as a file, and the largest operations as a table."""
+"""Profile one step: PyTorch's trace as a file, the largest operations as a table."""
 
 from __future__ import annotations
 

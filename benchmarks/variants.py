@@ -1,4 +1,4 @@
-"""What a step is compared with: the thesis's loss, and gradients added up the ordinary, wrong way."""
+"""Steps to compare with: the thesis's loss, and gradients added up the ordinary way."""
 
 from __future__ import annotations
 

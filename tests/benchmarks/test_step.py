@@ -1,4 +1,6 @@
 import json
+import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +10,16 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from benchmarks.device import imitate_t4
+from benchmarks.machine import imitate_t4
+from benchmarks.ssast import ReleasedSSAST
 from benchmarks.step import COLUMNS, main, parse
 from benchmarks.trace import trace_step
+from benchmarks.training import SMALL
 from benchmarks.variants import square_covariance
+from vcrast.config.compose import compose
 from vcrast.models import attention_memory_efficient
 from vcrast.objectives.terms import covariance_term
+from vcrast.training.device import resolve_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +31,7 @@ def traces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(traces):
-    words = ["benchmarks/step.py", "--small", "--device", "cpu", "--frames", "64", "--profile"]
+    words = ["benchmarks/step.py", "--small", "--device", "cpu", "--precision", "fp32", "--frames", "64", "--profile"]
     return subprocess.run(
         [sys.executable, *words, str(traces)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )
@@ -95,6 +101,47 @@ def test_a_trace_names_the_largest_operation_first_and_adds_up(tmp_path):
 def test_thesis_covariance_is_the_same_number():
     z = torch.randn(5, 9, dtype=torch.float64)
     torch.testing.assert_close(square_covariance(z), covariance_term(z))
+
+
+def test_the_released_step_masks_clusters_of_the_asked_number():
+    torch.manual_seed(0)
+    random.seed(0)
+    model = compose(["model=tiny", *SMALL]).model
+    module = ReleasedSSAST(model, (8, 8))
+    masks = module.masks(torch.zeros(5, 128, 128))
+    assert {len(mask) for mask in masks} == {50}  # 400 of 512
+    assert all(len(set(mask.tolist())) == 50 and mask.min() >= 0 and mask.max() < 64 for mask in masks)
+    assert len({tuple(sorted(mask.tolist())) for mask in masks}) == 5
+
+
+def test_the_released_step_learns_and_reaches_every_weight():
+    torch.manual_seed(0)
+    random.seed(0)
+    module = ReleasedSSAST(compose(["model=tiny", *SMALL]).model, (4, 8))
+    fbank = torch.randn(3, 64, 128)
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = module(fbank)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(weight.grad is not None for weight in module.parameters())
+    assert losses[0] == pytest.approx(10 + math.log(25), rel=0.15)  # of nothing learnt: 10 x variance 1, and chance
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_ssasts_step_beside_ours(capsys, tmp_path):
+    words = ["--ssast", "--small", "--device", "cpu", "--frames", "64", "--json", str(tmp_path / "rows.json")]
+    assert main(words) == 0
+    shown = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = [dict(zip(shown[0], line, strict=True)) for line in shown[2:]]
+    assert rows == json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["tokens"] for row in rows[:3]] == ["32", "32", "16"]
+    assert {row["precision"] for row in rows} == {"fp32", resolve_precision("auto", "cpu")}
+    for row in rows:
+        assert float(row["to SSAST"].rstrip("x")) == pytest.approx(float(rows[0]["ms"]) / float(row["ms"]), abs=0.01)
 
 
 def test_what_a_t4_cannot_do_is_refused(capsys):

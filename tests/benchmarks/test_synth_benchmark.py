@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def output():
-    words = "benchmarks/synth.py --device cpu --tiny --batch 6 --seconds 0.5 1.0 --steps 1 --warmup 1 --draws 900"
+    words = "benchmarks/synth.py --device cpu --precision fp32 --tiny --batch 6 --seconds 0.5 1.0 --steps 1 --warmup 1"
     return subprocess.run(
-        [sys.executable, *words.split(), "source.distance=0.3"],
+        [sys.executable, *words.split(), "--draws", "900", "source.distance=0.3"],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=300,
     ).stdout  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_bf16_on_a_cpu_agrees_with_the_definition_whichever_way_it_goes(num_toke
     found = [x.bfloat16().requires_grad_() for x in exact]
     exact = [x.requires_grad_() for x in exact]
     reference, gradient = scaled_dot_product_attention(*exact), torch.randn(2, 3, num_tokens, 16)
-    mixed = MemoryEfficientAttention(num_heads=3, head_dim=16)(*found)
+    mixed = MemoryEfficientAttention(num_heads=3, head_dim=16, kernel="auto")(*found)
     assert mixed.dtype == torch.bfloat16
     torch.testing.assert_close(mixed.double(), reference, atol=0.02, rtol=0.02)
     expected = torch.autograd.grad(reference, exact, gradient.double())
@@ -106,7 +106,7 @@ def test_the_way_on_a_cpu_follows_from_type_and_tokens(dtype, num_tokens, kernel
 
 def test_fp32_on_a_cpu_is_pytorchs_to_the_bit():
     q, k, v = (torch.randn(2, 3, 40, 16) for _ in range(3))
-    found = MemoryEfficientAttention(num_heads=3, head_dim=16)(q, k, v)
+    found = MemoryEfficientAttention(num_heads=3, head_dim=16, kernel="auto")(q, k, v)
     assert torch.equal(found, scaled_dot_product_attention(q, k, v))
 
 

@@ -15,9 +15,9 @@ from vcrast.config.registry import ATTENTIONS
 
 log = logging.getLogger(__name__)
 
-# Up to here bf16 on a CPU is faster written out: 1.25 to 5 times, forward and backward, at N = 33 to 512, head widths
-# 16 to 128, 1 to 32 clips (AVX-512 bf16, torch 2.14). In fp32 PyTorch's flash kernel is at least as fast. Beyond, the
-# written-out weights take more memory than the rest of a block. Measured by `benchmarks/attention_paths.py`.
+# Up to here bf16 on a CPU is 1.9 to 4.8 times as fast written out, forward and backward, at head widths 32 and 64
+# (AVX-512 bf16, torch 2.14). In fp32 PyTorch's flash kernel is the faster one from 124 tokens on, and stays. Beyond 512
+# little is gained and the written-out weights outgrow the rest of a block. See `benchmarks/attention_paths.py`.
 WRITTEN_OUT_TOKENS = 512
 FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 

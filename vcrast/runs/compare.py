@@ -164,6 +164,10 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     shown = {name: metric for run in runs for name, metric in run.shown.items()}
     chosen = tuple(complete(metric, found) for metric in metrics) or usual(found, shown)
     measured = [run for run in runs if measured_folds(run, chosen)]
+    if not measured:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: no run has a number that is shown unasked; name one by --metric"
+        )
     folds = shared_folds(measured, chosen)
     variants = group(measured)
     return Comparison(variants, chosen, folds, tuple(notes(runs, chosen, folds, variants)), shown)
