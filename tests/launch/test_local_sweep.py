@@ -11,10 +11,11 @@ from small_run import SMALL, small, weights_hash
 from test_run import ROOT, run_here
 
 from launch import local_sweep
-from launch.arguments import parse
+from launch.arguments import Program, parse
 from launch.local import main
 
 WORDS = ["demo", *SMALL[1:]]
+PROGRAM = Program("python launch/local.py", (sys.executable, "local.py"))
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def started(monkeypatch):
     runs = Started()
     runs.codes = []
 
-    def launch(num_processes, command):
-        assert command[:2] == [sys.executable, "local.py"]
-        runs.append((num_processes, command[2:]))
+    def launch(program, num_processes, words):
+        assert program == PROGRAM
+        runs.append((num_processes, words))
         return runs.codes.pop(0) if runs.codes else 0
 
     monkeypatch.setattr(local_sweep, "launch", launch)
@@ -37,7 +38,7 @@ def started(monkeypatch):
 
 
 def sweep(folder, *words):
-    return local_sweep.start(parse(["demo", f"run.dir={folder}", "-m", *words]), "local.py")
+    return local_sweep.start(parse(["demo", f"run.dir={folder}", "-m", *words]), PROGRAM)
 
 
 def seeds(runs):
@@ -64,9 +65,9 @@ def test_a_failed_run_is_told_and_tried_again_alone(tmp_path, started, capsys):
     assert f"failed (exit code 2): run.seed=1  {tmp_path / 's' / '1_seed-1'}" in said
     assert f"vcrast compare {tmp_path / 's'}" in said
     del started[:]
-    assert local_sweep.go_on(tmp_path / "s", "local.py", ["finetune.lr=1e-4"]) == 0
+    assert local_sweep.go_on(tmp_path / "s", PROGRAM, ["finetune.optim.lr=1e-4"]) == 0
     assert seeds(started) == ["run.seed=1"]
-    assert started[0][1][-1] == "finetune.lr=1e-4"
+    assert started[0][1][-1] == "finetune.optim.lr=1e-4"
     assert exit_codes(tmp_path / "s") == [0, 0, 0]
 
 
@@ -76,7 +77,7 @@ def test_a_signal_ends_the_sweep_with_the_run_that_it_stopped(tmp_path, started,
     assert sweep(tmp_path / "s", "run.seed=0,1,2") == 128 + number
     assert seeds(started) == ["run.seed=0", "run.seed=1"]
     assert f"run.resume={tmp_path / 's'}" in capsys.readouterr().out
-    assert local_sweep.go_on(tmp_path / "s", "local.py") == 0
+    assert local_sweep.go_on(tmp_path / "s", PROGRAM) == 0
     assert seeds(started) == ["run.seed=0", "run.seed=1", "run.seed=1", "run.seed=2"]
 
 
@@ -89,7 +90,7 @@ def test_a_run_that_was_killed_is_a_failed_one(tmp_path, started):
 def test_dry_run_checks_every_run_and_leaves_nothing(tmp_path, started, capsys):
     started.codes = [0, 2]
     arguments = parse(["demo", f"run.dir={tmp_path / 's'}", "-m", "run.seed=0,1,2", "--dry-run"])
-    assert local_sweep.start(arguments, "local.py") == 1
+    assert local_sweep.start(arguments, PROGRAM) == 1
     assert len(started) == 3
     assert all(words[-1] == "--dry-run" for _, words in started)
     assert not (tmp_path / "s").exists()

@@ -13,9 +13,9 @@ from filelock import SoftFileLease
 from small_run import small, weights_hash
 
 from launch import slurm
-from launch.planned import fresh, pinned
 from launch.slurm import main
 from launch.submission import Submission, _clean_environment, choose_cluster
+from launch.sweep import bound, free_folder
 from vcrast.config.resume import resolve
 from vcrast.run import run
 
@@ -118,10 +118,10 @@ def test_auto_takes_slurm_where_there_is_one(no_slurm, monkeypatch):
 
 def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
     folder = tmp_path / "a b=c,d [e]"
-    overrides = pinned(["recipe=demo", "run.dir=elsewhere", "run.resume=never"], folder)
+    overrides = bound(["recipe=demo", "run.dir=elsewhere", "run.resume=never"], folder)
     config = resolve(overrides)
     assert (config.run.dir, config.run.resume) == (str(folder), "auto")
-    assert pinned([f"run.resume={tmp_path}/x", "data.num_workers=1"], folder) == (
+    assert bound([f"run.resume={tmp_path}/x", "data.num_workers=1"], folder) == (
         "data.num_workers=1",
         f"run.resume={folder}",
     )
@@ -129,8 +129,8 @@ def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
 
 def test_two_submissions_within_a_second_get_two_folders(tmp_path):
     (tmp_path / "now").mkdir()
-    assert fresh(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
-    assert fresh(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
+    assert free_folder(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
+    assert free_folder(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
 
 
 def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch):

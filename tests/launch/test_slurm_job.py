@@ -9,11 +9,13 @@ import threading
 import pytest
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
 
+from launch import requeue as requeue_file
 from launch import slurm_job
-from launch.last_chance import LastChance
-from launch.slurm_job import BatchJob, reason_to_end, requeue, slurm_record
+from launch.arguments import Program
+from launch.requeue import WarningTimer, reason_to_end, requeue, slurm_record
+from launch.slurm_job import BatchJob
 
-JOB = BatchJob(("recipe=demo", "run.dir=/x"), 120)
+JOB = BatchJob(("recipe=demo", "run.dir=/x"), 120, Program.of_script("launch/slurm.py"))
 
 
 class Requeued(BaseException):
@@ -33,7 +35,8 @@ def task(monkeypatch):
             monkeypatch.setenv(name, "left from the shell")
         monkeypatch.setenv("MASTER_PORT", "12345")
         monkeypatch.setattr("sys.argv", ["_submit.py"])
-        monkeypatch.setattr(slurm_job, "slurm_record", lambda: record or {"JobState": "RUNNING", "PreemptTime": "None"})
+        answer = record or {"JobState": "RUNNING", "PreemptTime": "None"}
+        monkeypatch.setattr(requeue_file, "slurm_record", lambda: answer)
         monkeypatch.setattr(BatchJob, "_start", lambda self: status)
 
         def handler(number, frame):
@@ -135,16 +138,16 @@ def ignored():
         signal.signal(number, handler)
 
 
-def test_the_last_chance_comes_when_a_warned_run_does_not_end(ignored):
+def test_the_timer_acts_when_a_warned_run_does_not_end(ignored):
     acted = threading.Event()
-    with LastChance({signal.SIGUSR2}, 0.0, acted.set):
+    with WarningTimer({signal.SIGUSR2}, 0.0, acted.set):
         os.kill(os.getpid(), signal.SIGUSR2)
         assert acted.wait(60)
 
 
 def test_a_handler_installed_later_does_not_hide_the_warning(ignored):
     acted, noted = threading.Event(), []
-    with LastChance({signal.SIGUSR2}, 0.0, acted.set):
+    with WarningTimer({signal.SIGUSR2}, 0.0, acted.set):
         old = signal.signal(signal.SIGUSR2, lambda number, frame: noted.append(number))
         os.kill(os.getpid(), signal.SIGUSR2)
         assert acted.wait(60)
@@ -152,13 +155,13 @@ def test_a_handler_installed_later_does_not_hide_the_warning(ignored):
     assert noted == [signal.SIGUSR2]
 
 
-def test_a_run_that_ends_or_was_not_warned_has_no_last_chance(ignored):
+def test_the_timer_does_nothing_for_a_run_that_ends_or_was_not_warned(ignored):
     acted = threading.Event()
     for sent in (None, signal.SIGTERM, signal.SIGUSR2):
-        with LastChance({signal.SIGUSR2}, 3600.0, acted.set) as chance:
+        with WarningTimer({signal.SIGUSR2}, 3600.0, acted.set) as timer:
             if sent is not None:
                 os.kill(os.getpid(), sent)
-        assert not chance._thread.is_alive()
+        assert not timer._thread.is_alive()
     assert not acted.is_set()
     assert signal.set_wakeup_fd(-1) == -1
 

@@ -9,7 +9,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.planned import pinned
 from launch.slurm_options import (
     EXTRA,
     EXTRA_VALUE,
@@ -23,6 +22,7 @@ from launch.slurm_options import (
     tasks_per_node,
 )
 from launch.submission import Submission
+from launch.sweep import bound
 from vcrast.config.compose import compose
 
 DEFAULT = compose(["recipe=demo"]).slurm
@@ -107,7 +107,7 @@ def test_a_run_folder_that_cannot_stand_in_a_script_is_refused(path):
 def test_folders_with_blanks_and_accents_are_accepted_and_reach_the_run():
     folder = Path("/data/été 1/a=b,c")
     check_path("run.dir", folder)
-    word = next(word for word in pinned((), folder) if word.startswith("run.dir="))
+    word = next(word for word in bound((), folder) if word.startswith("run.dir="))
     assert OverridesParser.create().parse_overrides([word])[0].value() == str(folder)
 
 

@@ -6,8 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.arguments import Arguments, parse
-from launch.planned import quoted
-from launch.sweep import expand, is_sweep
+from launch.sweep import expand, is_sweep, quoted
 
 
 def overrides(words):

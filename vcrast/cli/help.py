@@ -10,7 +10,7 @@ COMMON_KEYS = (
     ("stages=[pretrain,finetune,evaluate]", "any of them, in this order"),
     ("pretrain.batch_size=96", "the batch of the loss; memory does not limit it"),
     ("pretrain.epochs=100", "or pretrain.steps=N, which wins; finetune. has the same keys"),
-    ("finetune.lr=1e-4", "peak learning rate; optim.lr is pretraining's"),
+    ("finetune.optim.lr=1e-4", "peak learning rate; optim.lr is pretraining's"),
     ("precision=auto", "bf16, fp16 or fp32"),
     ("launch.num_processes=1", "processes on this machine, one GPU each; they share the batch"),
     ("run.dir=DIR", "the run folder; runs/<recipe>/<time> by default"),
