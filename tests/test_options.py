@@ -13,7 +13,9 @@ from small_run import small
 import vcrast
 from vcrast.cli.main import main
 from vcrast.config.resume import resolve
+from vcrast.config.saved import load_config
 from vcrast.run import run
+from vcrast.runs import checkpoint
 
 SHORT = ("pretrain.steps=3", "finetune.steps=3")
 
@@ -30,7 +32,7 @@ CHOICES = {
     "TensorBoard": ("logger=[jsonl,tensorboard]",),
     "drop path, smoothing, blocks run twice": (
         "finetune.drop_path=0.2",
-        "finetune.label_smoothing=0.1",
+        "finetune.objective.label_smoothing=0.1",
         "engine.checkpoint_blocks=true",
     ),
 }
@@ -131,3 +133,40 @@ def test_real_audio_learns_in_a_few_steps(tmp_path, esc10_root):
     fold = json.loads((folder / "summary.json").read_text())["folds"]["1"]
     assert fold["evaluate"]["num_test_clips"] == 80
     assert fold["evaluate"]["knn_accuracy"] > 0.2  # chance is 0.1
+
+
+def saved_parts(folder, stage):
+    """Options of the optimiser's groups and the schedule's state, as the last checkpoint of a stage holds them."""
+    content = checkpoint.load(checkpoint.find_latest(folder / "checkpoints" / "fold_1" / stage))
+    return content["engine"]["optimizer"]["param_groups"][0], content["schedule"]
+
+
+def logged_lr(folder, stage):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["lr"] for line in lines if line["stage"] == stage and "loss" in line]
+
+
+def test_optimiser_and_schedule_of_finetuning_are_those_chosen_for_it(tmp_path):
+    words = ("finetune.optim=lars", "finetune.schedule=plateau", "finetune.schedule.warmup_epochs=0")
+    folder = run_here(tmp_path / "run", *SHORT, *words, "stages=[pretrain,finetune]")
+    group, schedule = saved_parts(folder, "finetune")
+    assert group["trust_coeff"] == 1e-3
+    assert "betas" not in group
+    assert {"factor", "best"} & set(schedule)
+    assert logged_lr(folder, "finetune") == [pytest.approx(0.2 * 16 / 256)] * 3  # per batch of 256; no cut so soon
+    assert "betas" in saved_parts(folder, "pretrain")[0]
+
+
+def test_the_optimiser_of_pretraining_is_not_finetunings(tmp_path):
+    folder = run_here(tmp_path / "run", *SHORT, "optim=lars", "schedule=plateau", "stages=[pretrain,finetune]")
+    shown = load_config(folder / "config.yaml").finetune
+    assert (shown.optim["name"], shown.schedule["name"]) == ("adamw", "cosine")
+    assert "trust_coeff" in saved_parts(folder, "pretrain")[0]
+    group, schedule = saved_parts(folder, "finetune")
+    assert list(group["betas"]) == list(shown.optim["betas"])
+    assert not schedule
+
+
+def test_a_setting_of_finetuning_that_has_moved_is_named():
+    with pytest.raises(ValueError, match=r"finetune\.lr=1: no such setting; did you mean finetune\.optim\.lr\?"):
+        resolve(["recipe=demo", "finetune.lr=1"])

@@ -1,11 +1,10 @@
-"""What the README and the docs say is true: the tree, the commands, the links."""
+"""What the README and the docs say is true: the commands, the links."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from readme_tree import tree
 
 from launch.arguments import parse
 from launch.slurm_options import check
@@ -28,10 +27,6 @@ def commands(prefix):
 LAUNCHES = [*commands("python launch/local.py"), *commands("vcrast run ")]
 SUBMISSIONS = [*commands("python launch/slurm.py"), *commands("vcrast submit ")]
 VERBS = [each for each in commands("vcrast ") if each not in (*LAUNCHES, *SUBMISSIONS)]
-
-
-def test_the_tree_is_the_repository():
-    assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), "run python tests/readme_tree.py and paste it"
 
 
 @pytest.mark.parametrize(("page", "command"), LAUNCHES, ids=[text for _, text in LAUNCHES])

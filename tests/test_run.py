@@ -42,8 +42,8 @@ def test_a_run_folder_answers_every_question(finished):
                 "embedding_std", "effective_rank", "wall_s"):  # fmt: skip
         assert fold["pretrain"][key] > 0, key
     for key in (
-        "accuracy", "mAP", "auc", "d_prime", "knn_accuracy", "probe_accuracy", "untrained_knn_accuracy",
-        "untrained_probe_accuracy",
+        "accuracy", "mAP", "auc", "d_prime", "knn_accuracy", "probe_accuracy",
+        "untrained_knn_accuracy", "untrained_probe_accuracy",
     ):  # fmt: skip
         assert key in fold["evaluate"], key
     assert summary["mean"]["evaluate"]["accuracy"] == fold["evaluate"]["accuracy"]
@@ -87,7 +87,9 @@ def test_another_seed_gives_other_weights(finished, tmp_path):
 
 
 def test_from_scratch_is_one_override_away(tmp_path):
-    run_here(tmp_path / "scratch", "stages=[finetune,evaluate]")
+    words = [word for word in small(tmp_path / "scratch") if not word.startswith("objective.")]
+    words.append("stages=[finetune,evaluate]")
+    run(resolve(words), words)
     fold = json.loads((tmp_path / "scratch" / "summary.json").read_text())["folds"]["1"]
     assert set(fold) == {"finetune", "evaluate"}
     assert "from scratch" in (tmp_path / "scratch" / "train.log").read_text()
@@ -99,6 +101,28 @@ def test_folds_are_averaged_and_each_pretrains_without_its_test_clips(tmp_path):
     values = [summary["folds"][fold]["evaluate"]["knn_accuracy"] for fold in ("1", "2")]
     assert summary["mean"]["evaluate"]["knn_accuracy"] == pytest.approx(sum(values) / 2)
     assert summary["std"]["evaluate"]["knn_accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+
+
+def test_what_only_pretraining_reads_is_refused_without_it(finished, tmp_path):
+    words = ["recipe=demo", f"run.dir={tmp_path}/run", "stages=[finetune,evaluate]"]
+    for word, said in (
+        ("optim=lars", "finetuning has finetune.optim=lars"),
+        ("optim.lr=0.1", "finetuning has finetune.optim.lr=0.1"),
+        ("schedule=plateau", "finetuning has finetune.schedule=plateau"),
+        ("views.roll=false", "finetuning has finetune.views.roll=false"),
+        ("objective.projector_dims=[8,8]", "leave it out"),
+        ("source=synth", "leave it out"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(word)}: only pretraining reads it.*{re.escape(said)}$"):
+            resolve([*words, word])
+        assert resolve(["recipe=demo", word])  # pretraining is on by default
+    assert resolve([*words, "finetune.optim=lars", "finetune.views.roll=false"])
+    assert (
+        resolve(["recipe=synth", "stages=[evaluate]", "data=synthetic"]).source["name"] == "synth"
+    )  # the recipe's own
+    # A run that has pretrained goes on with its own words.
+    again = [word for word in small(finished) if not word.startswith("stages")]
+    assert resolve([*again, "stages=[finetune,evaluate]"])
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

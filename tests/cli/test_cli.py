@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from parts import make_ast
 from shipped import shipped
 from torch import nn
 
 from vcrast.cli import doctor
 from vcrast.cli.errors import PEER_LOST, exit_code, message
 from vcrast.cli.main import main, parser
-from vcrast.inference import export, load
-from vcrast.models.ast import Encoder
+from vcrast.inference import load
+from vcrast.models.export import export
 
 RATE = 8000
 
@@ -27,15 +28,11 @@ RATE = 8000
 def model(tmp_path_factory):
     """A run folder with one finetuned model of 3 labels."""
     run = tmp_path_factory.mktemp("run")
-    options = {
-        "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [16, 16], "num_mel_bins": 32,
-        "num_frames": 98, "attention": {"name": "softmax", "module": "vcrast.models.attention"},
-        "linear": {"name": "real", "module": "vcrast.models.linear"},
-    }  # fmt: skip
     torch.manual_seed(0)
     common = {
-        "encoder": Encoder(**options), "model": options, "features": shipped("features/fbank", num_mel_bins=32),
-        "labels": ("dog", "rain", "sea"), "multilabel": False, "sample_rate": RATE,
+        "encoder": make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98),
+        "features": shipped("features/fbank", num_mel_bins=32), "labels": ("dog", "rain", "sea"), "multilabel": False,
+        "sample_rate": RATE,
         "clip_duration_s": 1.0, "pad": "silence", "meta": {},
     }  # fmt: skip
     head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))

@@ -65,9 +65,9 @@ def test_a_failed_run_is_told_and_tried_again_alone(tmp_path, started, capsys):
     assert f"failed (exit code 2): run.seed=1  {tmp_path / 's' / '1_seed-1'}" in said
     assert f"vcrast compare {tmp_path / 's'}" in said
     del started[:]
-    assert local_sweep.go_on(tmp_path / "s", LOCAL, ["finetune.lr=1e-4"]) == 0
+    assert local_sweep.go_on(tmp_path / "s", LOCAL, ["finetune.optim.lr=1e-4"]) == 0
     assert seeds(started) == ["run.seed=1"]
-    assert started[0][1][-1] == "finetune.lr=1e-4"
+    assert started[0][1][-1] == "finetune.optim.lr=1e-4"
     assert exit_codes(tmp_path / "s") == [0, 0, 0]
 
 

@@ -162,7 +162,7 @@ def test_the_timer_does_nothing_when_the_run_ends_or_was_not_warned(ignored):
         with WarningTimer({signal.SIGUSR2}, 3600.0, acted.set) as chance:
             if sent is not None:
                 os.kill(os.getpid(), sent)
-        assert not chance._thread.is_alive()
+        assert not timer._thread.is_alive()
     assert not acted.is_set()
     assert signal.set_wakeup_fd(-1) == -1
 

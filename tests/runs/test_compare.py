@@ -13,9 +13,13 @@ from hypothesis import strategies as st
 from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.config.saved import save_config
+from vcrast.evaluation.classifier import Classifier
+from vcrast.evaluation.knn import NearestNeighbours
 from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.runs.report.compare_figure import curves_figure, dots_figure, mean_curve
 from vcrast.runs.report.compare_page import write_comparison
+
+METRICS = {**Classifier.metrics, **NearestNeighbours.metrics}
 
 
 def make(folder, *words, knn=None, folds=None, commit="a" * 40, clips=50, **stages):
@@ -26,7 +30,8 @@ def make(folder, *words, knn=None, folds=None, commit="a" * 40, clips=50, **stag
     summary = {
         fold: {"evaluate": {"knn_accuracy": value, "num_test_clips": clips}, **stages} for fold, value in values.items()
     }
-    (folder / "summary.json").write_text(json.dumps({"recipe": "demo", "folds": summary}))
+    described = {"evaluate": {name: metric._asdict() for name, metric in METRICS.items()}}
+    (folder / "summary.json").write_text(json.dumps({"recipe": "demo", "folds": summary, "metrics": described}))
     environment = {"git": {"commit": commit, "dirty": False}, "cpu": "A", "gpus": [], "packages": {"torch": "2.14.1"}}
     (folder / "env.json").write_text(json.dumps(environment))
     return folder

@@ -1,53 +1,160 @@
+"""A real stage of a small model: how its batch is cut, what it says, and that a stopped one goes on."""
+
+import json
 import logging
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
 import torch
+from parts import make_batch, make_engine, make_vcr
+from small_run import small
 
-from vcrast.features.draws import Draws
-from vcrast.runs import stage as stage_module
-from vcrast.runs.stage import Stage
-from vcrast.training.exact import Outcome
-from vcrast.training.plan import Plan
+from vcrast.config.compose import compose
+from vcrast.config.metric import Metric
+from vcrast.objectives.vcr import VCR
+from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.job import Job
+from vcrast.runs.log import MetricLog
+from vcrast.runs.stage import Interrupted, Stage
+from vcrast.runs.summary import Summary
+from vcrast.train import train
+from vcrast.training.exact import Split
+from vcrast.training.schedule import Cosine
+
+BATCH, STEPS, SAMPLES = 6, 4, 16000
+
+
+class Begun:
+    """A stage of a fold in a folder: built anew, as a new process would."""
+
+    def __init__(self, folder, interrupt, *, micro_batch_size="auto", most_clips=None):
+        config = compose(small(folder))
+        summary = Summary(folder / "summary.json", recipe="demo", classes=("a", "b"))
+        self.job = Job(
+            config=config, run_dir=folder, fold="1", device=torch.device("cpu"), precision="fp32", classes=("a", "b"),
+            multilabel=False, train=None, test=None, mean=-5.0, std=4.0, log=MetricLog(folder, ["jsonl"], config={}),
+            summary=summary, interrupt=interrupt,
+        )  # fmt: skip
+        self.objective = make_vcr(self.job.backbone(patch_stride=None), self.job.views(config.views))
+        self.refused = limit_clips(self.objective, most_clips) if most_clips else []
+        options = SimpleNamespace(
+            batch_size=BATCH, micro_batch_size=micro_batch_size, epochs=1, steps=STEPS, log_every_steps=1
+        )
+        self.stage = Stage(
+            self.job, "pretrain", options, objective=self.objective, engine=make_engine(self.objective),
+            schedule=Cosine(lr=1e-3, total_steps=STEPS, steps_per_epoch=2, warmup_epochs=0, final_lr_ratio=0.1),
+            steps_per_epoch=2,
+        )  # fmt: skip
+        self.stage.begin((SAMPLES,))
+
+    def train(self, *, stop_at=None):
+        try:
+            train(self.stage, self.batches(stop_at))
+        finally:
+            self.job.log.close()
+        return [line["loss"] for line in self.job.log.lines("pretrain", "1")]
+
+    def batches(self, stop_at):
+        for step in range(self.stage.first, STEPS):
+            if step == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            wavs = torch.randn(BATCH, SAMPLES, generator=torch.Generator().manual_seed(step))
+            yield make_batch(0.1 * wavs)
+
+
+def limit_clips(objective, most):
+    """Run out of memory when more clips than `most` are encoded at once; returns the sizes that were refused."""
+    refused, represent = [], objective.represent
+
+    def limited(inputs):
+        count = len(next(iter(inputs.values())))
+        if count > most:
+            refused.append(count)
+            raise torch.OutOfMemoryError(f"{count} clips do not fit")
+        return represent(inputs)
+
+    objective.represent = limited
+    return refused
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """A stage whose planning is replaced, and what the planner was asked."""
-    asked = []
-
-    def plan_step(engine, objective, wavs, labels, draws, *, micro_batch_size, memory):
-        asked.append((tuple(wavs.shape), tuple(labels.shape), draws.size, micro_batch_size, memory))
-        return Plan(len(wavs), micro_batch_size or 4, kept=1)
-
-    monkeypatch.setattr(stage_module, "plan_step", plan_step)
-    job = SimpleNamespace(
-        fold="1", device=torch.device("cpu"), num_samples=800, classes=("a", "b", "c"),
-        draws=lambda stage, step, batch_size: Draws(7, step, batch_size),
-    )  # fmt: skip
-    return Stage(job, "pretrain", None, None, num_steps=5, steps_per_epoch=1), asked
+def interrupt():
+    with Interrupt() as found:
+        yield found
 
 
-def test_auto_plans_once_and_says_it(made, caplog):
-    stage, asked = made
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_without_a_gpu_the_batch_is_not_cut_unless_asked(folder, interrupt, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        stage.plan(None, batch_size=12, micro_batch_size="auto")
-    assert asked == [((12, 800), (12, 3), 12, None, None)]
-    assert (stage.micro_batch_size, stage.kept) == (4, 1)
-    assert "fold 1 pretrain: 12 clips in 3 micro-batches of 4, 1 of which" in caplog.text
-    assert "22% extra compute" in caplog.text
+        whole = Begun(folder, interrupt)
+    assert (whole.stage.split, whole.stage.first) == (Split(BATCH), 0)
+    assert "fold 1 pretrain: 6 clips at once; memory not measured; 0% extra compute" in caplog.text
+    (tmp_path / "cut").mkdir()
+    with caplog.at_level(logging.INFO):
+        cut = Begun(tmp_path / "cut", interrupt, micro_batch_size=2)
+    assert cut.stage.split.micro_batch_size == 2
+    assert "fold 1 pretrain: 6 clips in 3 micro-batches of 2" in caplog.text
+    assert cut.train() == pytest.approx(whole.train(), rel=1e-4)
 
 
-def test_a_resumed_cut_stays_unless_another_is_asked_for(made):
-    stage, asked = made
-    stage.micro_batch_size, stage.kept = 6, 2
-    stage.plan(None, batch_size=12, micro_batch_size="auto")
-    assert (asked, stage.micro_batch_size, stage.kept) == ([], 6, 2)
-    stage.plan(None, batch_size=12, micro_batch_size=3)
-    assert (asked[0][3], stage.micro_batch_size, stage.kept) == (3, 3, 1)
+def test_a_stopped_stage_goes_on_as_if_it_had_not_been_stopped(folder, interrupt, tmp_path):
+    (tmp_path / "calm").mkdir()
+    calm = Begun(tmp_path / "calm", interrupt)
+    losses = calm.train()
+    with pytest.raises(Interrupted, match=r"SIGTERM after step 2 of 4 \(pretrain, fold 1\)"):
+        Begun(folder, interrupt).train(stop_at=1)
+    with Interrupt() as calmed:
+        again = Begun(folder, calmed)
+        assert again.stage.first == 2
+        assert again.train() == losses
+    for name, weight in calm.objective.state_dict().items():
+        assert torch.equal(weight, again.objective.state_dict()[name]), name
+    assert again.stage.results()["loss"] == losses[-1]
 
 
-def test_a_retreat_is_remembered(made):
-    stage, _ = made
-    stage.note(Outcome(torch.zeros(()), {}, 2, 0))
-    assert (stage.micro_batch_size, stage.kept) == (2, 0)
+def test_a_resumed_cut_stays_unless_another_is_asked_for(folder, interrupt, caplog):
+    with pytest.raises(Interrupted):
+        Begun(folder, interrupt, micro_batch_size=4).train(stop_at=1)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        resumed = Begun(folder, interrupt)
+    assert resumed.stage.split.micro_batch_size == 4
+    assert "micro-batches" not in caplog.text
+    assert Begun(folder, interrupt, micro_batch_size=3).stage.split.micro_batch_size == 3
+
+
+def test_a_smaller_cut_after_running_out_of_memory_is_remembered(folder, interrupt):
+    tight = Begun(folder, interrupt, most_clips=3)
+    with pytest.raises(Interrupted):
+        tight.train(stop_at=1)
+    assert tight.stage.split.micro_batch_size <= 3
+    assert len(tight.refused) == 1  # in the first step alone
+    with Interrupt() as calmed:
+        again = Begun(folder, calmed, most_clips=3)
+        again.train()
+    assert again.refused == []
+    assert again.stage.split == tight.stage.split
+
+
+def test_another_number_of_steps_is_refused(folder, interrupt, monkeypatch):
+    Begun(folder, interrupt).train()
+    monkeypatch.setattr("test_stage.STEPS", STEPS + 1)
+    with pytest.raises(ValueError, match=r"made for 4 steps, this run has 5.*another run\.dir"):
+        Begun(folder, interrupt)
+
+
+def test_the_summary_says_how_the_objectives_numbers_are_shown(folder, interrupt, monkeypatch):
+    monkeypatch.setattr(VCR, "parts", {**VCR.parts, "variance": Metric("Spread of each feature", "fixed", "lower")})
+    monkeypatch.setattr(VCR, "note", "Falls, then rests.")
+    Begun(folder, interrupt)
+    found = json.loads((folder / "summary.json").read_text())
+    assert Metric(**found["metrics"]["pretrain"]["variance"]) == VCR.parts["variance"]
+    assert (found["parts"]["pretrain"], found["notes"]["pretrain"]) == (list(VCR.parts), "Falls, then rests.")
+    assert {"steps", "loss", "wall_s"} <= set(found["metrics"]["pretrain"])

@@ -101,6 +101,31 @@ def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
         return hydra_compose(name, overrides=[in_hydras_words(word) for word in overrides])
 
 
+ONLY_PRETRAINING = ("source", "views", "objective", "optim", "schedule")
+"""Groups that no other stage reads."""
+
+
+def refuse_without_effect(config: Config, overrides: Sequence[str]) -> None:
+    """Refuse a word of the command line that only pretraining reads, in a run that does not pretrain.
+
+    What a recipe chooses is not refused: a recipe holds the settings of all stages, of which a run may take some.
+
+    Raises:
+        ValueError: names the word, and the same setting of finetuning where there is one.
+    """
+    if "pretrain" in config.stages:
+        return
+    known = dict(flatten(to_dict(config)))
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        own = f"finetune.{key}"
+        if key.partition(".")[0] not in ONLY_PRETRAINING or "@" in key:
+            continue
+        there = own in known or key in ("views", "optim", "schedule")
+        instead = f"finetuning has {own}={value}" if there and "finetune" in config.stages else "leave it out"
+        raise ValueError(f"{word}: only pretraining reads it, which stages={config.stages} leaves out; {instead}")
+
+
 def to_config(raw: Any) -> Config:
     """Check names and types of composed or saved settings.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcrast.config.compose import compose, flatten, to_config, to_dict
+from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
 from vcrast.config.saved import changed, load_config, read_saved
 from vcrast.config.schema import Config, keys
 
@@ -18,7 +18,8 @@ def resolve(overrides: Sequence[str]) -> Config:
     """The settings of the run that a command line asks for, `run.dir` filled in.
 
     Raises:
-        ValueError: a wrong setting, a folder that holds another run, or `run.resume=never` on a folder that holds one.
+        ValueError: a wrong setting or one without effect, a folder that holds another run, or `run.resume=never` on a
+            folder that holds one.
         FileNotFoundError: `run.resume` names a folder without a run.
     """
     asked = [word.partition("=")[2] for word in overrides if word.startswith("run.resume=")]
@@ -32,6 +33,8 @@ def resolve(overrides: Sequence[str]) -> Config:
         if config.run.resume == "never":
             raise ValueError(f"run.dir={config.run.dir}: holds a run already; choose another folder or run.resume=auto")
         _refuse_changes(load_config(saved), config)
+    else:  # a run that has pretrained goes on with the words that it was begun with
+        refuse_without_effect(config, overrides)
     return config
 
 

@@ -154,7 +154,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
 
     Raises:
         FileNotFoundError: a path without runs.
-        ValueError: no run has results, they share no fold, or none has a metric that was asked for.
+        ValueError: no run has results, they share no fold, or none has a metric that was asked for or is usual.
     """
     folders = [folder for path in paths for folder in find_runs(Path(path))]
     runs = [to_run(read_run(folder, arrays=False)) for folder in dict.fromkeys(folders)]
@@ -163,6 +163,8 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
     shown = {name: metric for run in runs for name, metric in run.shown.items()}
     chosen = tuple(complete(metric, found) for metric in metrics) or usual(found, shown)
+    if not chosen:
+        raise ValueError(f"{', '.join(map(str, paths))}: no run says what to compare; name some of {', '.join(found)}")
     measured = [run for run in runs if measured_folds(run, chosen)]
     if not measured:
         raise ValueError(

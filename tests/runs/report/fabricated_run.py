@@ -8,7 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from vcrast.evaluate import NUMBERS as OF_EVALUATION
+from vcrast.evaluation.base import probe_metrics, untrained
+from vcrast.evaluation.classifier import Classifier
+from vcrast.evaluation.knn import NearestNeighbours
+from vcrast.finetune import NUMBERS as OF_FINETUNING
+from vcrast.objectives.vcr import VCR
+from vcrast.pretrain import COLLAPSE
 from vcrast.runs.environment import describe_environment
+from vcrast.runs.stage import COSTS, NUMBERS
 
 CLASSES = [
     "dog",
@@ -112,6 +120,25 @@ def summary(folds: tuple[str, ...], classes: list[str]) -> dict:
         "mean": one(0) | {"evaluate": one(0)["evaluate"] | {"accuracy": mean}},
         "std": {"evaluate": {"accuracy": 0.0354}},
         "warnings": ["fold 2: effective rank fell below 8 at step 200"],
+        **described(),
+    }
+
+
+def described() -> dict[str, dict]:
+    """`metrics`, `parts` and `notes` as the stages describe their numbers."""
+    knn = NearestNeighbours.metrics
+    shown = {
+        "pretrain": {**NUMBERS, **VCR.parts, **COLLAPSE, **COSTS},
+        "finetune": {**NUMBERS, **OF_FINETUNING, **COSTS},
+        "evaluate": {
+            **Classifier.metrics, **knn, **{f"untrained_{name}": untrained(how) for name, how in knn.items()},
+            **probe_metrics("probe", "linear probe", short="linear"), **OF_EVALUATION,
+        },
+    }  # fmt: skip
+    return {
+        "metrics": {stage: {name: how._asdict() for name, how in own.items()} for stage, own in shown.items()},
+        "parts": {"pretrain": list(VCR.parts), "finetune": [], "evaluate": []},
+        "notes": {"pretrain": VCR.note, "finetune": "", "evaluate": ""},
     }
 
 

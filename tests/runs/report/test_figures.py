@@ -16,6 +16,7 @@ from vcrast.runs.report.figures import (
 )
 from vcrast.runs.report.style import class_mark, plain
 
+SHOWN = {"parts": ["invariance", "floor", "above_floor"], "labels": {"invariance": "Pull of the views"}}
 LINES = [*pretrain_lines("1", 0), *finetune_lines("1", 0), *pretrain_lines("2", 1)]
 
 
@@ -30,10 +31,12 @@ def test_confusion_figure_shows_the_counts():
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
 
 
-def test_loss_figure_has_a_labelled_panel_per_term_and_the_floor():
-    drawn = loss_figure(LINES, "pretrain")
+def test_loss_figure_has_a_labelled_panel_per_part_and_the_floor():
+    drawn = loss_figure(LINES, "pretrain", **SHOWN)
     labels = [axis.get_ylabel() for axis in drawn.figure.axes]
-    assert labels == ["loss", "above floor", "invariance", "variance", "covariance", "grad norm"]
+    assert labels == ["loss", "above floor", "invariance", "grad norm"]
+    titles = [axis.get_title(loc="left") for axis in drawn.figure.axes]
+    assert titles == ["loss", "above floor", "Pull of the views", "grad norm"]
     assert all(axis.get_xlabel() == "step" for axis in drawn.figure.axes)
     assert drawn.data["floor"]["1"][1].tolist() == [21.2] * 120
     np.testing.assert_allclose(drawn.data["loss"]["2"][1] - 21.2, drawn.data["above_floor"]["2"][1])
@@ -55,7 +58,7 @@ def test_accuracy_figure_of_multilabel_clips_is_map():
 
 
 @pytest.mark.parametrize(
-    "draw", [lambda: loss_figure([], "pretrain"), lambda: rate_figure([]), lambda: collapse_figure([])]
+    "draw", [lambda: loss_figure([], "pretrain", **SHOWN), lambda: rate_figure([]), lambda: collapse_figure([])]
 )
 def test_nothing_to_draw_is_an_error_with_a_reason(draw):
     with pytest.raises(ValueError, match=r"was|were"):
@@ -100,6 +103,6 @@ def test_drawing_leaves_matplotlib_as_it_was():
     import matplotlib.pyplot as plt
 
     before, numbers = dict(matplotlib.rcParams), plt.get_fignums()
-    loss_figure(LINES, "pretrain")
+    loss_figure(LINES, "pretrain", **SHOWN)
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == numbers

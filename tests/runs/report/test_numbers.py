@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from vcrast.runs.report.headline import duration, headline, size, wall_seconds
+from vcrast.config.metric import FORMATS, Metric
+from vcrast.runs.report.headline import headline, wall_seconds
 from vcrast.runs.report.numbers import (
     confusion,
     curves,
-    loss_parts,
     most_frequent,
     moving_mean,
     principal_plane,
@@ -31,11 +31,6 @@ def test_curves_are_per_fold_in_natural_order_sorted_and_finite():
     assert list(found) == ["2", "10"]
     assert found["2"][0].tolist() == [2, 4]
     assert found["2"][1].tolist() == [4, 3]
-
-
-def test_loss_parts_are_whatever_the_objective_logged():
-    assert loss_parts(LINES, "pretrain") == ["invariance", "covariance", "reconstruction"]
-    assert loss_parts(LINES, "finetune") == ["cross_entropy"]
 
 
 def test_moving_mean_by_hand():
@@ -108,11 +103,19 @@ def test_stack_folds_skips_folds_without_the_arrays():
 def test_headline_cells():
     one = {"evaluate": {"accuracy": 0.8125, "auc": None}, "pretrain": {"steps": 1200, "peak_memory_bytes": 3 * 2**30}}
     two = {"evaluate": {"accuracy": 0.9, "auc": float("nan")}}
-    summary = {"folds": {"10": two, "2": one}, "mean": {"evaluate": {"accuracy": 0.85625}}, "std": {}}
+    shown = {
+        "pretrain": {"steps": Metric("Steps", "count"), "peak_memory_bytes": Metric("Memory", "bytes")},
+        "evaluate": {"accuracy": Metric("Accuracy", "percent"), "absent": Metric("Absent"), "auc": Metric("AUC")},
+    }
+    summary = {
+        "folds": {"10": two, "2": one}, "mean": {"evaluate": {"accuracy": 0.85625}}, "std": {},
+        "metrics": {stage: {name: how._asdict() for name, how in own.items()} for stage, own in shown.items()},
+    }  # fmt: skip
     table = headline(summary)
     assert table.folds == ["2", "10"]
     evaluate, pretrain = table.groups
     assert evaluate.stage == "evaluate"
+    assert [row.label for row in evaluate.rows] == ["Accuracy", "AUC"]
     assert evaluate.rows[0].cells == ["81.2 %", "90.0 %"]
     assert (evaluate.rows[0].mean, evaluate.rows[0].std) == ("85.6 %", "–")  # noqa: RUF001
     assert evaluate.rows[1].cells == ["–", "nan"]  # noqa: RUF001
@@ -132,11 +135,11 @@ def test_headline_shows_metrics_it_does_not_know_but_no_lists():
     ("seconds", "text"), [(9.54, "9.5 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (3725, "1 h 02 min")]
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert Metric("Time", "duration").text(seconds) == text
 
 
 def test_sizes():
-    assert [size(number) for number in (512, 1536, 5 * 2**20, 11 * 2**30)] == [
+    assert [FORMATS["bytes"](number) for number in (512, 1536, 5 * 2**20, 11 * 2**30)] == [
         "512 B",
         "1.5 KiB",
         "5.0 MiB",
