@@ -1,4 +1,4 @@
-"""Run `vcrast.run.start` in forked children and kill each with SIGKILL after a random time, then let one finish.
+"""Run `vcrast.cli.start.start` in forked children and kill each with SIGKILL after a random time, then let one finish.
 
 python kill_often.py NUM_KILLS OVERRIDE...
 
@@ -14,15 +14,14 @@ import time
 
 import torch
 
-import vcrast.evaluate
-import vcrast.run
+from vcrast.cli.start import start
 
 
 def child(overrides):
     torch.set_num_threads(1)
     code = 1
     try:
-        code = vcrast.run.start(overrides)
+        code = start(overrides)
     finally:
         os._exit(code)
 
