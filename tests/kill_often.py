@@ -14,14 +14,15 @@ import time
 
 import torch
 
-from vcrast.cli.start import start
+import vcrast.cli.start
+import vcrast.evaluate
 
 
 def child(overrides):
     torch.set_num_threads(1)
     code = 1
     try:
-        code = start(overrides)
+        code = vcrast.cli.start.start(overrides)
     finally:
         os._exit(code)
 
