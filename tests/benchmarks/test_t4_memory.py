@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from vcrast.models.build import build_encoder
 
 from benchmarks.memory import HALF, block_bytes, footprint, row, table, view_bytes
 from vcrast.config.schema import ModelConfig
+from vcrast.models.build import build_encoder
 from vcrast.training.plan import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
