@@ -245,7 +245,8 @@ def test_doctor_describes_this_machine(capsys):
 def test_doctor_asks_a_backend_with_several_kernels_which_one_it_takes(monkeypatch):
     backend = importlib.import_module("extensions.rfa.attention").RandomFeatureAttention
     assert doctor.try_attention("rfa", "cpu") == ("PyTorch operations", "")
-    assert doctor.try_attention("memory_efficient", "cpu") == ("PyTorch scaled_dot_product", "")
+    kernels = ("PyTorch scaled_dot_product", "written out")  # by what the processor multiplies fast
+    assert doctor.try_attention("memory_efficient", "cpu") in [(kernel, "") for kernel in kernels]
     monkeypatch.setattr(backend, "kernel_name", lambda self, q: f"{q.shape[-1]} wide, {self.gate}")
     assert doctor.try_attention("rfa", "cpu") == ("64 wide, none", "")
 
