@@ -1,17 +1,16 @@
 import pytest
 import torch
+from parts import make_ast
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.flops import block_flops, encoder_flops, projector_flops, step_flops
-from vcrast.models.ast import Encoder
 from vcrast.models.projector import Projector
 
 
 def make_encoder(patch_size, stride=None):
-    return Encoder(
-        embed_dim=24, depth=3, num_heads=2, mlp_ratio=3.0, patch_size=patch_size, patch_stride=stride, num_mel_bins=32,
-        num_frames=50, attention={"name": "softmax"}, linear={"name": "real"},
-    )  # fmt: skip
+    return make_ast(
+        embed_dim=24, depth=3, mlp_ratio=3.0, patch_size=patch_size, patch_stride=stride, num_mel_bins=32, num_frames=50
+    )
 
 
 def test_one_block_by_hand():
@@ -32,7 +31,8 @@ def test_forward_and_backward_equal_pytorchs_count(num_kept):
     encoder, projector = make_encoder([16, 8]), Projector(24, [10, 11, 12])
     keep = None if num_kept is None else torch.arange(num_kept).repeat(2 * 3, 1)
     with FlopCounterMode(display=False) as counter:
-        projector(encoder(torch.randn(2 * 3, 50, 32), keep).mean(dim=1)).sum().backward()  # 3 clips, 2 views
+        tokens = encoder(torch.randn(2 * 3, 50, 32), keep=keep)  # 3 clips, 2 views
+        projector(encoder.pool(tokens)).sum().backward()
     counted = step_flops(encoder, [10, 11, 12], batch_size=3, num_frames=50, num_tokens=num_kept)
     assert counter.get_total_flops() == counted
 
@@ -41,8 +41,6 @@ def test_vit_base_needs_what_is_known_of_it():
     # 224 x 224 pixels, 196 patches: 17.5 GFLOP multiply-adds as usually quoted, less the class token and three colours
     options = {"embed_dim": 768, "depth": 12, "num_heads": 12, "mlp_ratio": 4.0, "patch_size": [16, 16]}
     with torch.device("meta"):
-        encoder = Encoder(
-            **options, num_mel_bins=224, num_frames=224, attention={"name": "softmax"}, linear={"name": "real"}
-        )
+        encoder = make_ast(**options, num_mel_bins=224, num_frames=224)
     assert encoder_flops(encoder, 224) / 2 == pytest.approx(17.5e9, rel=0.02)
     assert projector_flops(768, [4096] * 3) == 2 * (768 * 4096 + 2 * 4096**2)

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from shipped import shipped_options
-from vcrast.models.build import build_encoder
 
 from benchmarks.memory import HALF, block_bytes, footprint, row, table, view_bytes
-from vcrast.config.schema import ModelConfig
+from vcrast.models.backbone import build_backbone
 from vcrast.training.plan import GIB
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,10 +15,10 @@ FUSED = shipped_options("attention/memory_efficient")
 
 
 def make(embed_dim=48, depth=2, num_heads=3, mlp_ratio=4.0):
-    model = ModelConfig("toy", embed_dim, depth, num_heads, mlp_ratio, [16, 16], "sincos", 0.0, None)
-    encoder = build_encoder(
-        model, attention=FUSED, linear={"name": "real"}, num_mel_bins=128, num_frames=64, patch_stride=None,
-        drop_path=0.0,
+    model = shipped_options("model/base", embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio)
+    encoder = build_backbone(
+        model, attention=FUSED, linear={"name": "real"}, num_mel_bins=128, num_frames=64, num_channels=1,
+        patch_stride=None,
     )  # fmt: skip
     return model, encoder
 
@@ -38,7 +37,7 @@ def saved_bytes(encoder, fbank):
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), torch.autocast("cpu", torch.float16):
-        encoder(fbank).float().mean(dim=1)
+        encoder.pool(encoder(fbank))
     copies = sum(storage.nbytes() for storage, shape in kept.values() if shape in shapes)
     return sum(storage.nbytes() for storage, _ in kept.values()) - copies, copies
 
@@ -56,19 +55,19 @@ def test_the_count_notices_a_second_copy(monkeypatch):
     monkeypatch.setattr("vcrast.models.attention.cast_once", lambda tokens: tokens)
     model, encoder = make()
     found, _ = saved_bytes(encoder, torch.randn(1, 64, 128))
-    extra = model.depth * 2 * encoder.num_tokens(64) * model.embed_dim * HALF
+    extra = model["depth"] * 2 * encoder.num_tokens(64) * model["embed_dim"] * HALF
     assert found == view_bytes(model, 64, encoder.num_tokens(64)) + extra
 
 
 def test_vit_base_by_hand():
     # 36 bytes a channel: 8 of the residual stream, 4 of the norms, 8 of q, k, v and their mix, 16 of the MLP
     assert block_bytes(768, 12, 4.0, 256) == 256 * (36 * 768 + 16 + 48)
-    model = ModelConfig("base", 768, 12, 12, 4.0, [16, 16], "sincos", 0.0, None)
+    model = shipped_options("model/base")
     assert view_bytes(model, 512, 256) / 2**20 == pytest.approx(82, abs=0.5)
 
 
 def test_weights_and_optimiser_by_hand():
-    model = ModelConfig("base", 768, 12, 12, 4.0, [16, 16], "sincos", 0.0, None)
+    model = shipped_options("model/base")
     found = footprint(model, num_frames=512, batch_size=1, projector_dims=[4096] * 3, patch_drop=0.0)
     # 85.26 M in the encoder (no class token), 36.7 M in the projector, 16 bytes each
     assert found.base / GIB == pytest.approx(16 * (85.26e6 + 36.72e6) / GIB, rel=2e-3)

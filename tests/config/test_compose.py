@@ -10,7 +10,7 @@ from vcrast.config.saved import save_config
 
 def test_group_and_key_reach_the_typed_config():
     config = compose(["recipe=esc50", "model=small", "attention=softmax", "pretrain.batch_size=64", "data.folds=[2,3]"])
-    assert (config.recipe, config.model.embed_dim, config.attention["name"]) == ("esc50", 384, "softmax")
+    assert (config.recipe, config.model["embed_dim"], config.attention["name"]) == ("esc50", 384, "softmax")
     assert (config.pretrain.batch_size, config.data.folds) == (64, [2, 3])
 
 
@@ -55,7 +55,7 @@ def test_a_mistake_is_named_with_the_valid_choices(override, said):
 
 
 @pytest.mark.parametrize(
-    "name", ["pretrain.steps", "checkpoint.keep", "checkpoint.every_steps", "evaluate.knn_k", "launch.timeout_s"]
+    "name", ["pretrain.steps", "checkpoint.keep", "checkpoint.every_steps", "evaluate.batch_size", "launch.timeout_s"]
 )
 def test_what_must_be_positive_is_refused_at_zero(name):
     with pytest.raises(ValueError, match=f"{name}=0.*: must be positive"):

@@ -28,7 +28,7 @@ def test_saved_settings_load_back_equal(file, caplog):
     ("age", "named"),
     [
         (lambda settings: settings.pop("launch"), "launch"),
-        (lambda settings: settings["finetune"]["views"].pop("num_masks"), "finetune.views.num_masks"),
+        (lambda settings: settings["finetune"].pop("drop_path"), "finetune.drop_path"),
         (lambda settings: settings["pretrain"].update(bach_size=3), "pretrain.bach_size"),
         (lambda settings: settings.update(extra=3), "extra"),
         (lambda settings: settings["pretrain"].update(batch_size="many"), "pretrain.batch_size=many"),

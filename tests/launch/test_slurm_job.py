@@ -159,7 +159,7 @@ def test_a_handler_installed_later_does_not_hide_the_warning(ignored):
 def test_the_timer_does_nothing_when_the_run_ends_or_was_not_warned(ignored):
     acted = threading.Event()
     for sent in (None, signal.SIGTERM, signal.SIGUSR2):
-        with WarningTimer({signal.SIGUSR2}, 3600.0, acted.set) as chance:
+        with WarningTimer({signal.SIGUSR2}, 3600.0, acted.set) as timer:
             if sent is not None:
                 os.kill(os.getpid(), sent)
         assert not timer._thread.is_alive()

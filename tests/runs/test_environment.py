@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vcrast.runs import environment
-from vcrast.runs.environment import cpu_computes, redact_arguments, redact_mapping, write_environment
+from vcrast.runs.environment import redact_arguments, redact_mapping, write_environment
 from vcrast.runs.messages import setup_logging
 
 SECRET = "hush" * 10
@@ -117,21 +117,3 @@ def test_commit_and_changes_of_the_programs_own_checkout(tmp_path):
     (tmp_path / "file").write_text("2")
     assert environment.git_state(tmp_path)["dirty"] is True
     assert environment.git_state(tmp_path / "inner") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "bf16", "fp16"),
-    [
-        ("flags\t\t: fpu avx2 avx512f avx512_bf16 sse", True, False),
-        ("flags : fpu avx2", False, False),
-        ("flags : fpu amx_bf16 avx512_fp16 amx_fp16", True, True),
-        ("Features : fp asimd asimdhp bf16", True, True),  # Arm
-        ("no such line", True, True),
-    ],
-)
-def test_instructions_for_16_bit_numbers(tmp_path, text, bf16, fp16):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{text}\nbugs : none\n")
-    assert cpu_computes("bf16", tmp_path / "cpuinfo") == bf16
-    assert cpu_computes("fp16", tmp_path / "cpuinfo") == fp16
-    assert cpu_computes("fp32", tmp_path / "cpuinfo")
-    assert cpu_computes("bf16", tmp_path / "missing")
