@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_vcr
 from small_run import metric_steps, small, weights_hash
 from torch import nn
 
@@ -22,14 +23,11 @@ from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
 from vcrast.models.attention import Attention
-from vcrast.objectives.vcr import VCR
 from vcrast.run import run
 from vcrast.runs.report.figures import views_figure
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw, lars, parameter_groups
+from vcrast.training.exact import Split, exact_backward
+from vcrast.training.optim import parameter_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
@@ -41,10 +39,8 @@ def options(group, name):
 
 def encoder(linear, attention="softmax", **more):
     torch.manual_seed(0)
-    return Encoder(
-        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        attention=options("attention", attention), linear=options("linear", linear), **more,
-    )  # fmt: skip
+    chosen = {"attention": options("attention", attention), "linear": options("linear", linear)}
+    return make_ast(embed_dim=32, **chosen, **more)
 
 
 @pytest.mark.parametrize(("linear", "kind"), [("quaternion", QuaternionLinear), ("phm", PHMLinear)])
@@ -80,7 +76,7 @@ def test_heads_hold_whole_quaternions():
 
 @pytest.mark.parametrize("linear", ["quaternion", "phm"])
 def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
-    made = VCR(encoder=encoder(linear), views=views(), projector_dims=[8, 8, 8])
+    made = make_vcr(encoder(linear), views(), [8, 8, 8])
     decayed = {name for group in parameter_groups(made, weight_decay=0.1) if group["weight_decay"]
                for name in group["names"]}  # fmt: skip
     parts = [*"rijk"] if linear == "quaternion" else [f"{kind}.{m}" for kind in ("factors", "rules") for m in range(4)]
@@ -90,7 +86,7 @@ def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
     scales = {name: group["lr_scale"] for group in layered for name in group["names"]}
     for part in parts:
         assert (scales[f"encoder.blocks.0.fc1.{part}"], scales[f"encoder.blocks.1.fc1.{part}"]) == (0.25, 0.5)
-    adapted = {name: group["adapt"] for group in lars(made, lr=0.1).param_groups for name in group["names"]}
+    adapted = {name: group["adapt"] for group in make_lars(made, lr=0.1).param_groups for name in group["names"]}
     assert all(adapted[f"encoder.blocks.0.fc1.{part}"] for part in parts)
     assert not adapted["encoder.blocks.0.fc1.bias"]
 
@@ -105,13 +101,13 @@ def views(name="fbank"):
 
 
 def engine_of(linear, attention, precision):
-    made = VCR(encoder=encoder(linear, attention), views=views(), projector_dims=[8, 8, 8]).train()
-    return TorchEngine(made, adamw(made, lr=1e-2), precision=precision, device="cpu", clip_grad_norm=1.0)
+    made = make_vcr(encoder(linear, attention), views(), [8, 8, 8]).train()
+    return make_engine(made, make_adamw(made, lr=1e-2), precision=precision, clip_grad_norm=1.0)
 
 
 def one_step(engine, step):
     wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(step)) * 0.1
-    outcome = exact_backward(engine, engine.module, wavs, None, Draws(5, step, BATCH), micro_batch_size=3)
+    outcome = exact_backward(engine, engine.module, make_batch(wavs), Draws(5, step, BATCH), Split(3))
     stepped = engine.step(lr=1e-2)
     return outcome.loss.item(), bool(stepped.skipped)
 
@@ -144,10 +140,10 @@ def test_every_combination_trains_and_resumes(linear, attention, precision):
 def test_every_micro_batch_size_gives_the_whole_batchs_gradient(linear):
     found = []
     for size in (None, 1, 3):
-        made = VCR(encoder=encoder(linear), views=views(), projector_dims=[8, 8, 8]).train()
-        engine = TorchEngine(made, adamw(made, lr=1e-3), precision="fp32", device="cpu", clip_grad_norm=None)
+        made = make_vcr(encoder(linear), views(), [8, 8, 8]).train()
+        engine = make_engine(made)
         wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
-        exact_backward(engine, made, wavs, None, Draws(5, 3, BATCH), micro_batch_size=size)
+        exact_backward(engine, made, make_batch(wavs), Draws(5, 3, BATCH), Split(size))
         found.append({name: weight.grad for name, weight in made.named_parameters()})
     largest = max(gradient.abs().max().item() for gradient in found[0].values())
     for other in found[1:]:
@@ -157,10 +153,7 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(linear):
 
 def test_the_wrong_size_names_layer_sizes_and_settings():
     with pytest.raises(ValueError, match=r"32 -> 34 channels .* 34 is not; set model\.embed_dim and model\.embed_dim"):
-        Encoder(
-            embed_dim=32, depth=1, num_heads=2, mlp_ratio=34 / 32, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-            attention=options("attention", "softmax"), linear=options("linear", "quaternion"),
-        )  # fmt: skip
+        encoder("quaternion", mlp_ratio=34 / 32)
 
 
 @pytest.mark.parametrize("words", [["linear=quaternion"], ["linear=phm", "linear.n=2", "features=quaternion"]])
@@ -214,10 +207,10 @@ def stop_after(overrides, folder, num_steps):
         "import os, signal, sys; from vcrast.training.engine import TorchEngine; step = TorchEngine.step\n"
         "def stopping(self, lr):\n"
         "    result = step(self, lr)\n"
-        f"    self.steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    self.num_steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
         "    return result\n"
         "TorchEngine.step = stopping\n"
-        "from vcrast.run import start; sys.exit(start(sys.argv[1:]))"
+        "from vcrast.cli.start import start; sys.exit(start(sys.argv[1:]))"
     )
     done = subprocess.run([sys.executable, "-c", program, *overrides], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
