@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from parts import make_ast
 from safetensors.torch import load_file, save_file
 from shipped import shipped
 from torch import nn
 
 import vcrast
 from vcrast.features.fbank import Fbank
-from vcrast.inference import export, load
-from vcrast.models.ast import Encoder
-from vcrast.models.export import build_head, describe_head, load_head, to_plain
+from vcrast.inference import load
+from vcrast.models.backbone import Backbone
+from vcrast.models.export import build_head, describe_head, export, load_head, to_plain
 from vcrast.models.pretrained import load_encoder
 
 RATE = 8000
@@ -30,15 +31,15 @@ MODEL = {
 FEATURES = shipped("features/fbank", num_mel_bins=32, mean=-7.0, std=3.0)
 
 
-def parts(seed: int = 0) -> tuple[Encoder, nn.Module]:
+def parts(seed: int = 0) -> tuple[Backbone, nn.Module]:
     torch.manual_seed(seed)
-    return Encoder(**MODEL), nn.Sequential(nn.LayerNorm(16), nn.Dropout(0.5), nn.Linear(16, 3))
+    return make_ast(**MODEL), nn.Sequential(nn.LayerNorm(16), nn.Dropout(0.5), nn.Linear(16, 3))
 
 
-def write(folder: Path, *, seed: int = 0, classifier: bool = True, **changes) -> tuple[Encoder, nn.Module]:
+def write(folder: Path, *, seed: int = 0, classifier: bool = True, **changes) -> tuple[Backbone, nn.Module]:
     encoder, head = parts(seed)
     options = {
-        "model": MODEL, "features": FEATURES, "labels": LABELS, "multilabel": False, "sample_rate": RATE,
+        "features": FEATURES, "labels": LABELS, "multilabel": False, "sample_rate": RATE,
         "clip_duration_s": 1.0, "pad": "silence", "meta": {"recipe": "test", "fold": "1"},
     }  # fmt: skip
     export(folder, encoder=encoder, head=head if classifier else None, **{**options, **changes})
@@ -49,11 +50,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def clip_vector(encoder: Encoder, wav: torch.Tensor) -> torch.Tensor:
+def clip_vector(encoder: Backbone, wav: torch.Tensor) -> torch.Tensor:
     """The definition, one clip at a time, without any of Model's code."""
     fbank = Fbank(**shipped("features/fbank", sample_rate=RATE, **FEATURES))(wav[None])
     with torch.no_grad():
-        return encoder(fbank)[0].mean(dim=0)
+        return encoder(fbank).values[0].mean(dim=0)
 
 
 def test_embed_is_the_mean_of_the_tokens_of_the_exported_encoder(tmp_path):
@@ -201,13 +202,13 @@ def test_exported_weights_fill_an_encoder_and_a_head(tmp_path):
 
 
 def test_a_mask_token_and_learned_positions_survive(tmp_path):
-    encoder = Encoder(**{**MODEL, "positions": "learned"})
+    encoder = make_ast(**{**MODEL, "positions": "learned"})
     encoder.enable_mask_token()
     options = {
         "features": FEATURES, "labels": (), "multilabel": False, "sample_rate": RATE, "clip_duration_s": 1.0,
         "pad": "silence", "meta": {},
     }  # fmt: skip
-    export(tmp_path, encoder=encoder, head=None, model={**MODEL, "positions": "learned"}, **options)
+    export(tmp_path, encoder=encoder, head=None, **options)
     torch.testing.assert_close(load(tmp_path).encoder.state_dict(), encoder.state_dict())
 
 
@@ -240,6 +241,7 @@ def test_a_foreign_module_is_found_however_deep(tmp_path):
         (lambda found: found.pop("labels"), "lacks labels"),
         (lambda found: found["model"].update(depth=3), "does not fit the encoder"),
         (lambda found: found["model"].update(_target_="os.system"), "does not describe a model"),
+        (lambda found: found["model"].update(name="resnet"), r"model\.json: does not describe a model \(.*resnet"),
         (lambda found: found["head"][0].update(kind="lambda"), "unknown layer 'lambda'"),
     ],
 )
@@ -354,4 +356,4 @@ def test_export_takes_the_options_from_the_encoder(tmp_path):
     }  # fmt: skip
     encoder.set_stride([8, 16])  # after it was built
     export(tmp_path, encoder=encoder, **common)
-    assert load(tmp_path).encoder.grid(98) == encoder.grid(98) != Encoder(**MODEL).grid(98)
+    assert load(tmp_path).encoder.grid(98) == encoder.grid(98) != make_ast(**MODEL).grid(98)

@@ -62,8 +62,9 @@ def load(
         encoder = build_backbone(found["model"])
         features = Fbank(**found["features"])
         head = None if found["head"] is None else build_head(found["head"])
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'model.json'}: does not describe a model ({error}); export it again") from None
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        reason = error.args[0] if error.args else error  # text of a KeyError is quoted
+        raise ValueError(f"{folder / 'model.json'}: does not describe a model ({reason}); export it again") from None
     if "encoder.mask_token" in tensors:
         encoder.enable_mask_token()
     fill(encoder, tensors, "encoder.", folder)

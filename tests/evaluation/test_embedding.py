@@ -1,53 +1,146 @@
-"""Folds share the embeddings of one encoder: fewer clips are embedded, and the numbers are those of folds run alone."""
+"""Embedding clips: the definition, all layers, folds that share embeddings, and processes without clips."""
 
 import pytest
 import torch
+from parts import make_ast
+from ranks import in_ranks
 from safetensors.torch import load_file
 from test_run import run_here
 
-from vcrast.evaluation import embedding
+from vcrast.data.clip import Clip
+from vcrast.data.loader import Batch
+from vcrast.evaluation.embedding import Embedder, fingerprint
+from vcrast.features.fbank import Fbank
 
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 SHORT = ("pretrain.steps=2", "stages=[pretrain,evaluate]", "pretrain.watch_every_epochs=9")
+FBANK = {"sample_rate": 16000, "num_mel_bins": 16, "mean": -4.0, "std": 4.0}
 
 
-@pytest.fixture
-def embedded(monkeypatch):
-    """How many clips each call has embedded; the one of 16 is the watch over the features at the end of pretraining."""
-    counts = []
-    plain = embedding.embed_clips
+class Clips:
+    """Named clips: clip `i` is noise of its own, of class i % 3."""
 
-    def counting(job, encoder, clips):
-        counts.append(len(clips))
-        return plain(job, encoder, clips)
+    def __init__(self, numbers):
+        self.clips = [Clip(f"clip{number}", labels=(number % 3,)) for number in numbers]
+        seeds = [torch.Generator().manual_seed(number) for number in numbers]
+        self.wavs = torch.stack([0.1 * torch.randn(3000, generator=seed) for seed in seeds])
+        self.labels = torch.eye(3)[torch.tensor(list(numbers)) % 3]
 
-    monkeypatch.setattr("vcrast.evaluation.embedding.embed_clips", counting)
-    return counts
+    def __len__(self):
+        return len(self.clips)
+
+
+class Batches:
+    """Hands out three clips at a time and counts them."""
+
+    def __init__(self):
+        self.counts = []
+
+    def __call__(self, clips, part):
+        self.counts.append(len(part))
+        for places in torch.arange(part.start, part.stop).split(3):
+            if len(places):
+                yield Batch(clips.wavs[places], clips.labels[places], places)
+
+
+def make_embedder(**options):
+    batches = Batches()
+    return Embedder(Fbank(**FBANK), batches, **options), batches
+
+
+@torch.no_grad()
+def slow_layers(encoder, clips):
+    """(n, L, D): clip by clip and block by block."""
+    rows = []
+    for wav in clips.wavs:
+        tokens = encoder.embed(Fbank(**FBANK)(wav[None]))
+        layers = [tokens[0].mean(dim=0)]
+        for block in encoder.blocks:
+            tokens = block(tokens, None)
+            layers.append(tokens[0].mean(dim=0))
+        rows.append(torch.stack(layers))
+    return torch.stack(rows)
+
+
+def test_an_embedding_is_the_mean_of_the_tokens_without_drop_path():
+    encoder, clips = make_ast(drop_path=0.5).train(), Clips(range(7))
+    found = make_embedder()[0].fresh(encoder, clips)
+    assert encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        expected = torch.cat([encoder(Fbank(**FBANK)(wav[None])).values.mean(dim=1) for wav in clips.wavs])
+    torch.testing.assert_close(found.embedding, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.label, clips.labels)
+    assert found.index.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_all_layers_by_a_loop_over_the_blocks(shared):
+    encoder, clips = make_ast(depth=3).eval(), Clips(range(5))
+    embed, _ = make_embedder(known={} if shared else None)
+    found = embed(encoder, clips, all_layers=True)
+    assert found.embedding.shape == (5, 4, 16)
+    torch.testing.assert_close(found.embedding, slow_layers(encoder, clips), rtol=1e-5, atol=1e-5)
+    assert embed(encoder, clips).embedding.shape == (5, 16)
+
+
+def test_folds_embed_each_clip_of_an_encoder_once():
+    encoder, known = make_ast(), {}
+    first, second = Clips([0, 1, 2, 3]), Clips([3, 0])
+    for clips, counted in ((first, [4]), (second, [])):
+        embed, batches = make_embedder(known=known)
+        found = embed(encoder, clips)
+        assert batches.counts == counted
+        torch.testing.assert_close(found.embedding, make_embedder()[0].fresh(encoder, clips).embedding)
+        assert torch.equal(found.label, clips.labels)
+        assert found.index.tolist() == list(range(len(clips)))
+
+
+def test_other_weights_another_front_end_and_other_layers_are_embedded_again():
+    encoder, clips, known = make_ast(), Clips(range(4)), {}
+    embed, batches = make_embedder(known=known, settings="one")
+    embed(encoder, clips)
+    before = fingerprint(encoder, "")
+    with torch.no_grad():
+        encoder.norm.bias[3] += 1e-3
+    assert fingerprint(encoder, "") != before
+    embed(encoder, clips)
+    embed(encoder, clips, all_layers=True)
+    assert batches.counts == [4, 4, 4]
+    other, batches = make_embedder(known=known, settings="two")
+    other(encoder, clips)
+    assert batches.counts == [4]
+
+
+def test_without_other_folds_nothing_is_kept():
+    encoder, clips = make_ast(), Clips(range(4))
+    embed, batches = make_embedder()
+    embed(encoder, clips)
+    embed(encoder, clips)
+    assert batches.counts == [4, 4]
+
+
+def embedded_here(num_clips, all_layers):
+    torch.manual_seed(0)
+    return make_embedder()[0].fresh(make_ast(), Clips(range(num_clips)), all_layers=all_layers)
+
+
+@pytest.mark.parametrize(("num_clips", "all_layers"), [(1, False), (1, True), (5, False)])
+def test_a_process_without_clips_still_gets_all(num_clips, all_layers, tmp_path):
+    alone = embedded_here(num_clips, all_layers)
+    for found in in_ranks(2, embedded_here, num_clips, all_layers, folder=tmp_path):
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 def evaluation(folder, fold):
     return load_file(folder / "evaluation" / f"fold_{fold}.safetensors")
 
 
-def test_folds_of_one_encoder_embed_each_clip_once_and_find_the_same(tmp_path, embedded):
-    run_here(tmp_path / "both", *PAIRS, *SHORT, "data.folds=[1,2]")
-    assert embedded == [48, 12, 48, 12]  # untrained, then pretrained, in fold 1; nothing in fold 2
-    run_here(tmp_path / "alone", *PAIRS, *SHORT, "data.folds=[2]")
-    shared, alone = evaluation(tmp_path / "both", 2), evaluation(tmp_path / "alone", 2)
-    assert shared.keys() == alone.keys()
+@pytest.mark.parametrize("words", [PAIRS, ()], ids=["one encoder", "an encoder a fold"])
+def test_folds_together_find_what_each_finds_alone(words, tmp_path):
+    run_here(tmp_path / "both", *words, *SHORT, "data.folds=[1,2]")
+    run_here(tmp_path / "alone", *words, *SHORT, "data.folds=[2]")
     # Not bit for bit: clips meet in other batches, whose sums round in another order.
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_an_encoder_of_its_own_for_each_fold_is_embedded_again(tmp_path, embedded):
-    run_here(tmp_path / "both", *SHORT, "data.folds=[1,2]")
-    assert embedded == [48, 12, 48, 12, 48, 12]  # of fold 2 the pretrained encoder only
-    run_here(tmp_path / "alone", *SHORT, "data.folds=[2]")
-    shared, alone = evaluation(tmp_path / "both", 2), evaluation(tmp_path / "alone", 2)
-    torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_one_fold_keeps_no_embeddings(tmp_path, embedded, monkeypatch):
-    monkeypatch.setattr("vcrast.evaluation.embedding.fingerprint", lambda *_: pytest.fail("there is nothing to share"))
-    run_here(tmp_path / "alone", *SHORT, "pretrain.steps=1")
-    assert embedded == [48, 12, 48, 12]
+    torch.testing.assert_close(
+        evaluation(tmp_path / "both", 2), evaluation(tmp_path / "alone", 2), rtol=1e-4, atol=1e-5
+    )  # fmt: skip

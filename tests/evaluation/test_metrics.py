@@ -6,8 +6,9 @@ import torchmetrics.functional as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from vcrast.evaluation.probes import knn_predict, linear_probe
 
+from vcrast.evaluation.knn import knn_predict
+from vcrast.evaluation.linear_probe import linear_probe
 from vcrast.evaluation.metrics import (
     accuracy,
     auc,
@@ -147,9 +148,9 @@ def test_knn_equals_the_definition(k):
 
 
 def test_knn_mistakes():
-    with pytest.raises(ValueError, match="knn_k=31: must lie between 1 and the 30"):
+    with pytest.raises(ValueError, match=r"evaluation\.knn\.k=31: must lie between 1 and the 30"):
         knn_predict(torch.randn(30, 6), torch.ones(30, 2), torch.randn(2, 6), k=31, temperature=0.1)
-    with pytest.raises(ValueError, match="knn_temperature=0"):
+    with pytest.raises(ValueError, match=r"evaluation\.knn\.temperature=0"):
         knn_predict(torch.randn(30, 6), torch.ones(30, 2), torch.randn(2, 6), k=3, temperature=0)
 
 

@@ -11,8 +11,8 @@ from vcrast.cli.start import start
 from vcrast.config.compose import compose
 
 MIXED = (
-    "stages=[finetune]", "finetune.mixup_probability=0.5", "finetune.mixup_alpha=0.8",
-    "finetune.cutmix_probability=0.5", "finetune.label_smoothing=0.1", "finetune.drop_path=0.1",
+    "stages=[finetune]", "finetune.objective.mixup_probability=0.5", "finetune.objective.mixup_alpha=0.8",
+    "finetune.objective.cutmix_probability=0.5", "finetune.objective.label_smoothing=0.1", "finetune.drop_path=0.1",
 )  # fmt: skip
 
 
@@ -25,9 +25,10 @@ def test_it_asks_for_what_the_paper_states():
     config = compose(["recipe=audiopg"])
     assert (config.source["program"], config.source["duration_s"]) == ("audiopg", 10.24)
     finetune = config.finetune
-    assert (finetune.lr, finetune.epochs, finetune.label_smoothing, finetune.drop_path) == (2e-4, 100, 0.1, 0.1)
-    assert (finetune.mixup_alpha, finetune.cutmix_alpha, finetune.mix_by) == (0.8, 1.0, "batch")
-    assert finetune.mixup_probability + finetune.cutmix_probability == 1
+    mixing = finetune.objective
+    assert (finetune.optim["lr"], finetune.epochs, finetune.drop_path) == (2e-4, 100, 0.1)
+    assert (mixing["mixup_alpha"], mixing["cutmix_alpha"], mixing["mix_by"]) == (0.8, 1.0, "batch")
+    assert (mixing["label_smoothing"], mixing["mixup_probability"] + mixing["cutmix_probability"]) == (0.1, 1)
 
 
 def test_it_runs_on_the_generated_classes_without_any_file(tmp_path):
@@ -49,17 +50,17 @@ def test_the_loss_on_its_pairs_falls(tmp_path):
 
 @pytest.mark.parametrize("mix_by", ["clip", "batch"])
 def test_micro_batches_do_not_matter_to_mixed_finetuning(mix_by, tmp_path):
-    words = (*MIXED, f"finetune.mix_by={mix_by}", "finetune.steps=4")
+    words = (*MIXED, f"finetune.objective.mix_by={mix_by}", "finetune.steps=4")
     whole = losses(run_here(tmp_path / "whole", *words), "finetune")
     parts = losses(run_here(tmp_path / "parts", *words, "finetune.micro_batch_size=5"), "finetune")
     assert parts == pytest.approx(whole, rel=1e-4)
-    plain = losses(run_here(tmp_path / "plain", *words, "finetune.cutmix_probability=0.0"), "finetune")
+    plain = losses(run_here(tmp_path / "plain", *words, "finetune.objective.cutmix_probability=0.0"), "finetune")
     assert plain != pytest.approx(whole, rel=1e-4)
 
 
 def test_too_much_mixing_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"finetune\.cutmix_probability=0\.6, finetune\.mixup_probability=0\.5"):
-        run_here(tmp_path / "run", *MIXED, "finetune.cutmix_probability=0.6")
+        run_here(tmp_path / "run", *MIXED, "finetune.objective.cutmix_probability=0.6")
 
 
 BUZZ = """

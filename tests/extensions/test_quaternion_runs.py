@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_vcr
 from shipped import shipped, shipped_options
 from small_run import metric_steps, small, weights_hash
 from torch import nn
@@ -23,14 +24,11 @@ from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
 from vcrast.models.attention import Attention
-from vcrast.objectives.vcr import VCR
 from vcrast.run import run
 from vcrast.runs.report.figures import views_figure
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw, lars, parameter_groups
+from vcrast.training.exact import Split, exact_backward
+from vcrast.training.optim import parameter_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
@@ -38,10 +36,8 @@ BATCH = 4
 
 def encoder(linear, attention="softmax", **more):
     torch.manual_seed(0)
-    return Encoder(
-        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        attention=shipped_options(f"attention/{attention}"), linear=shipped_options(f"linear/{linear}"), **more,
-    )  # fmt: skip
+    chosen = {"attention": shipped_options(f"attention/{attention}"), "linear": shipped_options(f"linear/{linear}")}
+    return make_ast(embed_dim=32, **chosen, **more)
 
 
 @pytest.mark.parametrize(("linear", "kind"), [("quaternion", QuaternionLinear), ("phm", PHMLinear)])
@@ -77,7 +73,7 @@ def test_heads_hold_whole_quaternions():
 
 @pytest.mark.parametrize("linear", ["quaternion", "phm"])
 def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
-    made = VCR(encoder=encoder(linear), views=views(), projector_dims=[8, 8, 8])
+    made = make_vcr(encoder(linear), views(), [8, 8, 8])
     decayed = {name for group in parameter_groups(made, weight_decay=0.1) if group["weight_decay"]
                for name in group["names"]}  # fmt: skip
     parts = [*"rijk"] if linear == "quaternion" else [f"{kind}.{m}" for kind in ("factors", "rules") for m in range(4)]
@@ -87,11 +83,7 @@ def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
     scales = {name: group["lr_scale"] for group in layered for name in group["names"]}
     for part in parts:
         assert (scales[f"encoder.blocks.0.fc1.{part}"], scales[f"encoder.blocks.1.fc1.{part}"]) == (0.25, 0.5)
-    adapted = {
-        name: group["adapt"]
-        for group in lars(made, **shipped("optim/lars", lr=0.1)).param_groups
-        for name in group["names"]
-    }
+    adapted = {name: group["adapt"] for group in make_lars(made, lr=0.1).param_groups for name in group["names"]}
     assert all(adapted[f"encoder.blocks.0.fc1.{part}"] for part in parts)
     assert not adapted["encoder.blocks.0.fc1.bias"]
 
@@ -106,15 +98,13 @@ def views(name="fbank"):
 
 
 def engine_of(linear, attention, precision):
-    made = VCR(encoder=encoder(linear, attention), views=views(), projector_dims=[8, 8, 8]).train()
-    return TorchEngine(
-        made, adamw(made, **shipped("optim/adamw", lr=1e-2)), precision=precision, device="cpu", clip_grad_norm=1.0
-    )
+    made = make_vcr(encoder(linear, attention), views(), [8, 8, 8]).train()
+    return make_engine(made, make_adamw(made, lr=1e-2), precision=precision, clip_grad_norm=1.0)
 
 
 def one_step(engine, step):
     wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(step)) * 0.1
-    outcome = exact_backward(engine, engine.module, wavs, None, Draws(5, step, BATCH), micro_batch_size=3)
+    outcome = exact_backward(engine, engine.module, make_batch(wavs), Draws(5, step, BATCH), Split(3))
     stepped = engine.step(lr=1e-2)
     return outcome.loss.item(), bool(stepped.skipped)
 
@@ -147,12 +137,10 @@ def test_every_combination_trains_and_resumes(linear, attention, precision):
 def test_every_micro_batch_size_gives_the_whole_batchs_gradient(linear):
     found = []
     for size in (None, 1, 3):
-        made = VCR(encoder=encoder(linear), views=views(), projector_dims=[8, 8, 8]).train()
-        engine = TorchEngine(
-            made, adamw(made, **shipped("optim/adamw", lr=1e-3)), precision="fp32", device="cpu", clip_grad_norm=None
-        )
+        made = make_vcr(encoder(linear), views(), [8, 8, 8]).train()
+        engine = make_engine(made)
         wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
-        exact_backward(engine, made, wavs, None, Draws(5, 3, BATCH), micro_batch_size=size)
+        exact_backward(engine, made, make_batch(wavs), Draws(5, 3, BATCH), Split(size))
         found.append({name: weight.grad for name, weight in made.named_parameters()})
     largest = max(gradient.abs().max().item() for gradient in found[0].values())
     for other in found[1:]:
@@ -162,10 +150,7 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(linear):
 
 def test_the_wrong_size_names_layer_sizes_and_settings():
     with pytest.raises(ValueError, match=r"32 -> 34 channels .* 34 is not; set model\.embed_dim and model\.embed_dim"):
-        Encoder(
-            embed_dim=32, depth=1, num_heads=2, mlp_ratio=34 / 32, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-            attention=shipped_options("attention/softmax"), linear=shipped_options("linear/quaternion"),
-        )  # fmt: skip
+        encoder("quaternion", mlp_ratio=34 / 32)
 
 
 @pytest.mark.parametrize("words", [["linear=quaternion"], ["linear=phm", "linear.n=2", "features=quaternion"]])
@@ -219,7 +204,7 @@ def stop_after(overrides, folder, num_steps):
         "import os, signal, sys; from vcrast.training.engine import TorchEngine; step = TorchEngine.step\n"
         "def stopping(self, lr):\n"
         "    result = step(self, lr)\n"
-        f"    self.steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    self.num_steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
         "    return result\n"
         "TorchEngine.step = stopping\n"
         "from vcrast.cli.start import start; sys.exit(start(sys.argv[1:]))"

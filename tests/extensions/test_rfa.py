@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from parts import make_ast
 from shipped import shipped, shipped_options
 from torch import nn
 
@@ -13,7 +14,6 @@ from extensions.rfa.features import draw_directions
 from extensions.rfa.gate import CHUNK
 from extensions.rfa.naive import attend, exact_attention, fourier_kernel, gate_weights, positive_kernel
 from vcrast.config.registry import ATTENTIONS
-from vcrast.models.ast import Encoder
 
 RFA = shipped_options("attention/rfa")
 KERNELS = {"fourier": fourier_kernel, "positive": positive_kernel}
@@ -228,10 +228,7 @@ def test_every_layer_and_head_has_its_own_directions_and_the_other_weights_stay(
 
 
 def tiny(attention):
-    return Encoder(
-        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        attention=attention, linear={"name": "real"},
-    )  # fmt: skip
+    return make_ast(embed_dim=32, attention=attention)
 
 
 @pytest.mark.parametrize("masked", ["drop", "mask"])
@@ -239,9 +236,13 @@ def test_dropped_and_masked_tokens(masked):
     encoder = tiny(RFA)
     encoder.enable_mask_token()
     fbank, keep = torch.randn(2, 18, 16), torch.tensor([[0, 2, 5], [1, 2, 7]])
-    tokens = encoder(fbank, keep, masked)
+    chosen = keep
+    if masked == "mask":
+        chosen = torch.ones(2, encoder.num_tokens(18), dtype=torch.bool).scatter_(1, keep, False)
+    name = "keep" if masked == "drop" else "mask"
+    tokens = encoder(fbank, **{name: chosen}).values
     assert tokens.shape == ((2, 3, 32) if masked == "drop" else (2, encoder.num_tokens(18), 32))
-    alone = encoder(fbank[1:], keep[1:], masked)
+    alone = encoder(fbank[1:], **{name: chosen[1:]}).values
     torch.testing.assert_close(tokens[1:], alone, atol=1e-5, rtol=1e-4)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from parts import make_ast, make_batch, make_engine, make_supervised, make_vcr
 from shipped import shipped, shipped_options
 from small_run import small, weights_hash
 
@@ -16,14 +18,10 @@ from vcrast.config.resume import resolve
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import build_backbone
 from vcrast.models.pretrained import load_encoder
-from vcrast.objectives.supervised import Supervised
-from vcrast.objectives.vcr import VCR
 from vcrast.run import run
-from vcrast.training.engine import TorchEngine
-from vcrast.training.exact import exact_backward
-from vcrast.training.optim import adamw
+from vcrast.training.exact import Split, exact_backward
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "attention"
@@ -33,10 +31,7 @@ BATCH = 5
 
 def encoder(attention, **options):
     torch.manual_seed(0)
-    return Encoder(
-        embed_dim=32, depth=2, num_heads=2, mlp_ratio=2.0, patch_size=[4, 8], num_mel_bins=16, num_frames=18,
-        attention=attention, linear={"name": "real"}, **options,
-    )  # fmt: skip
+    return make_ast(embed_dim=32, attention=attention, **options)
 
 
 def views(**more):
@@ -51,29 +46,27 @@ def views(**more):
     )
 
 
-class InFloat64(VCR):
-    """VCR whose encoder sees float64; the filterbank itself always computes in fp32."""
+def in_float64(objective):
+    """The objective, its encoder seeing float64; the filterbank itself always computes in fp32."""
+    prepare = objective.prepare
 
-    def prepare(self, wavs, draws):
-        inputs = super().prepare(wavs, draws)
-        return inputs._replace(fbank=inputs.fbank.double())
+    def double(batch, draws):
+        made = prepare(batch, draws)
+        return {name: value.double() if value.is_floating_point() else value for name, value in made.items()}
+
+    objective.prepare = double
+    return objective.double()
 
 
 def gradients(micro_batch_size, attention):
-    objective = InFloat64(encoder=encoder(attention, drop_path=0.2), views=views(), projector_dims=[12, 12, 20])
+    objective = make_vcr(encoder(attention, drop_path=0.2), views())
     for name, weight in objective.named_parameters():
         if ".attn." in name and weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)
-    objective = objective.double().train()
-    engine = TorchEngine(
-        objective,
-        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
-        precision="fp32",
-        device="cpu",
-        clip_grad_norm=None,
-    )
+    objective = in_float64(objective).train()
+    engine = make_engine(objective)
     wavs = torch.randn(BATCH, 3000, generator=torch.Generator().manual_seed(1)) * 0.1
-    exact_backward(engine, objective, wavs, None, Draws(5, 3, BATCH), micro_batch_size=micro_batch_size)
+    exact_backward(engine, objective, make_batch(wavs), Draws(5, 3, BATCH), Split(micro_batch_size))
     return {name: weight.grad for name, weight in objective.named_parameters()}
 
 
@@ -93,19 +86,13 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(options):
 
 def test_a_bad_step_does_not_undo_the_count_of_steps():
     # The engine puts back buffers that it knew; an undone count on the device would need waiting for the device.
-    objective = Supervised(encoder=encoder({**RFA, "redraw": 2}), views=views(), num_classes=3, multilabel=False)
-    engine = TorchEngine(
-        objective,
-        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
-        precision="fp32",
-        device="cpu",
-        clip_grad_norm=None,
-    )
+    objective = make_supervised(encoder({**RFA, "redraw": 2}), views())
+    engine = make_engine(objective)
     wavs, labels = torch.randn(BATCH, 3000) * 0.1, torch.eye(3)[torch.arange(BATCH) % 3]
     layer = next(module for module in objective.modules() if isinstance(module, Directions))
     first = layer.values.clone()
     for step in range(2):
-        outcome = exact_backward(engine, objective, wavs, labels, Draws(5, step, BATCH), micro_batch_size=2)
+        outcome = exact_backward(engine, objective, make_batch(wavs, labels), Draws(5, step, BATCH), Split(2))
         if step == 1:
             engine.bad_loss = torch.tensor(True)
         engine.step(lr=1e-3)
@@ -118,20 +105,14 @@ def test_a_bad_step_does_not_undo_the_count_of_steps():
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
 def test_every_backend_trains_a_step_in_every_precision(name, precision):
-    attention = shipped_options(f"attention/{name}")
-    objective = VCR(encoder=encoder(attention), views=views(), projector_dims=[12, 12, 20])
-    engine = TorchEngine(
-        objective,
-        adamw(objective, **shipped("optim/adamw", lr=1e-3)),
-        precision=precision,
-        device="cpu",
-        clip_grad_norm=None,
-    )
+    attention = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    objective = make_vcr(encoder(attention), views())
+    engine = make_engine(objective, precision=precision)
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(2.0**8)
     before = {key: value.clone() for key, value in objective.named_parameters()}
     wavs = torch.randn(BATCH, 3000) * 0.1
-    outcome = exact_backward(engine, objective, wavs, None, Draws(5, 0, BATCH), micro_batch_size=2)
+    outcome = exact_backward(engine, objective, make_batch(wavs), Draws(5, 0, BATCH), Split(2))
     stepped = engine.step(lr=1e-3)
     assert outcome.loss.isfinite()
     assert not stepped.skipped
@@ -159,7 +140,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(finished
         "import os, sys\n"
         "from vcrast.training.engine import TorchEngine\n"
         "step = TorchEngine.step\n"
-        "TorchEngine.step = lambda self, lr: os._exit(9) if self.steps == 7 else step(self, lr)\n"
+        "TorchEngine.step = lambda self, lr: os._exit(9) if self.num_steps == 7 else step(self, lr)\n"
         "from vcrast.cli.start import start\n"
         "sys.exit(start(sys.argv[1:], dry_run=False, show_config=False))\n"
     )
@@ -193,7 +174,7 @@ def test_the_exported_run_holds_its_directions_and_loads(finished):
 def test_softmax_continues_as_rfa_and_back(finished, tmp_path):
     exported = finished / "exported" / "fold_1" / "pretrained" / "weights.safetensors"
     options = json.loads((exported.parent / "model.json").read_text())["model"]
-    softmax = Encoder(**{**options, "attention": {"name": "softmax"}})
+    softmax = build_backbone({**options, "attention": {"name": "softmax"}})
     load_encoder(softmax, exported)
     overrides = small(tmp_path / "back", "attention=rfa", f"model.checkpoint={exported}", "stages=[finetune]",
                       "attention.num_features=16", "finetune.steps=2")  # fmt: skip

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from parts import make_ast
 from shipped import shipped
 
 from extensions.sound_probe.command import log_mel_statistics, of_length, probe_model, untrained
 from vcrast.cli.main import main
 from vcrast.config.compose import compose
-from vcrast.inference import Model, export, load
-from vcrast.models.ast import Encoder
+from vcrast.inference import Model, load
+from vcrast.models.export import export
 from vcrast.runs.job import Job, seed_for
 
 RATE = 16000
@@ -26,7 +27,7 @@ OPTIONS = {
 def write(folder, *, rate=RATE, channels=1, **features):
     torch.manual_seed(0)
     export(
-        folder, encoder=Encoder(**OPTIONS, num_channels=channels),
+        folder, encoder=make_ast(**OPTIONS, num_channels=channels),
         features=shipped("features/fbank", **{"num_mel_bins": 32, "mean": -7.0, "std": 4.0, **features}),
         labels=(), multilabel=False, head=None, sample_rate=rate, clip_duration_s=1.0, pad="silence",
         meta={"seed": 5},

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from parts import make_ast
 from shipped import shipped
 
 from vcrast.features.channels import FIRST_STD, SECOND_STD, differences, energy
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.models.ast import Encoder
+from vcrast.models.backbone import build_backbone
 from vcrast.models.patch_embed import PatchEmbed
 
 OFF = shipped("views/none")  # fmt: skip
@@ -105,26 +106,19 @@ def test_patches_read_all_channels():
 
 
 def encoder(**options):
-    sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 2.0, "patch_size": [4, 8], "num_mel_bins": 16}
-    parts = {"attention": {"name": "softmax"}, "linear": {"name": "real"}}
-    return Encoder(**sizes, **parts, num_frames=20, **options)
+    return make_ast(depth=1, num_frames=20, **options)
 
 
 def test_the_encoder_takes_the_channels_it_was_built_for():
     four = encoder(num_channels=4)
-    assert four(torch.randn(2, 4, 20, 16)).shape == (2, 10, 16)
-    twin = Encoder(**four.options)
+    assert four(torch.randn(2, 4, 20, 16)).values.shape == (2, 10, 16)
+    twin = build_backbone(four.options)
     twin.load_state_dict(four.state_dict())
     for wrong, built, given in ((four, 4, torch.randn(2, 20, 16)), (encoder(), 1, torch.randn(2, 4, 20, 16))):
         with pytest.raises(ValueError, match=f"the encoder was built for {built}; use the features"):
             wrong(given)
     with pytest.raises(ValueError, match="24 mel bins, the encoder was built for 16"):
         four(torch.randn(2, 4, 20, 24))
-
-
-def test_options_of_old_exports_still_build():
-    options = {key: value for key, value in encoder().options.items() if key != "num_channels"}
-    assert Encoder(**options)(torch.randn(1, 20, 16)).shape == (1, 10, 16)
 
 
 def test_an_unknown_front_end_is_named():

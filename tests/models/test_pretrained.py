@@ -1,10 +1,10 @@
 import pytest
 import timm
 import torch
+from parts import make_ast
 from safetensors.torch import save_file
 
 from vcrast.config.registry import ATTENTIONS
-from vcrast.models.ast import Encoder
 from vcrast.models.pretrained import fill, fit_positions, from_timm, load_encoder
 
 HEIGHT, WIDTH = 64, 112  # mel bins and frames: 4 x 7 patches, so that a mixed-up axis shows
@@ -21,11 +21,9 @@ def vit_tiny(channels, **options):
 
 
 def tiny(num_frames=WIDTH, positions="learned", num_mel_bins=HEIGHT, **options):
-    return Encoder(
-        embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0, patch_size=[16, 16], positions=positions,
-        num_mel_bins=num_mel_bins, num_frames=num_frames, attention={"name": "softmax"}, linear={"name": "real"},
-        **options,
-    ).eval()  # fmt: skip
+    sizes = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0, "patch_size": [16, 16]}
+    given = {"positions": positions, "num_mel_bins": num_mel_bins, "num_frames": num_frames}
+    return make_ast(**{**sizes, **given, **options}).eval()
 
 
 @torch.no_grad()
@@ -37,7 +35,7 @@ def test_same_weights_same_tokens_as_timm():
     fbank = torch.randn(2, WIDTH, HEIGHT)
     theirs = vit.forward_features(fbank.transpose(1, 2).unsqueeze(1))  # (B, 1, F, T), tokens frequency-major
     theirs = theirs.unflatten(1, (4, 7)).transpose(1, 2).flatten(1, 2)
-    torch.testing.assert_close(encoder(fbank), theirs, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(encoder(fbank).values, theirs, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -83,10 +81,7 @@ def test_mistakes_are_named(tmp_path):
     save_file(tiny(positions="sincos").state_dict(), tmp_path / "fixed.safetensors")
     with pytest.raises(ValueError, match=r"pos_embed\.table is missing"):
         load_encoder(tiny(), tmp_path / "fixed.safetensors")
-    narrow = Encoder(
-        embed_dim=192, depth=12, num_heads=3, mlp_ratio=2.0, patch_size=[16, 16], num_mel_bins=64, num_frames=64,
-        attention={"name": "softmax"}, linear={"name": "real"},
-    )  # fmt: skip
+    narrow = tiny(mlp_ratio=2.0, positions="sincos")
     with pytest.raises(ValueError, match=r"fc1.weight is \(768, 192\), the encoder's \(384, 192\)"):
         load_encoder(narrow, tmp_path / "fixed.safetensors")
 
@@ -105,10 +100,8 @@ class Owning(torch.nn.Module):
 
 def test_what_a_backend_owns_may_differ_and_the_rest_may_not(monkeypatch, caplog):
     monkeypatch.setitem(ATTENTIONS.builders, "owning", Owning)
-    sizes = {"embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.0, "patch_size": [4, 8], "num_mel_bins": 16,
-             "num_frames": 16, "linear": {"name": "real"}}  # fmt: skip
-    one, same, larger = (Encoder(**sizes, attention={"name": "owning", "size": size}) for size in (3, 3, 4))
-    plain = Encoder(**sizes, attention={"name": "softmax"})
+    one, same, larger = (make_ast(embed_dim=8, attention={"name": "owning", "size": size}) for size in (3, 3, 4))
+    plain = make_ast(embed_dim=8)
     fill(same, one.state_dict(), "one.safetensors")
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in one.state_dict().items())
     assert not caplog.records

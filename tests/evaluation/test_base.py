@@ -1,0 +1,98 @@
+"""The contract of a measure: what it is built from, what it says of its numbers, and what it is given."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vcrast.config.compose import compose
+from vcrast.config.metric import Metric
+from vcrast.evaluation.base import Evaluation, Features, Predictions, build_evaluations
+from vcrast.evaluation.embedding import Embedded
+from vcrast.evaluation.metrics import accuracy, mean_average_precision
+
+KNN = {"module": "vcrast.evaluation.knn", "k": 3, "temperature": 0.1}
+PROBE = {"module": "vcrast.evaluation.linear_probe", "steps": 50, "weight_decay": 1e-3}
+
+
+class Constant(Evaluation):
+    """Has a number of its own, and no baseline."""
+
+    needs = Features
+    metrics = {"constant": Metric("A constant")}  # noqa: RUF012
+
+    def measure(self, given):
+        return {"constant": 1.0}
+
+
+def features(multilabel=False):
+    """Two classes that lie apart, 20 training and 10 test clips."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for num_clips in (20, 10):
+        classes = torch.arange(num_clips) % 2
+        embedding = torch.randn(num_clips, 6, generator=generator) + 4 * F.one_hot(classes, 6)
+        parts.append(Embedded(embedding, F.one_hot(classes, 2).float(), torch.arange(num_clips)))
+    return Features(*parts, multilabel)
+
+
+def test_the_shipped_choice_builds_and_measures_what_it_describes():
+    built = build_evaluations(compose([]).evaluation)
+    assert set(built) == {"classifier", "linear_probe", "knn"}
+    score = torch.tensor([[0.9, 0.2], [0.4, 0.6], [0.3, 0.7], [0.8, 0.1]])
+    label = torch.eye(2)[[0, 1, 0, 1]]
+    for multilabel in (False, True):
+        given = {Features: features(multilabel), Predictions: Predictions(score, label, multilabel)}
+        for each in built.values():
+            found = each.measure(given[each.needs])
+            assert found
+            assert found.keys() <= each.metrics.keys() <= each.described().keys()
+            assert any(name.endswith("accuracy") for name in found) != multilabel
+
+
+def test_a_baseline_is_described_beside_the_number_and_never_heads_a_comparison():
+    described = build_evaluations({"knn": KNN})["knn"].described()
+    assert set(described) == {"knn_accuracy", "knn_mAP", "untrained_knn_accuracy", "untrained_knn_mAP"}
+    own, before = described["knn_accuracy"], described["untrained_knn_accuracy"]
+    assert (before.label, before.short) == ("Accuracy, nearest neighbours, untrained", "untrained kNN")
+    assert (before.format, before.better) == (own.format, own.better)
+    assert (own.headline, before.headline) == ("knn", None)
+    assert Constant().described() == Constant.metrics
+
+
+@pytest.mark.parametrize(("name", "options", "prefix"), [("knn", KNN, "knn"), ("linear_probe", PROBE, "probe")])
+def test_probes_of_clips_with_many_labels_give_map_instead_of_accuracy(name, options, prefix):
+    measure = build_evaluations({name: options})[name].measure
+    assert measure(features()) == {f"{prefix}_accuracy": 1.0}
+    assert measure(features(multilabel=True)) == {f"{prefix}_mAP": 1.0}
+
+
+def test_more_neighbours_than_clips_are_all_clips():
+    given = features()
+    one, other = (build_evaluations({"knn": {**KNN, "k": k}})["knn"].measure(given) for k in (20, 500))
+    assert one == other
+
+
+def test_the_classifier_is_measured_by_the_known_metrics():
+    score, label = torch.rand(30, 3, generator=torch.Generator().manual_seed(1)), torch.eye(3)[torch.arange(30) % 3]
+    classifier = build_evaluations({"classifier": {"module": "vcrast.evaluation.classifier"}})["classifier"]
+    found = classifier.measure(Predictions(score, label, multilabel=False))
+    assert found["accuracy"] == pytest.approx(accuracy(score, label.argmax(dim=1)).item())
+    assert found["mAP"] == pytest.approx(mean_average_precision(score, label).item())
+    assert "accuracy" not in classifier.measure(Predictions(score, label, multilabel=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "said"),
+    [
+        ("nearest", {}, KeyError, "nearest"),
+        ("knn", {**KNN, "neighbours": 3}, ValueError, r"neighbours: .*knn has no such option"),
+        ("knn", {**KNN, "k": "many"}, ValueError, r"k='many': .* expects int"),
+        ("knn", {**KNN, "k": 0}, ValueError, r"evaluation\.knn\.k=0: must be 1 or more"),
+        ("knn", {**KNN, "temperature": 0.0}, ValueError, r"evaluation\.knn\.temperature=0\.0: must be above 0"),
+        ("linear_probe", {**PROBE, "steps": 0}, ValueError, r"evaluation\.linear_probe\.steps=0: must be 1 or more"),
+        ("linear_probe", {**PROBE, "weight_decay": -1.0}, ValueError, r"weight_decay=-1\.0: must not be negative"),
+    ],
+)
+def test_mistakes_are_named(name, options, error, said):
+    with pytest.raises(error, match=said):
+        build_evaluations({name: options})
