@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcrast.config.files import config_dir
+from vcrast.config.files import config_dir, search_path
 from vcrast.config.schema import Config
 from vcrast.config.words import suggest
 
@@ -37,7 +37,7 @@ def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
-            return hydra_compose(PRIMARY, overrides=[in_hydras_words(word) for word in overrides])
+            return hydra_compose(PRIMARY, overrides=[*map(in_hydras_words, overrides), *search_path()])
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from None
 
@@ -152,7 +152,7 @@ def _compose_quietly(overrides: Sequence[str]) -> Any:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra_compose(PRIMARY, overrides=list(overrides))
+            return hydra_compose(PRIMARY, overrides=[*overrides, *search_path()])
     except (HydraException, OmegaConfBaseException):
         return OmegaConf.create({})
 
