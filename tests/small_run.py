@@ -24,7 +24,7 @@ SMALL = (
     "finetune.steps=9",
     "finetune.log_every_steps=1",
     "finetune.evaluate_every_epochs=1",
-    "evaluate.probe_steps=10",
+    "evaluation.linear_probe.steps=10",
     "data.num_workers=0",
 )
 

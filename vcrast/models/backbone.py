@@ -32,7 +32,8 @@ class Backbone(nn.Module, ABC):
     """An encoder of filterbanks; registered in MODELS, its options are its keywords.
 
     Builders are given `num_mel_bins` (F), `num_frames` (T), `num_channels`, `patch_stride` (None: the model's own),
-    `drop_path`, and the options of `attention` and `linear`; what cannot take effect is refused with a ValueError.
+    `drop_path` (only in finetuning: give it a default), and the options of `attention` and `linear`, which a model without
+    them ignores; another argument that cannot take effect is refused with a ValueError. The YAML has `checkpoint: null`.
 
     Attributes:
         embed_dim: D.
