@@ -32,8 +32,9 @@ class Backbone(nn.Module, ABC):
     """An encoder of filterbanks; registered in MODELS, its options are its keywords.
 
     Builders are given `num_mel_bins` (F), `num_frames` (T), `num_channels`, `patch_stride` (None: the model's own),
-    `drop_path` (only in finetuning: give it a default), and the options of `attention` and `linear`, which a model without
-    them ignores; another argument that cannot take effect is refused with a ValueError. The YAML has `checkpoint: null`.
+    `drop_path` (by finetuning only: give it a default), and the options of `attention` and `linear`, which a model
+    without them ignores. Another argument that cannot take effect is refused with a ValueError. The YAML must have
+    `checkpoint: null`.
 
     Attributes:
         embed_dim: D.
