@@ -12,7 +12,6 @@ SMALL = (
     "data.options.num_clips=60",
     "data.options.classes=[siren,rain,dog_bark]",
     "data.clip_duration_s=1.0",
-    "precision=fp32",  # on every processor, so that losses agree to fp32's rounding
     "model.embed_dim=32",
     "model.depth=2",
     "model.num_heads=2",
@@ -32,8 +31,11 @@ SMALL = (
 
 
 def small(folder: Path, *more: str) -> list[str]:
-    """Overrides of a small run in `folder`, its audio cache beside it."""
-    return [*SMALL, f"run.dir={folder}", f"data.cache_dir={folder.parent / 'cache'}", *more]
+    """Overrides of a small run in `folder`, its audio cache beside it; without what `more` makes pointless."""
+    pretrains = all("pretrain" in word for word in more if word.startswith("stages="))
+    own = pretrains and not any(word.startswith("objective=") for word in more)
+    words = [word for word in SMALL if own or not word.startswith("objective.")]
+    return [*words, f"run.dir={folder}", f"data.cache_dir={folder.parent / 'cache'}", *more]
 
 
 def weights_hash(folder: Path) -> str:

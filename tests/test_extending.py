@@ -1,8 +1,9 @@
 """docs/extending.md is run: its code and YAML, as they stand there, laid over packages and configs, in whole runs."""
 
 import io
+import itertools
+import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from small_run import small
+from small_run import small, weights_hash
 
 import extensions
 import vcrast
@@ -25,6 +26,7 @@ from vcrast.cli.main import main
 from vcrast.config.resume import resolve
 from vcrast.data import sources
 from vcrast.data.open import open_corpus
+from vcrast.objectives.ema import ema_update
 from vcrast.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,11 +39,10 @@ SHORT = ("pretrain.steps=2", "finetune.steps=2")
 @pytest.fixture
 def laid(tmp_path, monkeypatch):
     """The documented files in place: packages see their modules, Hydra their YAML; the repository stays as it is."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for path, body in BLOCKS.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(body)
-    monkeypatch.setattr(vcrast.config.compose, "config_dir", lambda: tmp_path / "configs")
+    monkeypatch.setenv("VCRAST_CONFIGS", str(tmp_path / "configs"))
     monkeypatch.setattr(extensions, "__path__", [*extensions.__path__, str(tmp_path / "extensions")])
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "vcrast" / "data" / "sources")])
     before = set(sys.modules)
@@ -59,16 +60,15 @@ def run_here(folder, *words):
 
 def test_every_kind_of_part_is_shown():
     assert len(re.findall("```", TEXT)) == 2 * len(BLOCKS)
-    shown = {path.split("/")[0] + "/" + path.split("/")[1] for path in BLOCKS}
-    wanted = {"vcrast/data", "extensions/barlow", "extensions/mean", "extensions/low_rank", "launch/seeds.py"}
-    assert shown == wanted | {f"configs/{group}" for group in ("data", "objective", "attention", "linear")}
+    shown = {"/".join(path.split("/")[:2]) for path in BLOCKS}
+    code = {f"extensions/{name}" for name in ("mae", "conv", "centroid", "mean", "low_rank")}
+    groups = ("data", "objective", "model", "evaluation", "attention", "linear")
+    assert shown == {"vcrast/data", "launch/seeds.py"} | code | {f"configs/{group}" for group in groups}
 
 
 @pytest.mark.parametrize("path", CODE)
 def test_code_is_short(path):
-    """Ten lines, and six more for a download."""
-    most = 16 if "DOWNLOADS" in CODE[path] else 10
-    assert len([line for line in CODE[path].splitlines() if line.strip()]) <= most
+    assert len([line for line in CODE[path].splitlines() if line.strip()]) <= 45
 
 
 class OneFile(BaseHTTPRequestHandler):
@@ -119,14 +119,84 @@ def test_the_dataset_and_its_download(laid, capsys):
     assert vcrast.load(laid / "run").labels == ("dog", "rain")
 
 
-@pytest.mark.parametrize("words", [["objective=barlow"], ["attention=mean"], ["linear=low_rank", "linear.rank=4"]])
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def losses_of(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["stage"] == "pretrain" and "loss" in line]
+
+
+@pytest.mark.parametrize("words", [["attention=mean"], ["linear=low_rank", "linear.rank=4"]])
 def test_the_part_goes_through_a_whole_run(laid, words):
     model = run_here(laid, *words)
     assert model.embed(np.zeros(16000, dtype=np.float32)).isfinite().all()
-    log = (laid / "run" / "metrics.jsonl").read_text()
-    assert ("on_diagonal" in log) == (words == ["objective=barlow"])
     kinds = {type(part).__name__ for part in model.encoder.modules()}
     assert ("MeanAttention" in kinds, "LowRank" in kinds) == ("attention=mean" in words, "linear=low_rank" in words)
+
+
+def without_projector(folder, *words):
+    return [word for word in small(folder, *SHORT, *words) if not word.startswith("objective.projector_dims")]
+
+
+MAE = ("objective=mae", "views.patch_drop=0", "stages=[pretrain,evaluate]")
+
+
+def run_mae(folder, *words):
+    overrides = without_projector(folder, *MAE, *words)
+    run(resolve(overrides), overrides)
+    return folder
+
+
+def test_the_objective_and_the_evaluation_are_shown_unasked(laid, capsys):
+    folder = run_mae(laid / "run", "evaluation=[linear_probe,knn,centroid]")
+    fold = summary_of(folder)["folds"]["1"]
+    assert fold["pretrain"]["hidden_error"] > 0
+    assert 0 <= fold["evaluate"]["centroid_accuracy"] <= 1
+    report = (folder / "report.html").read_text()
+    assert "Error of hidden patches" in report
+    assert "Accuracy, nearest class mean" in report
+    assert main(["compare", str(folder)]) == 0
+    assert "centroid" in capsys.readouterr().out
+    cut = run_mae(laid / "cut", "pretrain.micro_batch_size=5", "stages=[pretrain]")
+    assert losses_of(cut) == pytest.approx(losses_of(folder), rel=1e-4)
+
+
+def fail_at_the_third():
+    """An update of the teacher that ends the run in its third step."""
+    calls = itertools.count(1)
+
+    def update(*args):
+        if next(calls) == 3:
+            raise InterruptedError
+        ema_update(*args)
+
+    return update
+
+
+def test_the_objective_resumes(laid, monkeypatch):
+    words = ("stages=[pretrain]", "pretrain.steps=4", "checkpoint.every_steps=1")
+    whole = run_mae(laid / "whole", *words)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(sys.modules["extensions.mae.objective"], "ema_update", fail_at_the_third())
+        with pytest.raises(InterruptedError):
+            run_mae(laid / "stopped", *words)
+    assert len(losses_of(laid / "stopped")) < 4
+    run_mae(laid / "stopped", *words)
+    assert weights_hash(laid / "stopped") == weights_hash(whole)
+
+
+def test_the_backbone_and_what_it_refuses(laid):
+    words = [word for word in small(laid / "run", *SHORT, "model=conv") if "num_heads" not in word]
+    with pytest.raises(ValueError, match=r"^views\.patch_drop=0\.5: ConvEncoder cannot leave tokens out") as caught:
+        run(resolve(words), words)
+    assert str(caught.value) in TEXT
+    words += ["views.patch_drop=0", "finetune.optim.layer_decay=0.5", f"run.dir={laid / 'conv'}"]
+    run(resolve(words), words)
+    model = vcrast.load(laid / "conv")
+    assert type(model.encoder).__name__ == "ConvEncoder"
+    assert model.embed(np.zeros(16000, dtype=np.float32)).isfinite().all()
 
 
 def test_an_option_of_another_type_is_refused(laid):

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from vcrast.config.metric import Metric
-from vcrast.features.draws import Draws
 from vcrast.models.backbone import upcast
 from vcrast.objectives.base import WEIGHT, Objective
-from vcrast.objectives.ema import ema_update, make_teacher
+from vcrast.objectives.ema import Teacher
 
 
 class ToyMAE(Objective):
@@ -24,11 +23,10 @@ class ToyMAE(Objective):
     }
     gathered = ("vector",)
 
-    def __init__(self, *, encoder, teacher, views, task, momentum=0.9):
+    def __init__(self, *, encoder, views, task, momentum=0.9):
         super().__init__(encoder=encoder, views=views, task=task)
         encoder.enable_mask_token()
-        teacher.enable_mask_token()
-        self.teacher, self.momentum = make_teacher(encoder, teacher), momentum
+        self.teacher, self.momentum = Teacher(encoder), momentum
         dim = encoder.embed_dim
         self.decoder = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 32))
         self.norm = nn.BatchNorm1d(dim)
@@ -38,24 +36,16 @@ class ToyMAE(Objective):
         fbank = self.views.make(batch.wav, draws, "a")
         short = self.views.make(batch.wav[:, : batch.wav.shape[1] * 2 // 3], draws, "b")
         mask = clusters(draws, self.encoder.grid(fbank.shape[-2]))
-        whole = Draws(draws.seed, draws.step, draws.batch_size, device=draws.device)
-        total = clusters(whole, self.encoder.grid(fbank.shape[-2])).sum()
+        total = clusters(draws.whole(), self.encoder.grid(fbank.shape[-2])).sum()
         return {
-            "a": fbank, "b": short, "mask": mask, "target": self.patches(fbank),
+            "a": fbank, "b": short, "mask": mask, "target": self.encoder.patches(fbank),
             "noise": draws.uniform("a/drop_path", self.encoder.num_drop_path_draws),
             WEIGHT: mask.sum(dim=1).double() / total,
         }  # fmt: skip
 
-    def patches(self, fbank):
-        """(B, T, F) -> (B, N, 32), time-major, as the encoder cuts them."""
-        time, frequency = self.encoder.grid(fbank.shape[-2])
-        cut = fbank[:, : 4 * time, : 8 * frequency].unflatten(2, (frequency, 8)).unflatten(1, (time, 4))
-        return cut.transpose(2, 3).flatten(3).flatten(1, 2)
-
     def represent(self, inputs):
         tokens = self.encoder(inputs["a"], mask=inputs["mask"], drop_path_noise=inputs["noise"])
-        with torch.no_grad():
-            seen = self.teacher.pool(self.teacher(inputs["b"]))
+        seen = self.encoder.pool(self.teacher(inputs["b"]))
         return {
             "predicted": upcast(self.decoder(tokens.values)), "vector": self.encoder.pool(tokens), "teacher": seen,
             "mask": inputs["mask"], "target": inputs["target"],
@@ -75,7 +65,7 @@ class ToyMAE(Objective):
         return {"loss": 0.3 * spread, "spread": spread}
 
     def after_step(self, progress, skipped):
-        ema_update(self.teacher, self.encoder, 1 - (1 - self.momentum) * progress, skipped)
+        self.teacher.follow(self.encoder, 1 - (1 - self.momentum) * progress, skipped)
         self.steps += (~skipped).to(self.steps)
 
 

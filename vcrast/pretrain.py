@@ -17,7 +17,6 @@ from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.models.backbone import Backbone
 from vcrast.models.export import export
-from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.base import Objective
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
@@ -80,8 +79,7 @@ def build_objective(job: Job, stream: Stream) -> Objective:
     """
     config = job.config
     encoder = job.backbone(patch_stride=config.pretrain.patch_stride)
-    if checkpoint := config.model["checkpoint"]:
-        load_encoder(encoder, checkpoint)
+    job.load_checkpoint(encoder)
     torch.manual_seed(job.seed("projector"))
     objective: Objective = OBJECTIVES.build(
         config.objective, encoder=encoder, views=job.views(config.views), task=job.task()

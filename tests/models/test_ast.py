@@ -166,3 +166,12 @@ def test_projector_has_three_linear_maps_and_thesis_size():
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]
     assert projector.layers[-1].bias is None
     assert sum(p.numel() for p in projector.parameters()) / 1e6 == pytest.approx(36.7, abs=0.06)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patches_are_what_the_first_layer_reads(channels):
+    encoder = small_encoder(patch_stride=[3, 5], num_channels=channels).double()
+    fbank = torch.randn(2, channels, 20, 16, dtype=torch.float64).squeeze(1)
+    patches, layer = encoder.patches(fbank), encoder.patch_embed.proj
+    assert patches.shape == (2, encoder.num_tokens(20), channels * 4 * 8)
+    torch.testing.assert_close(patches @ layer.weight.flatten(1).T + layer.bias, encoder.patch_embed(fbank))

@@ -89,8 +89,7 @@ def make_objective(kind="vcr", mode="drop"):
     if kind == "vcr":
         return make_vcr(encoder, views, (13, 13, 21))
     if kind == "toy":
-        teacher = make_ast(embed_dim=18, positions="learned")
-        return ToyMAE(encoder=encoder, teacher=teacher, views=views, task=make_task())
+        return ToyMAE(encoder=encoder, views=views, task=make_task())
     return make_supervised(encoder, views)
 
 

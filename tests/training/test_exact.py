@@ -48,7 +48,7 @@ def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64
         objective = make_supervised(encoder, views)
     else:
         objective = ToyMAE(
-            encoder=encoder, teacher=make_ast(positions="learned"), views=make_views(patch_drop=0), task=make_task()
+            encoder=encoder, views=make_views(patch_drop=0), task=make_task()
         )  # fmt: skip
     for name, weight in objective.named_parameters():
         if weight.ndim > 1 and "patch_embed" not in name:

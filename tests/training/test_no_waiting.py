@@ -107,7 +107,7 @@ def make_step(
     if kind == "vcr":
         objective = make_vcr(encoder, views)
     elif kind == "toy":
-        objective = ToyMAE(encoder=encoder, teacher=make_ast(embed_dim=32, positions="learned"), views=views,
+        objective = ToyMAE(encoder=encoder, views=views,
                            task=make_task())  # fmt: skip
     else:
         objective = make_supervised(

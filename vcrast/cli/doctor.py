@@ -199,10 +199,10 @@ def try_attention(name: str, device: str) -> tuple[str, str]:
     import torch
     from omegaconf import OmegaConf
 
-    from vcrast.config.files import config_dir
+    from vcrast.config.files import option_files
     from vcrast.config.registry import ATTENTIONS
 
-    options = OmegaConf.to_container(OmegaConf.load(config_dir() / "attention" / f"{name}.yaml"))
+    options = OmegaConf.to_container(OmegaConf.load(option_files("attention")[name]))
     assert isinstance(options, dict)
     text = {str(key): value for key, value in options.items()}
     try:

@@ -14,7 +14,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vcrast.config.files import config_dir, options
+from vcrast.config.files import config_dir, options, search_path
 from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
@@ -87,7 +87,7 @@ def read_option(group: str, name: str) -> dict[str, Any]:
         ValueError: no such file; the message lists those that there are.
     """
     try:
-        found = OmegaConf.to_container(_compose_file(f"{group}/{name}", ())[group])
+        found = OmegaConf.to_container(_compose_file(PRIMARY, [f"{group}={name}"])[group])
     except MissingConfigException:
         names = [known for known, _ in options(group)]
         raise ValueError(f"{group}={name}: no configs/{group}/{name}.yaml; {suggest(name, names)}") from None
@@ -98,7 +98,7 @@ def read_option(group: str, name: str) -> dict[str, Any]:
 def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
-        return hydra_compose(name, overrides=[in_hydras_words(word) for word in overrides])
+        return hydra_compose(name, overrides=[*map(in_hydras_words, overrides), *search_path()])
 
 
 ONLY_PRETRAINING = ("source", "views", "objective", "optim", "schedule")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +30,41 @@ def config_dir() -> Path:
     )
 
 
+def own_dirs() -> list[Path]:
+    """The user's folders of options, which add to `configs/`: $VCRAST_CONFIGS, several joined as in PATH.
+
+    Raises:
+        FileNotFoundError: an entry is not a folder.
+        ValueError: a file that `configs/` has, too, and that would thus never be read.
+    """
+    found = []
+    for entry in filter(None, os.environ.get("VCRAST_CONFIGS", "").split(os.pathsep)):
+        folder = Path(entry).expanduser().resolve()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"VCRAST_CONFIGS={entry}: no such folder; name one that holds GROUP/OPTION.yaml")
+        for path in sorted(folder.rglob("*.yaml")):
+            if folder != config_dir() and (config_dir() / path.relative_to(folder)).is_file():
+                raise ValueError(f"VCRAST_CONFIGS: {path} has the name of a file of vcrast; give it another one")
+        found.append(folder)
+    return found
+
+
+def search_path() -> list[str]:
+    """The override that makes Hydra look in `own_dirs`, too; none without them."""
+    folders = [f"file://{folder}" for folder in own_dirs()]
+    return [f"hydra.searchpath={json.dumps(folders, ensure_ascii=False)}"] if folders else []
+
+
+def option_files(group: str) -> dict[str, Path]:
+    """The file of every option of a config group, sorted by name; those of the user included."""
+    found = {path.stem: path for folder in [*own_dirs(), config_dir()] for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
 def options(group: str) -> Iterator[tuple[str, str]]:
     """(name, first comment line) of every file of a config group."""
-    for path in sorted((config_dir() / group).glob("*.yaml")):
-        yield path.stem, first_comment(path)
+    for name, path in option_files(group).items():
+        yield name, first_comment(path)
 
 
 def first_comment(path: Path) -> str:

@@ -74,6 +74,12 @@ class Draws:
         part.start, part.stop = 0, 1
         return part
 
+    def whole(self) -> Draws:
+        """The numbers of the whole global batch: for what all processes must know of it, such as a total."""
+        part = copy.copy(self)
+        part.start, part.stop = 0, self.batch_size
+        return part
+
     def uniform(self, name: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(b, *shape) float32, uniform in [low, high)."""
         size = (self.batch_size, *shape)

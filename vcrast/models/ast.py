@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -118,6 +119,14 @@ class AST(Backbone):
     def num_drop_path_draws(self) -> int:
         """Two a block, or none."""
         return 2 * len(self.blocks) if self.drop_path > 0 else 0
+
+    def patches(self, fbank: Tensor) -> Tensor:
+        """See `Backbone`; pixels are time-major, of several channels one after the other."""
+        (height, width), (down, right) = self.patch_embed.patch_size, self.patch_embed.patch_stride
+        cut = fbank.unfold(-2, height, down).unfold(-2, width, right)
+        if fbank.ndim == 3:
+            return rearrange(cut, "b t f height width -> b (t f) (height width)")
+        return rearrange(cut, "b c t f height width -> b (t f) (c height width)")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
         """What makes tokens, then each block; the final norm is not named and learns like the head."""

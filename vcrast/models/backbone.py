@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -32,7 +33,9 @@ class Backbone(nn.Module, ABC):
     """An encoder of filterbanks; registered in MODELS, its options are its keywords.
 
     Builders are given `num_mel_bins` (F), `num_frames` (T), `num_channels`, `patch_stride` (None: the model's own),
-    `drop_path`, and the options of `attention` and `linear`; what cannot take effect is refused with a ValueError.
+    `drop_path` (by finetuning only: give it a default), and the options of `attention` and `linear`, which a model
+    without them ignores. Another argument that cannot take effect is refused with a ValueError. The YAML must have
+    `checkpoint: null`.
 
     Attributes:
         embed_dim: D.
@@ -89,6 +92,14 @@ class Backbone(nn.Module, ABC):
         """(B, D): a clip's vector, the mean of its tokens, at least fp32."""
         return upcast(tokens.values).mean(dim=1)
 
+    def patches(self, fbank: Tensor) -> Tensor:  # noqa: ARG002 - none by default
+        """(B, [C,] T, F) -> (B, N, pixels): what each token is made of, the target of a reconstruction.
+
+        Raises:
+            ValueError: tokens of this backbone are not patches.
+        """
+        raise ValueError(f"{type(self).__name__} does not tell the patch of a token; choose model=base, small or tiny")
+
     def group_matcher(self, coarse: bool = False) -> Mapping[str, Any]:  # noqa: ARG002 - timm's signature
         """Patterns that tell which layer a parameter belongs to, as timm's models give them; for layer decay.
 
@@ -121,9 +132,11 @@ def require(backbone: Backbone, *, drop: bool = False, mask: bool = False, by: s
     """
     name = type(backbone).__name__
     if drop and not backbone.can_drop:
-        raise ValueError(f"{by}: {name} cannot leave tokens out, its layers need the whole grid; choose model=base")
+        raise ValueError(
+            f"{by}: {name} cannot leave tokens out, its layers need the whole grid; set views.patch_drop=0"
+        )
     if mask and not backbone.can_mask:
-        raise ValueError(f"{by}: {name} has no mask token; choose model=base")
+        raise ValueError(f"{by}: {name} has no mask token; set views.patch_drop=0")
 
 
 def build_backbone(options: Mapping[str, Any], **arguments: Any) -> Backbone:
@@ -134,9 +147,30 @@ def build_backbone(options: Mapping[str, Any], **arguments: Any) -> Backbone:
         **arguments: see `Backbone`.
     """
     own = {key: value for key, value in options.items() if key != "checkpoint"}
+    arguments = exchangeable(MODELS.find(own), str(own["name"]), arguments)
     backbone: Backbone = MODELS.build(own, **arguments)
     backbone.options = {**own, **arguments}
     return backbone
+
+
+PLAIN = {"attention": ("softmax", "memory_efficient"), "linear": ("real",)}
+"""What a backbone computes that has no exchangeable attention, or no exchangeable linear layers."""
+
+
+def exchangeable(builder: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without the options of parts that the backbone does not exchange.
+
+    Raises:
+        ValueError: such a part was chosen, which would have no effect.
+    """
+    taken = dict(arguments)
+    for part, plain in PLAIN.items():
+        if part in inspect.signature(builder).parameters:
+            continue
+        chosen = taken.pop(part, {"name": plain[0]})["name"]
+        if chosen not in plain:
+            raise ValueError(f"{part}={chosen}: model={name} has no exchangeable {part}; leave it out")
+    return taken
 
 
 def upcast(values: Tensor) -> Tensor:

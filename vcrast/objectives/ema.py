@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def make_teacher(student: nn.Module, teacher: nn.Module) -> nn.Module:
-    """Copy the student's weights into a freshly built teacher of the same kind and freeze it."""
-    teacher.load_state_dict(student.state_dict())
-    return teacher.requires_grad_(False)
+class Teacher(nn.Module):
+    """A frozen copy of a network that follows it; always in evaluation mode (no drop path, running statistics).
+
+    Args:
+        student: is copied as it is; its later weights reach the copy through `follow`.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002 - nn.Module's signature
+        """Stay in evaluation mode, whatever the objective around it does."""
+        return super().train(False)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Run the copy, without gradient."""
+        with torch.no_grad():
+            return self.network(*inputs, **options)
+
+    def follow(self, student: nn.Module, momentum: float, skipped: Tensor) -> None:
+        """See `ema_update`; call it in `Objective.after_step`."""
+        ema_update(self.network, student, momentum, skipped)
 
 
 @torch.no_grad()

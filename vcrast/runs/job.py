@@ -106,10 +106,15 @@ class Job:
         if self.summary.done(self.fold, "pretrain"):
             load_encoder(encoder, self.exported("pretrained") / "weights.safetensors")
             return "this run's pretraining"
-        if source := self.config.model["checkpoint"]:
-            load_encoder(encoder, source)
-            return str(source)
-        return "scratch"
+        return self.load_checkpoint(encoder)
+
+    def load_checkpoint(self, encoder: Backbone) -> str:
+        """Fill an encoder from `model.checkpoint`, if one is named; says which."""
+        source = self.config.model.get("checkpoint")  # a model file of a user's own may not have the key
+        if source is None:
+            return "scratch"
+        load_encoder(encoder, source)
+        return str(source)
 
     def embedder(self) -> Embedder:
         """What embeds clips of this fold with a frozen encoder."""
