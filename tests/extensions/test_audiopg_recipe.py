@@ -59,7 +59,9 @@ def test_micro_batches_do_not_matter_to_mixed_finetuning(mix_by, tmp_path):
 
 
 def test_too_much_mixing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"finetune\.cutmix_probability=0\.6, finetune\.mixup_probability=0\.5"):
+    with pytest.raises(
+        ValueError, match=r"cutmix_probability=0\.6, mixup_probability=0\.5: a clip is mixed in one way"
+    ):
         run_here(tmp_path / "run", *MIXED, "finetune.objective.cutmix_probability=0.6")
 
 

@@ -75,22 +75,22 @@ def test_the_encoder_hears_what_embed_hears(model):
     # A shorter sound is not padded: the mean of the tokens of its own frames, as in pretraining.
     short = wavs[:, : RATE // 2]
     with torch.no_grad():
-        expected = own.encoder(own.features(short)).mean(dim=1)
+        expected = own.encoder(own.features(short)).values.mean(dim=1)
     torch.testing.assert_close(of_length(own, RATE // 2).embed(short), expected)
     assert not torch.allclose(own.embed(short), expected, atol=1e-3)
 
 
 def test_the_untrained_encoder_is_the_one_that_evaluate_compares_with():
-    """Same weights as `Job.encoder`, whose export only says architecture and seed."""
+    """Same weights as `Job.backbone`, whose export only says architecture and seed."""
     config = compose(["recipe=demo", "run.seed=7", "model.embed_dim=32", "model.depth=2", "model.num_heads=2"])
     nothing = dict.fromkeys(("classes", "multilabel", "train", "test", "log", "summary", "interrupt"))
     job = Job(
         config=config, run_dir=Path(), fold="1", device=torch.device("cpu"), precision="fp32", mean=-7.0, std=4.0,
         **nothing,
     )  # fmt: skip
-    theirs = job.encoder(patch_stride=config.pretrain.patch_stride)
+    theirs = job.backbone(patch_stride=config.pretrain.patch_stride)
     trained = Model(
-        job.encoder(patch_stride=config.pretrain.patch_stride), job.fbank(), None, labels=(), multilabel=False,
+        job.backbone(patch_stride=config.pretrain.patch_stride), job.fbank(), None, labels=(), multilabel=False,
         clip_duration_s=1.0, pad="silence", meta={},
     )  # fmt: skip
     ours = untrained(trained, run_seed=7).encoder
