@@ -26,7 +26,7 @@ from vcrast.cli.main import main
 from vcrast.config.resume import resolve
 from vcrast.data import sources
 from vcrast.data.open import open_corpus
-from vcrast.objectives.ema import ema_update
+from vcrast.objectives.ema import Teacher
 from vcrast.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,19 +167,21 @@ def fail_at_the_third():
     """An update of the teacher that ends the run in its third step."""
     calls = itertools.count(1)
 
-    def update(*args):
+    follow = Teacher.follow
+
+    def stumble(*args):
         if next(calls) == 3:
             raise InterruptedError
-        ema_update(*args)
+        follow(*args)
 
-    return update
+    return stumble
 
 
 def test_the_objective_resumes(laid, monkeypatch):
     words = ("stages=[pretrain]", "pretrain.steps=4", "checkpoint.every_steps=1")
     whole = run_mae(laid / "whole", *words)
     with monkeypatch.context() as stopping:
-        stopping.setattr(sys.modules["extensions.mae.objective"], "ema_update", fail_at_the_third())
+        stopping.setattr(Teacher, "follow", fail_at_the_third())
         with pytest.raises(InterruptedError):
             run_mae(laid / "stopped", *words)
     assert len(losses_of(laid / "stopped")) < 4
