@@ -203,4 +203,4 @@ def test_the_long_audio_recipe_is_a_minute_of_6000_frames():
     config = resolve(["recipe=long_audio", "data.root=."])
     assert config.data.clip_duration_s == 60.0
     assert config.data.name == "folder"
-    assert (config.data.clip_duration_s * 1000 / config.features.frame_shift_ms) == 6000
+    assert (config.data.clip_duration_s * 1000 / config.features["frame_shift_ms"]) == 6000
