@@ -1,4 +1,4 @@
-"""Compare attention backends by number of tokens: time, memory, error to softmax.
+"""Measure attention backends against the number of tokens: time, memory, error.
 
 python benchmarks/attention.py [--tokens 256 1024 ...] [--features 64 256] [--heads 12] [--out FOLDER] [--small]
 

@@ -1,4 +1,4 @@
-"""Compute what a pretraining step costs on many GPUs: arithmetic, memory, bytes sent.
+"""Compute what a pretraining step costs on many GPUs, by formula.
 
 Nothing is measured: rates of a device or a link are its maker's, and the share of them that is reached is assumed.
 """

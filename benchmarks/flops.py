@@ -1,4 +1,4 @@
-"""Count the floating-point operations that a training step needs, by formula."""
+"""Count the floating-point operations of a training step, by formula."""
 
 from __future__ import annotations
 

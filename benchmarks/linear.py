@@ -1,4 +1,4 @@
-"""Linear layers D -> 4 D of each type: weights, operations, time; and the weights of whole encoders.
+"""Measure linear layers D -> 4 D of each type: weights, operations, time.
 
 python benchmarks/linear.py [--tokens 1024] [--rounds 10] [--precision auto] [--out FILE] [--small]
 

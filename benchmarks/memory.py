@@ -1,4 +1,4 @@
-"""Compute the memory of a step on a T4, and the cut that the plan would choose.
+"""Compute the memory of a step on a T4, by formula, and the cut of the plan.
 
 python benchmarks/memory.py        # prints the table of docs/t4.md
 """

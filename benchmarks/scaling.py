@@ -1,4 +1,4 @@
-"""Measure weak and strong scaling on this machine, and bytes of a step against cost.py.
+"""Measure weak and strong scaling on this machine, and the bytes of a step.
 
 python benchmarks/scaling.py [--processes 1 2 4] [--steps 5] [--small]
 

@@ -1,4 +1,4 @@
-"""Compute how long AudioSet-2M takes on one T4, 8 A100 and 32 H100, and how it scales.
+"""Compute how long AudioSet-2M takes on one T4, 8 A100 and 32 H100.
 
 python benchmarks/sizing.py [--out docs/images]       # prints the tables of docs/cluster.md, draws scaling.png
 """

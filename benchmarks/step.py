@@ -1,4 +1,4 @@
-"""Time one training step: thesis-style, naive and exact accumulation, full batch.
+"""Measure one training step several ways in one process.
 
 python benchmarks/step.py [--model base] [--batch 96] [--frames 512 1024] [--t4] [--small] [--profile FOLDER]
 python benchmarks/step.py --ssast [--model base] [--batch 8] [--frames 512]     # beside SSAST's step as released

@@ -1,4 +1,4 @@
-"""Time generated pairs and their share of a step; check very many draws.
+"""Measure generated pairs per second and their share of a step; check many draws.
 
 python benchmarks/synth.py [--model small] [--batch 256] [--seconds 2 5]
 python benchmarks/synth.py --draws 1000000 [--first 0] [--draw-seconds 0.5]

@@ -1,4 +1,4 @@
-"""Steps to compare with: the thesis's loss, and gradients added up the ordinary way."""
+"""Steps to compare with: the thesis's loss, and gradients added up the wrong way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of both launchers: a bare recipe name, Hydra's overrides, some flags."""
+"""Parse the command line of both launchers: recipe name, Hydra's overrides, flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`-m` on this machine: the runs of a sweep in turn, each in processes of its own.
+"""Run a sweep on this machine: its runs in turn, each in processes of its own.
 
 `sweep.json` in the sweep's folder says which there are and how each ended, so that a stopped sweep goes on.
 """

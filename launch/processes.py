@@ -1,4 +1,4 @@
-"""Several processes on this machine, started as torchrun does; a signal reaches each once.
+"""Start several processes on this machine as torchrun does; forward signals once.
 
 torchrun's agent answers Ctrl-C with a second signal to its workers, which the terminal has signalled already; a run
 takes the second one for "stop at once" and leaves without saving. Here the processes are out of the terminal's reach

@@ -1,4 +1,4 @@
-"""What each task of a batch job runs: the recipe, then after a warning the requeue.
+"""Run a recipe as a task of a batch job, and requeue it after a warning.
 
 A signal meets a run at any place, in the middle of a collective operation as well. So it is only noted while the run
 lasts (`vcrast.runs.interrupt`), all ranks save together after the step, `start` returns 128 + the signal's number,

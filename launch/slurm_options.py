@@ -1,4 +1,4 @@
-"""What a batch job asks for: `slurm.*`, checked, as submitit's parameters."""
+"""Check `slurm.*` and turn it into submitit's parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From checked settings to jobs in the queue: executor, batch script, environment, sbatch."""
+"""Submit checked settings: executor, batch script, environment, sbatch."""
 
 from __future__ import annotations
 

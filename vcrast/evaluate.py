@@ -1,4 +1,4 @@
-"""Evaluation: what each entry of `evaluation=[...]` measures, on frozen features or on the finetuned model."""
+"""Evaluation: run what `evaluation=[...]` names, on frozen features or predictions."""
 
 from __future__ import annotations
 

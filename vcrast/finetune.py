@@ -1,4 +1,4 @@
-"""Finetuning: the pretrained encoder learns the labels, with the same loop as pretraining."""
+"""Finetuning: the pretrained encoder learns the labels, in the same loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining: what the source gives, the objective that `objective=...` names, and the one loop."""
+"""Pretraining: the source, the objective that `objective=...` names, the one loop."""
 
 from __future__ import annotations
 

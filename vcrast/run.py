@@ -1,4 +1,4 @@
-"""A recipe: its stages and folds in one run folder, `summary.json` and the report at the end."""
+"""Run a recipe: its stages and folds in one run folder, then summary and report."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Layers over hypercomplex numbers: `linear=quaternion` and `linear=phm`; the maths are in README.md."""
+"""Hypercomplex layers: `linear=quaternion` and `linear=phm`; the maths are in README.md."""

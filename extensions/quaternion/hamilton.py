@@ -1,4 +1,4 @@
-"""Multiplication tables of hypercomplex numbers, and the real matrix that a matrix of such numbers stands for."""
+"""Multiplication tables of hypercomplex numbers, and the real matrices they stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""First weights: the polar initialisation of quaternion layers, and its plain counterpart for other numbers."""
+"""Initialise weights: polar for quaternions, and its plain counterpart for other numbers."""
 
 from __future__ import annotations
 

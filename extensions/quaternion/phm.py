@@ -1,4 +1,4 @@
-"""`linear=phm`: parameterised hypercomplex multiplication, 1/n of the weights, the multiplication table learned."""
+"""`linear=phm`: hypercomplex multiplication with a learned table, 1/n of the weights."""
 
 from __future__ import annotations
 

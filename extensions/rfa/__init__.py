@@ -1,1 +1,1 @@
-"""Random Feature Attention: linear in the number of tokens. `attention=rfa`; the maths are in README.md."""
+"""`attention=rfa`: Random Feature Attention, linear in the tokens; maths in README.md."""

@@ -1,4 +1,4 @@
-"""Random Feature Attention: softmax attention's kernel estimated by random features, linear in the tokens."""
+"""Random Feature Attention: softmax's kernel estimated by random features."""
 
 from __future__ import annotations
 

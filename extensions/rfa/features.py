@@ -1,4 +1,4 @@
-"""Random directions, and the features whose inner products estimate attention's kernel."""
+"""Draw random directions; compute features whose inner products estimate the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels behind one differentiable function, and where they can run."""
+"""Wrap the Triton kernels in one differentiable function, and tell where they run."""
 
 from __future__ import annotations
 

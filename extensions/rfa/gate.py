@@ -1,4 +1,4 @@
-"""Decayed sums over the tokens, in chunks: linear in N, no scan over single tokens, exponents never above 0.
+"""Sum over the tokens with decay, in chunks: linear in N, exponents never above 0.
 
 With keep factors g in (0, 1), token t weighs what token j <= t wrote by (1 - g_j) g_(j+1) ... g_t. Inside a chunk the
 weights are written out; what came before a chunk is one matrix, handed from chunk to chunk.

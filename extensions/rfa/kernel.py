@@ -1,4 +1,4 @@
-"""Triton kernels of ungated Random Feature Attention with Fourier features: the features never reach memory.
+"""Triton kernels of ungated RFA with Fourier features: the features never reach memory.
 
 Two passes each way. Over keys: sums of phi(k) v (and, backward, gradients of k and v). Over queries: the readout (and
 gradients of q and of the sums). A program takes one head of one clip, and a run of token blocks; what it sums it writes

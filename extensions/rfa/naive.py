@@ -1,4 +1,4 @@
-"""The quadratic reference: every N x N matrix written out. For tests and for reading; nothing here is fast."""
+"""Quadratic reference of RFA: every N x N matrix written out, for tests and for reading."""
 
 from __future__ import annotations
 

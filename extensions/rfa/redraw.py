@@ -1,4 +1,4 @@
-"""New random directions every so many optimiser steps: a function of (seed, layer, count), the same after a resume.
+"""Draw new random directions every so many steps: a function of (seed, layer, count).
 
 A backend is not told of steps, and may not count its forwards: micro-batches, views and recomputation make many of one
 step. So it leaves its name here when it computes with gradient, and PyTorch calls back after the optimiser's step. That

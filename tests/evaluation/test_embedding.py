@@ -5,6 +5,7 @@ import torch
 from parts import make_ast
 from ranks import in_ranks
 from safetensors.torch import load_file
+from shipped import shipped
 from test_run import run_here
 
 from vcrast.data.clip import Clip
@@ -14,7 +15,7 @@ from vcrast.features.fbank import Fbank
 
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 SHORT = ("pretrain.steps=2", "stages=[pretrain,evaluate]", "pretrain.watch_every_epochs=9")
-FBANK = {"sample_rate": 16000, "num_mel_bins": 16, "mean": -4.0, "std": 4.0}
+FBANK = shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)
 
 
 class Clips:

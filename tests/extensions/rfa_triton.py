@@ -6,8 +6,13 @@ Prints one JSON line per case: sizes and, of each tensor, the largest difference
 import itertools
 import json
 import sys
+from pathlib import Path
 
 import torch
+
+# Run as a script: the helpers of the tests lie one folder up.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from shipped import shipped
 
 from extensions.rfa.attention import RandomFeatureAttention

@@ -197,7 +197,7 @@ def test_a_cancelled_job_saves_and_stays_away(cluster, tmp_path, capsys):
     record = cluster.wait(job, "CANCELLED")
     assert record["Restarts"] == "0"
     assert "not requeued" in log(tmp_path / "run", job)
-    assert list((tmp_path / "run" / "checkpoints").rglob("*.safetensors"))
+    assert list((tmp_path / "run" / "checkpoints").rglob("*.pt"))
 
 
 def test_a_mistake_on_the_node_is_one_line_and_the_job_has_failed(cluster, tmp_path, capsys):

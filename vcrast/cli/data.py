@@ -1,4 +1,4 @@
-"""`vcrast data`: fetch a dataset, decode it ahead of a run, compute its normalisation, listen to generated sounds."""
+"""`vcrast data`: download, decode ahead, compute the normalisation, preview sounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--dry-run`: check settings and data, run two steps of every stage, say what a run costs."""
+"""`--dry-run`: check settings and data, run two steps of each stage, print the cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exit codes: what goes wrong in a command becomes one line on stderr and a number."""
+"""Turn errors of a command into one line on stderr and an exit code."""
 
 from __future__ import annotations
 

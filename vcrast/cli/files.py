@@ -1,4 +1,4 @@
-"""The sound files that a verb was given, read one by one; a bad one is named and left out."""
+"""Read the sound files given to a verb one by one; name and leave out bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The help of `vcrast run` and `vcrast submit`: recipes, groups, common keys, flags."""
+"""Compose the help of `vcrast run` and `vcrast submit`: recipes, groups, keys, flags."""
 
 from __future__ import annotations
 

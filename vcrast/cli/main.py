@@ -1,4 +1,4 @@
-"""The `vcrast` command; verbs import torch themselves, so that `--help` answers at once."""
+"""The `vcrast` command; verbs import torch when they need it, so `--help` is quick."""
 
 from __future__ import annotations
 

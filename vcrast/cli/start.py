@@ -1,4 +1,4 @@
-"""Start a run, a rehearsal or the print of its settings from a command line's words."""
+"""Run what the words of a command line ask for: a run, a rehearsal or the settings."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         FileNotFoundError: the folder holds nothing of wandb's.
-        ConnectionError: no key, or the server does not answer.
+        OSError: no key, or the server does not answer.
         ValueError: wandb is not installed.
     """
     found = sessions(arguments.folder)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from None
     if reason:
-        raise ConnectionError(f"{arguments.folder}: {len(chosen)} sessions are not sent: {reason}")
+        raise OSError(f"{arguments.folder}: {len(chosen)} sessions are not sent: {reason}")
     for number, folder in enumerate(chosen):
         if not send(folder):
             print(f"vcrast sync: {folder} was not sent; {len(chosen) - number} sessions left", file=sys.stderr)

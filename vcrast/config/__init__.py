@@ -1,1 +1,1 @@
-"""Settings: schemas, composition, saving and resuming; the registries of parts."""
+"""Settings: schemas, composing, saving and resuming; registries of swappable parts."""

@@ -1,4 +1,4 @@
-"""Write a file aside, sync it, rename it: a reader sees the old content or the new, never half."""
+"""Write a file aside, sync it, rename it: a reader never sees half of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compose the settings of a run from `configs/` and a command line; name mistakes."""
+"""Compose a run's settings from `configs/` and the command line; explain mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Name -> builder for every swappable part, and the error that lists what exists.
+"""Registries: name -> builder of every swappable part.
 
 A part is chosen by one YAML file: `name` finds the builder here, `module` is imported first (so that an extension need
 not be imported by the package), every other key is a keyword of the builder. The YAML holds the defaults of these

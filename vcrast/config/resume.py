@@ -1,4 +1,4 @@
-"""Resolve a command line to the settings and the folder of a new or a resumed run."""
+"""Find the settings and folder of a run: a new one, or one that goes on."""
 
 from __future__ import annotations
 

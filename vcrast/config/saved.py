@@ -1,4 +1,4 @@
-"""The settings that a run keeps with it: written and read back."""
+"""Write and read the settings that a run keeps with it."""
 
 from __future__ import annotations
 

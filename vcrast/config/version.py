@@ -1,3 +1,3 @@
-"""The version, where every part may read it: `vcrast/__init__.py` imports parts that need it."""
+"""The version of the package."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Preload of the fork server: import torch once, block the signals of a preempted job.
+"""Preloaded by the fork server: imports torch once, blocks the signals of a job.
 
 The fork server alone imports it; workers inherit both (`vcrast.data.processes`). Blocked rather than ignored:
 multiprocessing and DataLoader install handlers of their own in a new worker, and a signal just then would end it.

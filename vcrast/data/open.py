@@ -1,4 +1,4 @@
-"""Open `data=...`: a checked corpus, its cache, and its normalisation."""
+"""Open the data that `data=...` names: checked corpus, cache, normalisation."""
 
 from __future__ import annotations
 

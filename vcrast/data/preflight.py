@@ -1,4 +1,4 @@
-"""Check a corpus before the first step and list all faults in one error."""
+"""Check a corpus before the first step; all faults in one error."""
 
 from __future__ import annotations
 

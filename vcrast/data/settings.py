@@ -1,4 +1,4 @@
-"""Refuse settings that the chosen source ignores or lacks."""
+"""Refuse settings that the chosen source would ignore."""
 
 from __future__ import annotations
 

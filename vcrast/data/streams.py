@@ -1,4 +1,4 @@
-"""STREAMS: what pretraining hears: training clips, generated pairs without end, or both (`source=...`)."""
+"""STREAMS: the sounds of pretraining (`source=...`): clips, generated pairs, or both."""
 
 from __future__ import annotations
 

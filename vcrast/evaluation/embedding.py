@@ -1,4 +1,4 @@
-"""Embed clips with a frozen encoder: deterministic crops, no views, the backbone's pooling, fp32."""
+"""Embed clips with a frozen encoder: deterministic crops, no views, fp32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Further channels beside the log-mel energy: its differences in time, and the energy of the frame.
+"""Add channels to the log-mel energy: its differences in time, the frame's energy.
 
 All are functions of the filterbank, so views need to change only that, and the data's mean and std stay those of the
 log-mel energies.

@@ -1,4 +1,4 @@
-"""Cutmix: a box of one filterbank replaced by the same box of another clip's, labels mixed by area."""
+"""Cutmix: replace a box of a filterbank by another clip's, mix labels by area."""
 
 from __future__ import annotations
 

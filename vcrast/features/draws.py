@@ -1,4 +1,4 @@
-"""Every random number of a step, as a pure function of (seed, step, name) for the global batch.
+"""Draw every random number of a step as a pure function of (seed, step, name).
 
 A step that reads its random numbers here does not depend on the number of ranks, workers or micro-batches, and a
 resumed run draws what the uninterrupted one would have drawn.

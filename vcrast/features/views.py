@@ -1,4 +1,4 @@
-"""Random views of a batch of clips: the same clip, changed in ways that leave its content alone.
+"""Random views of a batch of clips, batched, without waiting for the device.
 
 Everything is batched, differs from clip to clip and waits for nothing on the device: no loop over clips and no number
 that travels back to the CPU.

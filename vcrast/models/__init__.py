@@ -1,1 +1,1 @@
-"""The encoder and its parts."""
+"""Backbones and their parts; weights in and out."""

@@ -1,4 +1,4 @@
-"""Self-attention: projections and heads here, the mixing of tokens in an exchangeable backend (ATTENTIONS).
+"""Multi-head self-attention with an exchangeable backend (ATTENTIONS).
 
 A backend is a module that gets q, k, v, each (B, H, N, K), and returns (B, H, N, K). It owns no projection, so weights
 learnt under one backend fit another.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from vcrast.config.registry import ATTENTIONS
@@ -46,11 +47,11 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         tokens = cast_once(tokens)
         q, k, v = (self.split(layer(tokens)) for layer in (self.q, self.k, self.v))
-        return self.out(self.mix(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(rearrange(self.mix(q, k, v), "b h n k -> b n (h k)"))
 
     def split(self, values: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, K)."""
-        return values.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return rearrange(values, "b n (h k) -> b h n k", h=self.num_heads)
 
 
 def cast_once(tokens: Tensor) -> Tensor:

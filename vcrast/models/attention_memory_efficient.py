@@ -1,4 +1,4 @@
-"""Softmax attention without the N x N matrix: xformers where its kernels load, else PyTorch's fused kernels."""
+"""Softmax attention without the N x N matrix: xformers' or PyTorch's kernels."""
 
 from __future__ import annotations
 

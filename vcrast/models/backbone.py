@@ -132,9 +132,7 @@ def require(backbone: Backbone, *, drop: bool = False, mask: bool = False, by: s
     """
     name = type(backbone).__name__
     if drop and not backbone.can_drop:
-        raise ValueError(
-            f"{by}: {name} cannot leave tokens out, its layers need the whole grid; set views.patch_drop=0"
-        )
+        raise ValueError(f"{by}: {name} cannot leave tokens out, it needs the whole grid; set views.patch_drop=0")
     if mask and not backbone.can_mask:
         raise ValueError(f"{by}: {name} has no mask token; set views.patch_drop=0")
 

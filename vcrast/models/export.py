@@ -1,4 +1,4 @@
-"""The files of an exported model: `weights.safetensors` and `model.json`, data only, nothing that could run as code.
+"""Write and read exported models: `weights.safetensors` and `model.json`, data only.
 
 `model.json` is written last and holds the hash of the weights: a folder without it holds no model, and weights that
 were replaced without it are noticed.

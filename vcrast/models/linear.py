@@ -1,4 +1,4 @@
-"""LINEARS: the layers that may stand for `nn.Linear` in attention and MLP; the plain one."""
+"""LINEARS: layers that may stand for `nn.Linear`; the plain one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""(B, T, F) filterbanks -> (B, N, D) tokens: one linear map of each patch, patches may overlap."""
+"""Cut (B, T, F) filterbanks into (B, N, D) tokens: one linear map of each patch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -64,7 +65,7 @@ class PatchEmbed(nn.Module):
                 f"filterbank of {planes.shape[1]} channels, the encoder was built for {self.proj.in_channels}; "
                 "use the features it was made with"
             )
-        return self.proj(planes).flatten(2).transpose(1, 2)
+        return rearrange(self.proj(planes), "b d t f -> b (t f) d")
 
 
 def whole_pair(name: str, value: Sequence[int]) -> tuple[int, int]:

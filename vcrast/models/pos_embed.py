@@ -1,4 +1,4 @@
-"""Positions of patches, tied to physical time and frequency rather than to a patch's number.
+"""Positions of patches in physical time and frequency, not by patch number.
 
 A patch's coordinate is its start divided by the patch size. So a patch that starts at frame 160 gets the same vector in
 a long and in a short clip, with overlapping patches and without.

@@ -1,4 +1,4 @@
-"""Weights from a file of ours, or from a timm vision transformer, into an encoder. The only import of timm here."""
+"""Load weights into an encoder: a file of ours, or a timm vision transformer."""
 
 from __future__ import annotations
 

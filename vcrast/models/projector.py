@@ -1,4 +1,4 @@
-"""The expander between a clip's vector and the two-view loss."""
+"""The expander between a clip's vector and a two-view loss."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is learnt: each objective represents clips, then scores the whole batch."""
+"""What is learnt: objectives, their losses, and the EMA teacher."""

@@ -1,4 +1,4 @@
-"""OBJECTIVES: the contract of what is learnt, and the views that most objectives start from.
+"""OBJECTIVES: the contract of what is learnt, and views that most objectives share.
 
 A step of any objective is `prepare` (random choices, whole batch, no gradient), `represent` (the expensive part, in
 micro-batches, perhaps twice), then losses of single clips and losses of the whole batch (`vcrast.training.exact`).

@@ -1,4 +1,4 @@
-"""The three terms of the VCR loss, and the value below which a batch cannot bring them.
+"""The three terms of the VCR loss, and the floor that a batch cannot go below.
 
 The VICReg authors' code is the reference; where it differs from the paper, the docstrings say so.
 """

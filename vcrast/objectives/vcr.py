@@ -1,4 +1,4 @@
-"""Variance-Invariance-Covariance: two views of a clip, one encoder, an expander, no negatives.
+"""VCR: variance, invariance and covariance of two views; no negatives.
 
 Source: Bardes, Ponce, LeCun 2022, arXiv:2105.04906; the authors' code where the two differ (see `terms.py`).
 """

@@ -1,1 +1,1 @@
-"""The run folder and its life: stages, checkpoints, log, lock, summary, comparison, report."""
+"""The run folder: stages, checkpoints, log, lock, summary, comparison, report."""

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: waiting for data, or computing."""
+"""Split the time of a step into waiting for data and computing."""
 
 from __future__ import annotations
 

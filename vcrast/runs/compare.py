@@ -1,4 +1,4 @@
-"""Runs side by side: which settings differ, what each variant reached over its seeds, how sure a difference is."""
+"""Compare runs: settings that differ, means over seeds, paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run ran on: machine, versions, commit and command line, without anything secret."""
+"""Describe the machine, versions, commit and command of a run, without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted in the handler, acted on between steps, where saving is safe."""
+"""Note signals that ask a run to stop; act on them between steps."""
 
 from __future__ import annotations
 

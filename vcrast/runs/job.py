@@ -1,4 +1,4 @@
-"""One fold of a run: its settings, clips, device and log, and the parts that every stage builds alike."""
+"""One fold of a run: its settings, clips, device, log, and parts of every stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run per folder: filelock's lease, and what to tell whoever finds the folder in use.
+"""Lock a run folder with filelock's lease; say who holds it.
 
 The lease is a file that its run touches every few seconds. A run on the same machine that has ended loses it at once;
 of any other, one in another container of this machine included, only the missing heartbeat tells that it is gone.

@@ -1,4 +1,4 @@
-"""A run's numbers, to metrics.jsonl and to trackers. The only file that imports wandb.
+"""Log a run's numbers to metrics.jsonl and to trackers; the only import of wandb.
 
 A tracker that is down, slow or broken costs a warning and its curves, never a step of training.
 """

@@ -1,4 +1,4 @@
-"""Messages of a run: short on stderr, with date and level in <run>/train.log."""
+"""Log messages of a run: short on stderr, with date and level in train.log."""
 
 from __future__ import annotations
 

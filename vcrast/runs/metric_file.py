@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line, valid after a kill at any moment and free of repeats after a resume."""
+"""metrics.jsonl: valid after a kill at any moment, free of repeats after a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts that both training stages build alike: optimiser, engine, schedule."""
+"""Build what both training stages need: optimiser, engine, schedule."""
 
 from __future__ import annotations
 

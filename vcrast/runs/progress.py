@@ -1,4 +1,4 @@
-"""How far a stage is: one live line on a terminal, a plain line now and then in a file or a batch job's log."""
+"""Show how far a stage is: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

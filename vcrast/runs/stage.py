@@ -1,4 +1,4 @@
-"""A training stage's life: where it begins, what it logs and watches, when it saves, how it stops."""
+"""Begin, log, watch, save and stop a training stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`summary.json`: what each stage of each fold reached, with means and standard deviations over the folds."""
+"""`summary.json`: what each stage of each fold reached, mean and std over folds."""
 
 from __future__ import annotations
 

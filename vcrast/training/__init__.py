@@ -1,1 +1,1 @@
-"""How it is learnt: exact large batches, engine, optimisers, schedules, checkpoints, logs."""
+"""How it is learnt: the exact step, engines, optimisers, schedules, ranks."""

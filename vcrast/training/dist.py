@@ -1,4 +1,4 @@
-"""Which process this is, of how many, and everything that processes say to each other.
+"""torch.distributed wrappers: rank, collectives, errors that name the peer.
 
 Numbers on the GPU travel over NCCL. What decides where the program goes next (out of memory, a signal, what is on disk)
 travels over gloo between the CPUs, so that asking never makes a CPU wait for its GPU.

@@ -1,4 +1,4 @@
-"""ENGINES: autocast, backward, optimiser step, save and load on plain PyTorch; bad gradients never reach the weights.
+"""ENGINES: plain PyTorch; bad gradients never reach the weights.
 
 Several processes hold the same weights and average their gradients once a step, so that each makes the same update.
 

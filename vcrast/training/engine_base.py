@@ -1,4 +1,4 @@
-"""The contract of an engine, and what all engines share: autocast, counters, buffers, checks of a saved state."""
+"""The contract of an engine, and what all engines share."""
 
 from __future__ import annotations
 

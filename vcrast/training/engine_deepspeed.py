@@ -1,4 +1,4 @@
-"""ENGINES: the same verbs on DeepSpeed's ZeRO, which splits optimiser, gradients and weights over the processes.
+"""ENGINES: DeepSpeed's ZeRO, which splits optimiser, gradients and weights.
 
 DeepSpeed is told that it trains in fp32, which is true of weights and gradients. Autocast and the loss scale are our
 own. Its half-precision sections would cast the whole module, BatchNorm and loss included, and its `torch_autocast` has

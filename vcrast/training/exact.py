@@ -1,4 +1,4 @@
-"""The gradient of a large batch, exactly, in the memory of a small one: gradient caching with checkpointing.
+"""The gradient of a large batch in the memory of a small one, exactly.
 
 Variance, covariance and BatchNorm are statistics of the batch, so the mean of micro-batch gradients is not the batch's
 gradient; after some training it does not even point the same way. Here the encoder, which needs the memory, runs in

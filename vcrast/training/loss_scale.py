@@ -1,4 +1,4 @@
-"""Loss scaling for fp16, decided on the device."""
+"""Scale the loss of fp16, decided on the device."""
 
 from __future__ import annotations
 

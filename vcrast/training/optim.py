@@ -1,4 +1,4 @@
-"""OPTIMS: AdamW and LARS, and the groups that tell which parameter gets what decay and rate."""
+"""OPTIMS: AdamW and LARS, and parameter groups with their decay and rate."""
 
 from __future__ import annotations
 

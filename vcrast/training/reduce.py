@@ -1,4 +1,4 @@
-"""Average the gradients of all processes, once a step, while the backward is still running."""
+"""Average the gradients of all processes while the backward is still running."""
 
 from __future__ import annotations
 

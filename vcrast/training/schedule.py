@@ -1,4 +1,4 @@
-"""Learning rate of a step: warm-up, then a cosine, or cuts when the loss stops falling."""
+"""SCHEDULES: warm-up, then a cosine, or cuts when the loss stops falling."""
 
 from __future__ import annotations
 

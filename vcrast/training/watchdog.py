@@ -1,4 +1,4 @@
-"""A wait for other processes that lasts too long ends the process, says who is missing, and shows where it stands.
+"""End a process that waits too long for others; say who is missing and where.
 
     with Watchdog(timeout_s=1800, rank=rank, world_size=world_size, store=store):
         ...

@@ -1,4 +1,4 @@
-"""Weights and moments that ZeRO has split over the processes: gathered by name for a checkpoint, and scattered again.
+"""Gather weights and moments that ZeRO has split, by name, and scatter them again.
 
 The layout is that of a plain module's and a plain AdamW's `state_dict`, so that either engine reads what the other
 wrote. Tensors travel one at a time. DeepSpeed keeps, for each parameter group, one flat fp32 tensor of this process's

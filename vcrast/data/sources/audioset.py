@@ -1,4 +1,4 @@
-"""AudioSet (Gemmeke et al. 2017): two million segments of 10 s, 527 classes, several a clip."""
+"""AudioSet: two million segments of 10 s, 527 classes, several a clip; your own copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ESC-10: the 10-class part of ESC-50, from its folder or one with these 400 clips alone."""
+"""ESC-10: the 10-class part of ESC-50, from its folder or one of these 400 clips."""
 
 from __future__ import annotations
 

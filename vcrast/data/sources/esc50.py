@@ -1,4 +1,4 @@
-"""ESC-50: 2000 recordings of 5 s, 50 classes, 5 folds.
+"""ESC-50: 2000 environmental recordings of 5 s, 50 classes, 5 folds.
 
 Source: Piczak 2015, "ESC: Dataset for environmental sound classification", doi:10.1145/2733373.2806390.
 """

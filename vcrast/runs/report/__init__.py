@@ -1,1 +1,1 @@
-"""A run folder -> figures, one self-contained HTML page, and the table at the end of a run."""
+"""Figures, one self-contained HTML page, and the table at the end of a run."""

@@ -1,4 +1,4 @@
-"""A comparison as pictures: every run's final numbers, and the curves that led there."""
+"""Draw a comparison: every run's final numbers, and the curves of training."""
 
 from __future__ import annotations
 

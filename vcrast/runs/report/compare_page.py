@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs neither network nor script: table, dots, curves, every run."""
+"""Write a comparison as one HTML file without network or script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison as text cells: a table for terminal, Markdown and page alike, and a row per run for programs."""
+"""A comparison as text cells, for terminal, Markdown and page; rows for programs."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def is_share(metric: Metric) -> bool:
 
 
 def title(found: Comparison, name: str) -> str:
-    """A column's name: short, with its unit, and its stage unless that is `evaluate`."""
+    """A column's name: short, with its unit; without a short one its stage, too, unless that is `evaluate`."""
     stage, _, own = name.partition(".")
     metric = found.metric(name)
-    text = (metric.short or own.replace("_", " ")) if stage == "evaluate" else name
+    text = metric.short or (own.replace("_", " ") if stage == "evaluate" else name)
     return f"{text}, %" if is_share(metric) else text

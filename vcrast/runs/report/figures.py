@@ -1,4 +1,4 @@
-"""The figures of a report. Each returns its drawing with the numbers in it; none touches pyplot's global state."""
+"""Draw the figures of a report; each returns its drawing with its numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The headline numbers of a run as text cells: one table for the terminal and for the page."""
+"""A run's numbers as one table of text cells, for terminal and page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page to listen to: generated pairs side by side, their spectrograms and parameters; one file without scripts."""
+"""Write a page to listen to generated pairs, with spectrograms and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers behind the figures, apart from the drawing, so that they can be checked by hand."""
+"""Compute the numbers behind the figures, apart from the drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder -> figures/*.png and report.html, one file that needs neither network nor script."""
+"""Write figures/*.png and report.html of a run folder."""
 
 from __future__ import annotations
 

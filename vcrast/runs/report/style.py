@@ -1,4 +1,4 @@
-"""How every figure looks: colours that colour-blind readers tell apart, quiet axes, text that is never parsed."""
+"""Style of all figures: colours told apart by all readers, text never parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that ends a run in the terminal."""
+"""Print the table that ends a run in the terminal."""
 
 from __future__ import annotations
 

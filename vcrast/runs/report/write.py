@@ -1,4 +1,4 @@
-"""From a template to a file: everything filled in is escaped, and a reader never sees half a page."""
+"""Render a Jinja template to HTML: autoescaped, written atomically."""
 
 from __future__ import annotations
 
