@@ -20,9 +20,9 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-# Everything; plain `pytest` leaves the slow tests out. One process a core, one thread each (tests/conftest.py).
+# Everything; plain `pytest` leaves the slow tests out. One process a core (pyproject.toml), one thread each (tests/conftest.py).
 test: check
-	$(RUN) -m pytest -m "" --numprocesses auto --dist loadgroup
+	$(RUN) -m pytest -m ""
 
 # All that wants a GPU, in nine minutes: tests, step, memory, attention, features, two minutes of training.
 # Results in $OUT or outputs/device; ESC10=DIR evaluates on real sounds; `benchmarks/device.py --rehearse` needs no GPU.

@@ -85,7 +85,7 @@ def pytest_commands(plan: Plan, seconds: float) -> list[list[str]]:  # noqa: ARG
     """The GPU tests; in a rehearsal one file of them, which skips."""
     files = [ROOT / "tests/models/test_attention.py"] if plan.toy else gpu_tests()
     names = [str(file.relative_to(ROOT)) for file in files]
-    return [[sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "-p", "no:cacheprovider", *names]]
+    return [[sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "gpu", "-vv", "-p", "no:cacheprovider", *names]]
 
 
 def outcomes(plan: Plan, log: str) -> dict[str, Any]:  # noqa: ARG001

@@ -17,6 +17,8 @@ from vcrast.config.saved import load_config
 from vcrast.run import run
 from vcrast.runs import checkpoint
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("pretrain.steps=3", "finetune.steps=3")
 
 CHOICES = {

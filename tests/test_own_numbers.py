@@ -13,6 +13,8 @@ from vcrast.runs.compare import compare
 from vcrast.runs.report.compare_page import write_comparison
 from vcrast.runs.report.summary_table import print_summary
 
+pytestmark = pytest.mark.slow
+
 MODULE = """
 from vcrast.config.metric import Metric
 from vcrast.config.registry import EVALUATIONS, OBJECTIVES

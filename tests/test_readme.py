@@ -12,6 +12,8 @@ from launch.sweep import expand
 from vcrast.cli.main import parser
 from vcrast.config.compose import compose
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "extensions").rglob("*.md"))]
 

@@ -17,6 +17,8 @@ from vcrast.cli.start import start
 from vcrast.config.resume import resolve
 from vcrast.run import run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

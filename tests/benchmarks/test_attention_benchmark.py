@@ -1,7 +1,10 @@
+import pytest
 import torch
 
 from benchmarks.attention import PeakMemory, error, heads, main
 from vcrast.models.attention import SoftmaxAttention
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_small_benchmark_writes_table_and_plot(tmp_path, capsys):

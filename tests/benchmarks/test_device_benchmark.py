@@ -8,6 +8,8 @@ import pytest
 from benchmarks.device import PARTS, Part, Plan, gpu_tests, num_steps, outcomes, run_part, summary
 from benchmarks.needs import closure, packages
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

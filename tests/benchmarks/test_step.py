@@ -21,6 +21,8 @@ from vcrast.models import attention_memory_efficient
 from vcrast.objectives.terms import covariance_term
 from vcrast.training.device import resolve_precision
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -9,6 +9,8 @@ from benchmarks import synth
 from benchmarks.synth import COLUMNS, Tally, audible, main, parse
 from vcrast.data.synth.pairs import Doppelgangers
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

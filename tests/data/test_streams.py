@@ -23,6 +23,8 @@ from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
 from vcrast.run import run
 
+pytestmark = pytest.mark.slow
+
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 
 

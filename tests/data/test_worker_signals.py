@@ -17,6 +17,8 @@ from vcrast.data import audio
 from vcrast.data.clip import Clip
 from vcrast.data.loader import training_batches
 
+pytestmark = pytest.mark.slow
+
 
 def generated(path, rate):
     time.sleep(0.02)

@@ -13,6 +13,8 @@ from vcrast.data.loader import Batch
 from vcrast.evaluation.embedding import Embedder, fingerprint
 from vcrast.features.fbank import Fbank
 
+pytestmark = pytest.mark.slow
+
 PAIRS = ("source=synth", "views=masks", "source.num_layers=1", "source.pairs_per_epoch=64")
 SHORT = ("pretrain.steps=2", "stages=[pretrain,evaluate]", "pretrain.watch_every_epochs=9")
 FBANK = shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)

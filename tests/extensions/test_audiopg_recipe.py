@@ -10,6 +10,8 @@ from vcrast.cli.main import main
 from vcrast.cli.start import start
 from vcrast.config.compose import compose
 
+pytestmark = pytest.mark.slow
+
 MIXED = (
     "stages=[finetune]", "finetune.objective.mixup_probability=0.5", "finetune.objective.mixup_alpha=0.8",
     "finetune.objective.cutmix_probability=0.5", "finetune.objective.label_smoothing=0.1", "finetune.drop_path=0.1",

@@ -30,6 +30,8 @@ from vcrast.runs.report.figures import views_figure
 from vcrast.training.exact import Split, exact_backward
 from vcrast.training.optim import parameter_groups
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 4
 

@@ -23,6 +23,8 @@ from vcrast.models.pretrained import load_encoder
 from vcrast.run import run
 from vcrast.training.exact import Split, exact_backward
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "attention"
 RFA = shipped_options("attention/rfa")

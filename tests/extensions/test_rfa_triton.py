@@ -10,6 +10,8 @@ import pytest
 import torch
 from shipped import shipped
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("triton")
 

@@ -9,6 +9,8 @@ import pytest
 
 from launch.arguments import Program, hydra_line, parse, resumed_folder
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -14,6 +14,8 @@ from launch import local_sweep
 from launch.arguments import Program, parse
 from launch.local import main
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["demo", *SMALL[1:]]
 LOCAL = Program.of_script("launch/local.py")
 

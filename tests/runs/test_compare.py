@@ -19,6 +19,8 @@ from vcrast.runs.compare import Run, compare, differing, group, telling
 from vcrast.runs.report.compare_figure import curves_figure, dots_figure, mean_curve
 from vcrast.runs.report.compare_page import write_comparison
 
+pytestmark = pytest.mark.slow
+
 METRICS = {**Classifier.metrics, **NearestNeighbours.metrics}
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from vcrast.runs.interrupt import Interrupt
 
+pytestmark = pytest.mark.slow
+
 
 def raise_signal(number: int) -> None:
     os.kill(os.getpid(), number)

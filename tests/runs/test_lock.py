@@ -18,6 +18,8 @@ from filelock import SoftFileLease
 from vcrast.runs import lock
 from vcrast.runs.lock import RunLock, RunLockedError
 
+pytestmark = pytest.mark.slow
+
 BEAT = {"silent_s": 1.0, "beat_every_s": 0.1}
 
 HOLD = """

@@ -17,6 +17,8 @@ import pytest
 from vcrast.runs import log as log_module
 from vcrast.runs.log import MetricLog
 
+pytestmark = pytest.mark.slow
+
 
 def read(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

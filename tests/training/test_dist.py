@@ -24,6 +24,8 @@ from vcrast.training.dist import (
     world_size,
 )
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 

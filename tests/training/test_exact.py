@@ -265,6 +265,7 @@ def test_a_kept_graph_changes_no_bit(precision):
     assert all(torch.equal(again[0][name], kept[0][name]) for name in again[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [False, True])
 def test_compiled_micro_batches_give_the_whole_batchs_gradient(blocks, monkeypatch):
     # Dynamo and the compiled backward, without the C++ compiler that the usual backend needs.

@@ -16,7 +16,7 @@ from vcrast.training.dist import gather_rows, rank, rank_slice, world_size
 from vcrast.training.exact import Split, exact_backward
 from vcrast.training.reduce import BUCKET_BYTES, GradientAverage, in_buckets
 
-pytestmark = pytest.mark.xdist_group("exact ranks")  # what its processes found is shared
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exact ranks")]  # what its processes found is shared
 BATCH = 12
 LABELS = torch.eye(3)[torch.arange(BATCH) % 3]
 

@@ -14,6 +14,8 @@ import pytest
 from vcrast.training import watchdog
 from vcrast.training.watchdog import EXIT_CODE, HangError, Watchdog, note_step, watched
 
+pytestmark = pytest.mark.slow
+
 SETUP = """
     import datetime, logging, os, sys, time
     import torch

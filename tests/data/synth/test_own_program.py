@@ -16,6 +16,8 @@ from vcrast.config.resume import resolve
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.run import run
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "synthetic.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## A sound of your own\n")[2].partition("\n## ")[0]
 (PATH, CODE), *OTHERS = re.findall(r"```python\n# (\S+)\n(.*?)```", SECTION, re.DOTALL)

@@ -14,6 +14,8 @@ from vcrast.runs.record import read_run
 from vcrast.runs.report.page import facts, shown, write_report
 from vcrast.runs.report.summary_table import print_summary
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "a & b", "$x$", "_u", "é", "z"]
 
 
