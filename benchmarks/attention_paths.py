@@ -1,4 +1,4 @@
-"""Compare ways of attention on a CPU: written out, PyTorch's flash kernel, PyTorch's math path.
+"""Compare attention on a CPU: written out, PyTorch's flash kernel, its math path.
 
 python benchmarks/attention_paths.py [--tokens 32 124 ...] [--widths 64] [--clips 16] [--json FILE]
 

@@ -1,1 +1,1 @@
-"""Research parts: each registers itself and is imported only when a config names its module."""
+"""Research parts: imported only when a config names their module."""

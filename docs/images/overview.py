@@ -1,4 +1,4 @@
-"""Draw the README's picture from a run folder: python docs/images/overview.py runs/demo/<time>."""
+"""Draw the README's picture: python docs/images/overview.py runs/demo/<time>."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Envelopes of events: attack, decay, sustain and release (ADSR), with exponential damping."""
+"""Shape events over time: attack, decay, sustain, release (ADSR) and damping."""
 
 from __future__ import annotations
 

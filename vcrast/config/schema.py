@@ -1,4 +1,4 @@
-"""The schemas of `configs/`: names and types of every setting (`compose.py` reads the files).
+"""Declare the names and types of every setting (`compose.py` reads the files).
 
 Hydra composes the YAML files, the dataclasses below check names and types. Groups whose options belong to a swappable
 part (such as `source`, `model`, `attention`, `objective`, `optim`, `engine`, `evaluation`) are plain mappings here: the

@@ -1,4 +1,4 @@
-"""Choose the micro-batch size: memory measured on a few clips, predicted for all, least extra work.
+"""Choose the micro-batch size from memory measured on a few clips.
 
 A step is a pure function and can be undone, so its memory can be tried out before the first one. What grows with the
 micro-batch is measured with two sizes; a straight line through them says what any other cut would take. The prediction
