@@ -33,7 +33,6 @@ class Projector(nn.Module):
         for narrow, wide in pairwise(widths[:-1]):
             layers += [nn.Linear(narrow, wide), nn.BatchNorm1d(wide), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
-        self.dim_out = widths[-1]
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, D) -> (B, P)."""

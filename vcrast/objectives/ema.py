@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -51,8 +50,3 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float, skipped:
         own.lerp_(other.to(own.dtype), (1 - momentum) * (~skipped).to(own.dtype))
     for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
         mine.copy_(torch.where(skipped, mine, theirs))
-
-
-def cosine_momentum(start: float, progress: float) -> float:
-    """Momentum that rises from `start` to 1 along half a cosine; `progress` in [0, 1]. Source: arXiv:2006.07733."""
-    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
