@@ -3,6 +3,7 @@
 import torch
 
 from vcrast.data.loader import Batch
+from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.models.backbone import build_backbone
 from vcrast.objectives.base import Task
 from vcrast.objectives.supervised import Supervised
@@ -53,6 +54,15 @@ def make_adamw(module, **options):
 def make_lars(module, **options):
     usual = {"lr": 0.2, "weight_decay": 1e-6, "momentum": 0.9, "trust_coeff": 1e-3, "layer_decay": 1.0}
     return lars(module, **{**usual, **options})
+
+
+def make_doppelgangers(**options):
+    """Pairs of half a second at 16 kHz."""
+    usual = {
+        "num_samples": 8000, "sample_rate": 16000, "seed": 0, "distance": 0.15, "distances": {}, "final_distance": None,
+        "distance_steps": 0, "program": "layers", "num_layers": 2,
+    }  # fmt: skip
+    return Doppelgangers(**{**usual, **options})
 
 
 def make_engine(module, optimizer=None, *, kind="torch", **options):

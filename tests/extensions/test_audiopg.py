@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import NUM_DRAWS, RATE, assert_sounds, level_at, loudness, strongest_hz
+from parts import make_doppelgangers
 
 from extensions.audiopg.program import LAYER, SCENE, WAVEFORMS, AudioPG, tone
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
-from vcrast.data.synth.pairs import Doppelgangers
 
 GRID = Grid(2 * RATE, RATE, torch.device("cpu"))
 PROGRAM = AudioPG(num_layers=1, grid=GRID)
@@ -197,8 +197,7 @@ def test_layers_lie_on_top_of_each_other():
 
 
 def stream(num_samples=RATE // 2, **options):
-    options = {"program": "audiopg", "distance": 0.15, **options}
-    return Doppelgangers(num_samples=num_samples, sample_rate=RATE, seed=0, **options)
+    return make_doppelgangers(**{"num_samples": num_samples, "sample_rate": RATE, "program": "audiopg", **options})
 
 
 @given(st.data(), st.integers(2, 21), st.integers(0, 10**9))
@@ -244,7 +243,7 @@ def test_corners_of_the_space_sound(seed, num_samples, num_layers):
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_high_rates_sound_too(rate):
-    wavs = Doppelgangers(num_samples=rate, sample_rate=rate, seed=0, distance=0.15, program="audiopg").batch(0, 8).wavs
+    wavs = make_doppelgangers(num_samples=rate, sample_rate=rate, program="audiopg").batch(0, 8).wavs
     assert_sounds(wavs.flatten(0, 1))
 
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from parts import make_doppelgangers
 
 from extensions.sound_probe.audible import audible
 from extensions.sound_probe.probe import FEWEST, Probed, enough, generate, kind_of, probe, score, targets
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
-from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.data.synth.program import KINDS, Layers
 
 RATE = 16000
@@ -175,7 +175,7 @@ def test_sounds_are_none_of_pretrainings_and_more_of_them_begin_with_the_fewer()
     many = next(generate(16, GRID, seed=0, num_layers=1))
     assert torch.equal(few.units, many.units[:10])
     torch.testing.assert_close(few.wavs, many.wavs[:10], atol=1e-4, rtol=0)
-    pretraining = Doppelgangers(**SHORT, seed=0, distance=0.0, num_layers=1).batch(0, 10)
+    pretraining = make_doppelgangers(**SHORT, distance=0.0, num_layers=1).batch(0, 10)
     assert not torch.isin(few.units, pretraining.units).any(dim=1).all()
 
 

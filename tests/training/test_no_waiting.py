@@ -8,14 +8,23 @@ import contextlib
 
 import pytest
 import torch
-from parts import make_adamw, make_ast, make_batch, make_engine, make_lars, make_supervised, make_task, make_vcr
+from parts import (
+    make_adamw,
+    make_ast,
+    make_batch,
+    make_doppelgangers,
+    make_engine,
+    make_lars,
+    make_supervised,
+    make_task,
+    make_vcr,
+)
 from shipped import shipped
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy import ToyMAE
 
 import extensions.audiopg.program  # noqa: F401  (registers the program)
-from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
@@ -169,7 +178,7 @@ def label(case):
 
 @pytest.mark.parametrize("program", ["layers", "audiopg"])
 def test_generated_pairs_read_nothing(program, monkeypatch):
-    sounds = Doppelgangers(num_samples=8000, sample_rate=16000, seed=0, distance=0.15, program=program)
+    sounds = make_doppelgangers(program=program)
     plain = sounds.batch(1, BATCH)
     with strictly(monkeypatch):  # raises where a value is read
         found = sounds.batch(1, BATCH)

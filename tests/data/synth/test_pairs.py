@@ -10,17 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import NUM_DRAWS, RATE, assert_sounds
+from parts import make_doppelgangers
 
 from vcrast.data.synth.control import Grid
 from vcrast.data.synth.counter import Dice
-from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.data.synth.program import Layers
 
 HALF_SECOND = RATE // 2
 
 
-def stream(num_samples=HALF_SECOND, seed=0, **options):
-    return Doppelgangers(num_samples=num_samples, sample_rate=RATE, seed=seed, **{"distance": 0.15, **options})
+def stream(num_samples=HALF_SECOND, **options):
+    return make_doppelgangers(**{"num_samples": num_samples, "sample_rate": RATE, **options})
 
 
 def test_a_batch():
@@ -185,7 +185,7 @@ def test_mistakes_are_named(options, said):
 
 def test_a_low_rate_and_a_wrong_slice_are_named():
     with pytest.raises(ValueError, match=r"data\.sample_rate=8000: generated sounds reach 7 kHz"):
-        Doppelgangers(num_samples=8000, sample_rate=8000, seed=0, distance=0.1)
+        stream(sample_rate=8000)
     with pytest.raises(ValueError, match=r"positions \[2, 2\) do not lie in a batch of 4 pairs"):
         stream().batch(0, 4, start=2, stop=2)
 

@@ -6,6 +6,7 @@ import wave
 import numpy as np
 import pytest
 import torch
+from parts import make_doppelgangers
 from PIL import Image
 
 from extensions.audiopg.program import WAVEFORMS
@@ -63,7 +64,7 @@ def test_the_page_of_the_other_program_names_its_own_parameters(tmp_path):
     for name, times in (("waveform", 8), ("damping_hz", 8), ("background_tilt", 4)):
         assert page.count(f"<td>{name}</td>") == times
     assert re.findall(r"<h3>([^<]+)</h3>", page) == ["Layer 1", "Layer 2", "The whole"] * 4
-    sounds = doppelgangers(compose([]).data, duration_s=0.6, seed=0, distance=0.15, program="audiopg")
+    sounds = make_doppelgangers(num_samples=9600, program="audiopg")
     values = sounds.space.physical(sounds.batch(0, 4).units[:, 0])
     captions = re.findall(r'<p class="soft">([^<]+); (\d) bursts?</p>', page)
     for row, (caption, bursts) in enumerate(captions):

@@ -66,17 +66,17 @@ class Doppelgangers:
         sample_rate: int,
         seed: int,
         distance: float,
-        distances: Mapping[str, float] | None = None,
-        final_distance: float | None = None,
-        distance_steps: int = 0,
-        program: str = "layers",
-        num_layers: int = 2,
+        distances: Mapping[str, float],
+        final_distance: float | None,
+        distance_steps: int,
+        program: str,
+        num_layers: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self.grid = Grid(num_samples, sample_rate, torch.device(device))
         self.program: Program = PROGRAMS.get(program)(num_layers=num_layers, grid=self.grid)
         self.space, self.num_layers, self.seed = self.program.space, num_layers, seed
-        self.distance, self.own = distance, dict(distances or {})
+        self.distance, self.own = distance, dict(distances)
         self.final_distance, self.distance_steps = final_distance, distance_steps
         self.chunk = CHUNK.get(self.grid.device.type, LARGE_CHUNK)
         self._check()
