@@ -1,4 +1,4 @@
-"""Every test starts from the same seed, on one thread (sums depend on how many share them), with its own cache."""
+"""Give every test the same seed, one thread and its own cache."""
 
 import os
 

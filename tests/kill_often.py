@@ -1,4 +1,4 @@
-"""Run `vcrast.cli.start.start` in forked children and kill each with SIGKILL after a random time, then let one finish.
+"""Kill forked runs with SIGKILL at random times, then let one finish.
 
 python kill_often.py NUM_KILLS OVERRIDE...
 

@@ -1,4 +1,4 @@
-"""Analysis of sounds that knows nothing of how they were made: peaks of spectra, autocorrelation, decay."""
+"""Measure sounds: peaks of spectra, autocorrelation, decay."""
 
 import numpy as np
 import torch

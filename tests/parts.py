@@ -1,4 +1,4 @@
-"""Small parts for tests: every option has a value here, so that a test names only what it is about."""
+"""Make small parts for tests, with a value for every option."""
 
 import torch
 
@@ -63,6 +63,20 @@ def make_doppelgangers(**options):
         "distance_steps": 0, "program": "layers", "num_layers": 2,
     }  # fmt: skip
     return Doppelgangers(**{**usual, **options})
+
+
+def assert_a_gpu_makes_the_same(**options):
+    """Pairs made on a GPU are those of the CPU, up to rounding, and making them waits for nothing."""
+    on_gpu = make_doppelgangers(device="cuda", **options)
+    on_gpu.batch(0, 8)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pairs = on_gpu.batch(1, 8)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected = make_doppelgangers(**options).batch(1, 8)
+    torch.testing.assert_close(pairs.units.cpu(), expected.units, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pairs.wavs.cpu(), expected.wavs, rtol=0, atol=5e-3)
 
 
 def make_engine(module, optimizer=None, *, kind="torch", **options):

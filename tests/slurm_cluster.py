@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine, for tests: munged, slurmctld and two slurmd in a folder of their own.
+"""Start a real Slurm of two nodes on this machine: munged, slurmctld, two slurmd.
 
 python tests/slurm_cluster.py        # starts one, prints how to use it, ends it on Ctrl-C
 """

@@ -1,4 +1,4 @@
-"""The smallest run that goes through every stage: seconds on one core. Used by the end-to-end and the fault tests."""
+"""Describe the smallest run through every stage, seconds on one core."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A whole run under DeepSpeed in two processes, stopped by a signal, and continued under another engine."""
+"""Stop a run under DeepSpeed in two processes; continue it under another engine."""
 
 import importlib.util
 import json

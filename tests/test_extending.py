@@ -1,4 +1,4 @@
-"""docs/extending.md is run: its code and YAML, as they stand there, laid over packages and configs, in whole runs."""
+"""Run the code and YAML of docs/extending.md in whole runs."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""The direction of imports, walked in the source: a part knows what lies below it and nothing else."""
+"""Check the direction of imports between the rooms, from the source."""
 
 import ast
 from pathlib import Path

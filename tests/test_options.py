@@ -1,4 +1,4 @@
-"""Every choice of the command line goes through all stages; the models that come out can be used."""
+"""Take every choice of the command line through all stages."""
 
 import csv
 import json

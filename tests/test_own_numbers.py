@@ -1,4 +1,4 @@
-"""Numbers of one's own: an objective's parts and an evaluation's metrics are shown everywhere, unasked."""
+"""Check that a part's own losses and metrics are shown everywhere."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A whole run, end to end on synthetic sounds: what it leaves behind, stopping, going on, and what it refuses."""
+"""Run a whole job on synthetic sounds: files, stopping, resuming, refusals."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty environment and used from an empty folder, far from the clone."""
+"""Install the wheel into an empty environment and use it away from the clone."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The judge of the contracts: a small masked autoencoder with everything that a two-view method does not need.
+"""Define a small masked autoencoder that needs all of the objective's contract.
 
 A decoder with a loss per token, cluster masks of unequal size, an EMA teacher, three losses of which one is of the
 batch and two are of single clips weighted by their masked tokens, views of two lengths.

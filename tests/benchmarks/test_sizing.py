@@ -1,4 +1,4 @@
-"""The cost model of docs/cluster.md: by hand, against a ring written out, against processes that count their bytes."""
+"""Check the cost model of docs/cluster.md by hand and against processes that count bytes."""
 
 import argparse
 import math

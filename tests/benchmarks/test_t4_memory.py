@@ -1,4 +1,4 @@
-"""The memory model of docs/t4.md: equal to what PyTorch keeps, and the document equal to the model."""
+"""Check the memory model of docs/t4.md against what PyTorch keeps."""
 
 from pathlib import Path
 

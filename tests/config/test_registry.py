@@ -95,9 +95,18 @@ RIGHT = {
 }  # fmt: skip
 
 
+def complaint(change):
+    """The message about changed options, None if they pass."""
+    try:
+        check_options("thing", part, {**RIGHT, **change}, given=["size"])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("change", [{}, {"pair": None}, {"pair": []}, {"redraw": 3}, {"own": {}}, {"size": 3}])
 def test_values_of_the_declared_types_pass(change):
-    check_options("thing", part, {**RIGHT, **change}, given=["size"])
+    assert complaint(change) is None
 
 
 @pytest.mark.parametrize(
@@ -117,9 +126,7 @@ def test_values_of_the_declared_types_pass(change):
     ],
 )
 def test_values_of_other_types_are_named_with_the_expected_one(change, said):
-    with pytest.raises(ValueError, match=r".") as caught:
-        check_options("thing", part, {**RIGHT, **change}, given=["size"])
-    assert said in str(caught.value)
+    assert said in str(complaint(change))
 
 
 def test_a_missing_option_is_named_and_what_the_program_gives_is_not_offered():

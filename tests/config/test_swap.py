@@ -1,4 +1,4 @@
-"""A part chosen on the command line starts from its own file, not from what a recipe sets of another part."""
+"""Check that a part chosen on the command line starts from its own file."""
 
 from shipped import shipped_options
 

@@ -1,4 +1,4 @@
-"""Seeds from text: BLAKE2b, and the same numbers for ever (data orders, crops, folds and sounds hang on them)."""
+"""Check seeds from text: BLAKE2b, the same numbers in every version."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Pretraining on generated pairs: the stream, alone and mixed with recordings, and whole runs on it."""
+"""Pretrain on generated pairs, alone and mixed with recordings."""
 
 import json
 from types import SimpleNamespace

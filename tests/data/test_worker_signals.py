@@ -1,4 +1,4 @@
-"""Signals that a scheduler sends to every process of a job, the reading ones among them, and how those end."""
+"""Send a scheduler's signals to a run and its data workers."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The contract of a measure: what it is built from, what it says of its numbers, and what it is given."""
+"""Check the contract of an evaluation: options, metrics and what it is given."""
 
 import pytest
 import torch

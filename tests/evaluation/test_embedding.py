@@ -1,4 +1,4 @@
-"""Embedding clips: the definition, all layers, folds that share embeddings, and processes without clips."""
+"""Check embeddings: definition, all layers, shared folds, processes without clips."""
 
 import pytest
 import torch

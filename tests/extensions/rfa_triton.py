@@ -1,4 +1,4 @@
-"""Run by test_rfa_triton.py in a process of its own: kernels against PyTorch operations, forward and all gradients.
+"""Compare the fused kernels with PyTorch operations, for test_rfa_triton.py.
 
 Prints one JSON line per case: sizes and, of each tensor, the largest difference over the largest value.
 """

@@ -1,4 +1,4 @@
-"""Recipe `audiopg`, reduced: its sounds pretrain, its finetuning mixes and cuts, the same however the batch is cut."""
+"""Run a reduced recipe `audiopg`: the same numbers however the batch is cut."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Fourier series, frequency modulation and tilted noise against integrals, Bessel functions and slopes."""
+"""Compare waveforms and noise with integrals, Bessel functions and slopes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The quaternion layer against the product written out, an independent package, and what the algebra implies."""
+"""Compare the quaternion layer with the product written out and another package."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Parameterised hypercomplex multiplication against the Kronecker sum written with torch.kron."""
+"""Compare hypercomplex multiplication with the sum written with torch.kron."""
 
 import copy
 import math

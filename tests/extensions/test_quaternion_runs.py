@@ -1,4 +1,4 @@
-"""linear=quaternion and phm in the encoder, in training, and in whole runs; nothing in vcrast knows them."""
+"""Run linear=quaternion and phm through every stage."""
 
 import copy
 import itertools

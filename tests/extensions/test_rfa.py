@@ -1,4 +1,4 @@
-"""Linear equals quadratic; precision; options; what redraws, resumes and micro-batches must not change."""
+"""Compare the linear form of RFA with the quadratic one; precision, options, resuming."""
 
 import copy
 import itertools

@@ -1,4 +1,4 @@
-"""What random features estimate, how well, and where they do not: the limits that docs/attention.md states."""
+"""Measure the error of random features and the limits stated in docs/attention.md."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs with attention=rfa: nothing in vcrast knows it, and stopping, micro-batches and exports work all the same."""
+"""Run attention=rfa: stopping, micro-batches and exports."""
 
 import json
 import subprocess

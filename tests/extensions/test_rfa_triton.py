@@ -1,4 +1,4 @@
-"""The fused kernels: under Triton's CPU interpreter against PyTorch operations, and compiled for real GPUs."""
+"""Run the fused kernels in Triton's interpreter, and compile them for real GPUs."""
 
 import json
 import os

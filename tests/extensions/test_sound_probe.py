@@ -1,4 +1,4 @@
-"""The probe of parameters: encoders that know all, nothing or one thing; which sounds count; the same for a seed."""
+"""Probe encoders that know all parameters, none, or one."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whether a parameter is audible, asked of the generator: change it and measure whether the sound changes."""
+"""Check which parameters are audible by changing each and measuring the sound."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`vcrast probe`: the table, JSON and picture of a small model; embeddings as `embed` makes them; mistakes."""
+"""Run `vcrast probe` on a small model: table, JSON, picture, mistakes."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Ridge regression against its normal equations and refits without each row; R2 by hand and by another library."""
+"""Compare ridge regression with its normal equations and leave-one-out refits."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A real Slurm for the tests that ask for it, started once, or a skip that says what is missing."""
+"""Start a real Slurm once for the tests that ask for it."""
 
 import pytest
 from slurm_cluster import Cluster, why_not

@@ -1,4 +1,4 @@
-"""`launch/local.py -m`: all runs in turn, one failure is not the end, a stopped sweep goes on."""
+"""Run sweeps: in turn, past one failure, resumed after a stop."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`launch/slurm.py` as a user without Slurm meets it: help, dry run, mistakes; and processes on this machine."""
+"""Use `launch/slurm.py` without Slurm: help, dry run, mistakes, local processes."""
 
 import os
 import re

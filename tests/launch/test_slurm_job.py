@@ -1,4 +1,4 @@
-"""What a task does when its run ends: finish, fail, requeue, or stay away. No Slurm here: its answers are made up."""
+"""Check how a task ends: finish, fail, requeue. Slurm's answers are made up."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What reaches a batch script: every value checked, nothing that could be read as a second option or command."""
+"""Check every value that reaches a batch script; none adds an option or a command."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""`launch/slurm.py` on a real Slurm of two nodes: run, requeue, sweep, fail, cancel, and code that does not change."""
+"""Use `launch/slurm.py` on a real Slurm of two nodes."""
 
 import json
 import os

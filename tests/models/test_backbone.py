@@ -1,4 +1,4 @@
-"""The contract of a backbone: pooling, layers, what it cannot do, and which layer a weight belongs to."""
+"""Check the contract of a backbone: pooling, hidden layers, layer of each weight."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a block may not do: move tokens about in memory, or change their precision more often than autocast must."""
+"""Check that blocks copy no tokens in memory and cast no more than autocast must."""
 
 from collections import Counter
 

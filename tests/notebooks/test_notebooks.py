@@ -1,4 +1,4 @@
-"""The notebooks are well formed, carry no outputs, and every command in them is one that this version takes."""
+"""Check that notebooks are well formed, without outputs, with valid commands."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Faults that real disks, schedulers and users inflict on checkpoints; what comes back, to the last bit."""
+"""Damage, interrupt and replace checkpoints; compare what comes back bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs is found, seeds are averaged and paired, unfair comparisons are named."""
+"""Compare runs: differences found, seeds paired, unfair comparisons named."""
 
 import csv
 import io

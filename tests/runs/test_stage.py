@@ -1,4 +1,4 @@
-"""A real stage of a small model: how its batch is cut, what it says, and that a stopped one goes on."""
+"""Run a real stage of a small model: plan, log lines, resume."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What each process of a DeepSpeed test does: the same steps under both engines, from the same weights.
+"""Take the same steps under both engines in each process of a DeepSpeed test.
 
 Imported by `test_engine_deepspeed.py` and by the processes that it starts.
 """

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO against plain PyTorch: the same steps from the same weights, in real processes."""
+"""Compare DeepSpeed's ZeRO with plain PyTorch in real processes."""
 
 import importlib.util
 import sys

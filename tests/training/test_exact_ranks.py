@@ -1,4 +1,4 @@
-"""The batch shared by several processes: the gradient of one, whatever happens on one of them."""
+"""Compare gradients of a batch shared by processes with those of one."""
 
 import copy
 from unittest.mock import patch

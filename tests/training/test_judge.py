@@ -1,4 +1,4 @@
-"""What the contracts must bear: decoder, unequal masks, several losses, EMA teacher; see `toy.py`."""
+"""Train the toy of `toy.py` under every cut of the batch, on both engines."""
 
 import copy
 

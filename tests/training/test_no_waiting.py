@@ -1,4 +1,4 @@
-"""Nothing in a training step makes the program wait for the device: no number travels back before the next step.
+"""Check that a training step reads nothing back from the device.
 
 On a GPU PyTorch itself reports such waits. On a CPU, where nothing has to be waited for, every call that would wait is
 an error: reading a value, and operations whose result's size depends on values.

@@ -1,4 +1,4 @@
-"""The plan against a simulated device: blocks live as long as PyTorch keeps the tensors that hold them."""
+"""Check the plan against a simulated device that keeps tensors as PyTorch does."""
 
 import copy
 import weakref

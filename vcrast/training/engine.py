@@ -93,15 +93,7 @@ class TorchEngine(Engine):
 
     @torch.no_grad()
     def step(self, lr: float) -> StepResult:
-        """Unscale and clip the gradients, update the weights, forget the gradients.
-
-        Args:
-            lr: of this step; a group's own rate is this times its `lr_scale`.
-
-        Raises:
-            FloatingPointError: too many bad steps in a row, or an fp16 scale below 1; names the tensor.
-            ValueError: no parameter has a gradient.
-        """
+        """See `Engine`; an error about a bad step names the tensor."""
         self.check()
         self.num_steps += 1
         weights = [weight for weight in self.parameters if weight.grad is not None]

@@ -133,15 +133,7 @@ class DeepSpeedEngine(Engine):
 
     @torch.no_grad()
     def step(self, lr: float) -> StepResult:
-        """Unscale and clip the gradients, update the weights, forget the gradients.
-
-        Args:
-            lr: of this step; a group's own rate is this times its `lr_scale`.
-
-        Raises:
-            FloatingPointError: too many bad steps in a row, or an fp16 scale below 1.
-            ValueError: no backward came before.
-        """
+        """See `Engine`."""
         if not self.complete:
             raise ValueError("no parameter has a gradient: call backward before step")
         self.complete = False

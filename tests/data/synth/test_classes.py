@@ -1,4 +1,4 @@
-"""Every class against its row: what is measured in a clip is what the region says, and regions never overlap."""
+"""Check by measurement that clips of a class are what its region says."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""docs/synthetic.md's program is run: its code as it stands there, and its commands, on a toy model."""
+"""Run the program of docs/synthetic.md and its commands on a toy model."""
 
 import re
 import shlex

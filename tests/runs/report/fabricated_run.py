@@ -1,4 +1,4 @@
-"""A run folder as the trainer writes it, with invented numbers: for tests of what reads run folders."""
+"""Write a run folder with invented numbers, for tests of its readers."""
 
 from __future__ import annotations
 
