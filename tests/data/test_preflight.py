@@ -4,7 +4,7 @@ import pytest
 from sound_files import noise, write
 
 from vcrast.data.clip import Clip, Corpus
-from vcrast.data.preflight import preflight
+from vcrast.data.preflight import allowed_faults, preflight
 
 
 def corpus(clips, classes=("a",), multilabel=False):
@@ -59,3 +59,11 @@ def test_generated_sounds_have_no_file():
 
 def test_no_clips():
     assert "has no clips" in said([])
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "fraction", "allowed"),
+    [(24, 0.01, 1), (100, 0.01, 1), (299, 0.01, 2), (24, 0.0, 0), (1000, 0.1, 100)],
+)
+def test_one_bad_clip_may_be_among_few(num_clips, fraction, allowed):
+    assert allowed_faults(num_clips, fraction) == allowed

@@ -28,7 +28,7 @@ import numpy as np
 from vcrast.config.atomic import open_aside, publish, remove_abandoned
 from vcrast.data.audio import READERS, AudioFault, is_generated, read_wav
 from vcrast.data.clip import Clip
-from vcrast.data.preflight import LISTED, fault_list
+from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
 from vcrast.data.store import SCALE, Index, WavStore
 
@@ -257,9 +257,9 @@ def _write(
 
 
 def _check_faults(faults: Sequence[str], seen: int, total: int, max_bad_fraction: float) -> None:
-    if len(faults) > max_bad_fraction * total:
+    if len(faults) > allowed_faults(total, max_bad_fraction):
         raise ValueError(
             f"{len(faults)} of {seen} clips cannot be used ({total} in all); data.max_bad_fraction="
-            f"{max_bad_fraction:g} allows {int(max_bad_fraction * total)}: repair or remove them, or raise it"
+            f"{max_bad_fraction:g} allows {allowed_faults(total, max_bad_fraction)}: repair or remove them, or raise it"
             f"{fault_list(faults)}"
         )

@@ -16,7 +16,7 @@ from vcrast.config.words import suggest
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.clip import Clip
 from vcrast.data.hashing import stable_hash
-from vcrast.data.preflight import fault_list
+from vcrast.data.preflight import allowed_faults, fault_list
 from vcrast.data.store import WavStore
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class ClipDataset(Dataset[Example]):
             if index not in self.logged:
                 self.logged.add(index)
                 log.warning("data: %s: %s; left out (%d so far)", self.clips[index].where, reason, len(self.logged))
-        if len(self.faults) > self.max_bad_fraction * len(self.clips):
+        if len(self.faults) > allowed_faults(len(self.clips), self.max_bad_fraction):
             listed = [f"{self.clips[index].where}: {reason}" for index, reason in self.faults.items()]
             raise ValueError(
                 f"{len(listed)} of {len(self.clips)} clips cannot be used, more than "

@@ -17,6 +17,11 @@ LISTED = 20
 MAX_HEADERS = 20_000  # files opened of a corpus that a listing found: seconds on a slow disk, minutes on none
 
 
+def allowed_faults(num_clips: int, max_bad_fraction: float) -> int:
+    """Count the bad clips that `data.max_bad_fraction` allows: at least one, however few clips there are, unless 0."""
+    return max(int(max_bad_fraction * num_clips), 1 if max_bad_fraction > 0 else 0)
+
+
 def fault_list(faults: Sequence[str]) -> str:
     """Join the first faults, one a line, and the number of others."""
     more = [f"... and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
@@ -41,7 +46,7 @@ def preflight(corpus: Corpus, *, folds: Any, max_bad_fraction: float) -> None:
     if not corpus.listed:
         wrong += duplicates(corpus.clips)
     soft = [text for text, hard in damaged if not hard]
-    if wrong or len(soft) > max_bad_fraction * len(looked):
+    if wrong or len(soft) > allowed_faults(len(looked), max_bad_fraction):
         faults = wrong + soft
         raise ValueError(f"{corpus.name}: {len(faults)} faults in {len(looked)} clips{fault_list(faults)}")
     if soft:
