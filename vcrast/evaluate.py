@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 Kept = dict[str, Tensor]
 """What the report reads of a fold: scores, embeddings, labels and indices of the test clips."""
-NUMBERS = {"num_test_clips": Metric("Test clips", "count"), "wall_s": Metric("Wall time", "duration", "lower")}
+NUMBERS = {
+    "num_test_clips": Metric("Test clips", "count"),
+    "long_clips": Metric("Clips longer than the model's"),
+    "wall_s": Metric("Wall time", "duration", "lower"),
+}
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -41,12 +45,19 @@ def evaluate(job: Job) -> dict[str, Any]:
         **on_features(job, encoder, chosen, kept),
         **{f"untrained_{name}": value for name, value in untrained.items()},
         "num_test_clips": len(job.test),
+        "long_clips": protocol(job),
     }
     if is_rank_zero():
         folder = job.run_dir / "evaluation"
         folder.mkdir(exist_ok=True)
         save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"fold_{job.fold}.safetensors")
     return {**result, "wall_s": time.perf_counter() - started}
+
+
+def protocol(job: Job) -> str:
+    """How a clip longer than the model's is judged, in words."""
+    seconds = f"{job.config.data.clip_duration_s:g} s"
+    return f"windows of {seconds}, averaged" if job.config.evaluate.windows == "all" else f"middle {seconds}"
 
 
 def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> dict[str, float]:

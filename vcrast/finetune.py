@@ -11,7 +11,7 @@ from torch import Tensor
 from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import training_batches
+from vcrast.data.loader import mean_by_clip, training_batches
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.models.export import export
 from vcrast.objectives.supervised import Supervised
@@ -80,7 +80,7 @@ def build_classifier(job: Job) -> tuple[Supervised, str]:
 
 @torch.no_grad()
 def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (n, C) in [0, 1], labels (n, C) and indices (n,) of clips, on CPU; deterministic crops, no views.
+    """Scores (n, C) in [0, 1], averaged over each clip's windows, labels (n, C) and indices (n,) of clips, on CPU.
 
     Each process scores a part of the clips; all get all.
     """
@@ -93,8 +93,10 @@ def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor,
         probabilities = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
         rows.append((probabilities.cpu(), batch.label.cpu(), batch.index.cpu()))
     objective.train()
-    score, label, index = (gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))
-    return score, label, index
+    score, label, row = (torch.cat(part) for part in zip(*rows, strict=True))
+    score, index = mean_by_clip(score, row)
+    label, _ = mean_by_clip(label, row)  # equal in all of them
+    return gather_rows(score), gather_rows(label), gather_rows(index)
 
 
 def test(job: Job, objective: Supervised) -> dict[str, float]:

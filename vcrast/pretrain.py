@@ -103,7 +103,7 @@ class CollapseWatch:
 
     def measure(self, step: int) -> None:
         """Measure, log, and warn when the embeddings have collapsed; with gathered weights."""
-        embeddings = self.job.embedder().fresh(self.encoder, self.clips).embedding
+        embeddings = self.job.embedder("centre").fresh(self.encoder, self.clips).embedding
         rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
         self.last = {"embedding_std": std, "effective_rank": rank}
         self.job.log.log("pretrain", self.job.fold, step, dict(self.last))

@@ -21,10 +21,12 @@ from vcrast.data.loader import (
     TrainingKeys,
     epoch_order,
     evaluation_batches,
+    mean_by_clip,
     resolve_workers,
     steps_per_epoch,
     training_batches,
 )
+from vcrast.data.windows import window_starts
 
 sys.path.insert(0, str(Path(__file__).parent))  # a worker imports this module by name to find the reader below
 
@@ -309,3 +311,56 @@ def test_cuda_batches_equal_cpu_batches(clips):
         moved = train(data, device="cuda", num_workers=workers)
         assert all(part.is_cuda for batch in moved for part in batch)
         assert_same(train(data), [type(batch)(*(part.cpu() for part in batch)) for batch in moved])
+
+
+# --- windows of long clips
+
+
+def test_windows_are_slices_of_the_whole_clip(clips, tmp_path):
+    store = open_or_build(clips, sample_rate=16000, cache_dir=tmp_path / "w", num_workers=0, max_bad_fraction=0.5)
+    for data in (dataset(clips), dataset(clips, store=store)):
+        rows = list(evaluation_batches(data, batch_size=5, num_workers=0, device="cpu", windows="all"))
+        wav, index = torch.cat([batch.wav for batch in rows]), torch.cat([batch.index for batch in rows])
+        assert all(len(batch.wav) == 5 for batch in rows[:-1]), "a batch is full of windows, whatever clips they are of"
+        expected, belong = [], []
+        for number, clip in enumerate(clips):
+            whole = audio.read_wav(clip.path, sample_rate=16000)
+            for start in window_starts(len(whole), data.num_samples):
+                piece = whole[start : start + data.num_samples]
+                expected.append(np.pad(piece, (0, data.num_samples - len(piece))))
+                belong.append(number)
+        assert index.tolist() == belong
+        assert len(belong) > len(clips), "some clip is longer than a window"
+        np.testing.assert_allclose(wav.numpy(), np.stack(expected), atol=0 if data.store is None else 0.5 / 32768)
+
+
+def test_a_long_clip_is_decoded_once_for_all_its_windows(tmp_path, monkeypatch):
+    path = write(tmp_path / "long.wav", noise(16000))
+    decoded = []
+
+    def counting(*given, **own):
+        decoded.append(given)
+        return audio.read_wav(*given, **own)
+
+    monkeypatch.setattr("vcrast.data.dataset.read_wav", counting)
+    data = dataset([Clip(str(path), (0,))])
+    rows = list(evaluation_batches(data, batch_size=4, num_workers=0, device="cpu", windows="all"))
+    assert sum(len(batch.wav) for batch in rows) == len(window_starts(16000, data.num_samples)) > 4
+    assert len(decoded) == 1
+
+
+def test_unreadable_clip_among_windows_is_left_out(clips):
+    damage(clips, 4, 13)
+    data = dataset(clips, max_bad_fraction=0.9)
+    rows = list(evaluation_batches(data, batch_size=4, num_workers=0, device="cpu", windows="all"))
+    assert set(torch.cat([batch.index for batch in rows]).tolist()) == set(range(14)) - {4, 13}
+
+
+def test_mean_by_clip_by_hand():
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 0.0], [7.0, 7.0]])
+    means, clips = mean_by_clip(rows, torch.tensor([2, 2, 3, 9]))
+    assert means.tolist() == [[2.0, 3.0], [5.0, 0.0], [7.0, 7.0]]
+    assert clips.tolist() == [2, 3, 9]
+    alone, index = mean_by_clip(rows, torch.arange(4))
+    assert alone is rows
+    assert index.tolist() == [0, 1, 2, 3]

@@ -21,7 +21,8 @@ def test_windows_by_hand() -> None:
 def test_windows_stay_inside_and_leave_little_unheard(length: int, num_samples: int) -> None:
     starts = window_starts(length, num_samples)
     assert starts == sorted(starts)
-    assert starts[0] >= 0 and starts[-1] + num_samples <= max(length, num_samples)
+    assert starts[0] >= 0
+    assert starts[-1] + num_samples <= max(length, num_samples)
     heard = set().union(*(range(start, start + num_samples) for start in starts)) & set(range(length))
     assert length - len(heard) <= SLACK * num_samples + 1e-9
     assert len(starts) - 1 < length / num_samples, "no window more than needed"

@@ -174,6 +174,10 @@ def _check_values(config: Config) -> None:
         raise ValueError(f"stages={config.stages}: keep the order {', '.join(stages)}, each at most once")
     if config.precision not in ("auto", "fp32", "bf16", "fp16"):
         raise ValueError(f"precision={config.precision}: {suggest(config.precision, ('auto', 'fp32', 'bf16', 'fp16'))}")
+    if config.evaluate.windows not in ("all", "centre"):
+        raise ValueError(
+            f"evaluate.windows={config.evaluate.windows}: {suggest(config.evaluate.windows, ('all', 'centre'))}"
+        )
     for name, field in keys(Config):
         if field.metadata.get("positive"):
             value = attrgetter(name)(config)

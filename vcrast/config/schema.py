@@ -104,6 +104,7 @@ class EvaluateConfig:
     """How clips are read for evaluation; what is measured is `evaluation`."""
 
     batch_size: int = field(metadata=POSITIVE | FREE)
+    windows: str
 
 
 @dataclass

@@ -13,14 +13,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vcrast.config.words import suggest
-from vcrast.data.audio import AudioFault, read_wav
+from vcrast.data.audio import AudioFault, header, is_generated, read_wav
 from vcrast.data.clip import Clip
 from vcrast.data.hashing import stable_hash
 from vcrast.data.preflight import allowed_faults, fault_list
 from vcrast.data.store import WavStore
+from vcrast.data.windows import window_starts
 
 log = logging.getLogger(__name__)
-CENTRE = -1  # the position that stands for the deterministic crop of evaluation
+CENTRE = -1  # the position that stands for the crop from the middle
+
+
+def position_of_window(number: int) -> int:
+    """The position that stands for a window of the clip, see `window_starts`; number counts from 0."""
+    return CENTRE - 1 - number
 
 
 class Example(NamedTuple):
@@ -36,7 +42,7 @@ class ClipDataset(Dataset[Example]):
 
     A key is (clip index, position). A position of 0 or more is the number of the sample since the start of training:
     its crop is a pure function of (seed, position), so it does not matter which worker reads it, or in which run.
-    Position -1 is the centre crop.
+    Position -1 is the centre crop, `position_of_window` a window of `window_starts`.
 
     Attributes:
         clips: those that can be read; clips that the cache quarantined are not among them.
@@ -70,6 +76,7 @@ class ClipDataset(Dataset[Example]):
         self.store, self.seed, self.max_bad_fraction = store, seed, max_bad_fraction
         self.faults: dict[int, str] = {}
         self.logged: set[int] = set()
+        self.last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -78,6 +85,7 @@ class ClipDataset(Dataset[Example]):
         """Return the dataset of the first clips alone, or all if there are fewer."""
         part = copy.copy(self)
         part.clips, part.rows = self.clips[:num_clips], self.rows[:num_clips]
+        part.last = None
         part.faults = {index: reason for index, reason in self.faults.items() if index < num_clips}
         return part
 
@@ -85,11 +93,11 @@ class ClipDataset(Dataset[Example]):
         """Read one example; in training, an unreadable clip is replaced by the next readable one.
 
         Raises:
-            AudioFault: the clip is unreadable and position is -1: a test set must not count another clip twice.
+            AudioFault: the clip is unreadable and position below 0: a test set must not count another clip twice.
             ValueError: no clip at all can be read.
         """
         index, position = key
-        if position == CENTRE:
+        if position <= CENTRE:
             return self._example(index, position)
         for step in range(len(self.clips)):
             candidate = (index + step) % len(self.clips)
@@ -124,21 +132,49 @@ class ClipDataset(Dataset[Example]):
         label[list(self.clips[index].labels)] = 1.0
         return Example(torch.from_numpy(self._read(index, position)), index, label)
 
-    def _read(self, index: int, position: int) -> np.ndarray:
+    def length(self, index: int) -> int:
+        """Samples of a clip at the dataset's rate; without a cache from its file's header, 0 if that is unreadable."""
         row, clip = self.rows[index], self.clips[index]
+        if self.store is not None and row is not None:
+            return self.store.num_samples(row)
+        try:
+            if is_generated(clip.path):
+                return len(self._whole(index))
+            rate, frames = header(clip.path)
+        except AudioFault:
+            return 0
+        seconds = max(0.0, frames / rate - clip.start_s)
+        if clip.duration_s is not None:
+            seconds = min(seconds, clip.duration_s)
+        return round(seconds * self.sample_rate)
+
+    def _read(self, index: int, position: int) -> np.ndarray:
+        row = self.rows[index]
         if self.store is not None and row is not None:
             start = self._start(self.store.num_samples(row), position)
             wav = self.store.read(row, start, start + self.num_samples)
         else:
-            whole = read_wav(clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            whole = self._whole(index)
             start = self._start(len(whole), position)
             wav = whole[start : start + self.num_samples]
         return fit(wav, self.num_samples, self.pad)
+
+    def _whole(self, index: int) -> np.ndarray:
+        """Decode a clip; the last one is kept, because its windows are read one after the other."""
+        last = self.last
+        if last is None or last[0] != index:
+            clip = self.clips[index]
+            wav = read_wav(clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            self.last = last = (index, wav)
+        return last[1]
 
     def _start(self, length: int, position: int) -> int:
         slack = max(0, length - self.num_samples)
         if position == CENTRE or not slack:
             return slack // 2
+        if position < CENTRE:
+            starts = window_starts(length, self.num_samples)
+            return starts[min(CENTRE - 1 - position, len(starts) - 1)]  # a header may promise more than there is
         return stable_hash(f"crop {self.seed} {position}") % (slack + 1)
 
 

@@ -5,7 +5,8 @@ It is the same for any number of workers and ranks, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vcrast.data.audio import READERS, AudioFault
-from vcrast.data.dataset import CENTRE, ClipDataset, Example
+from vcrast.data.dataset import CENTRE, ClipDataset, Example, position_of_window
 from vcrast.data.hashing import stable_hash
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_killed_at_end
+from vcrast.data.windows import window_starts
 
 T = TypeVar("T")
 Key = tuple[int, int]  # (clip index, position)
@@ -102,11 +104,20 @@ def evaluation_batches(
     num_workers: int | None = None,
     device: torch.device | str,
     part: range | None = None,
+    windows: str = "centre",
 ) -> Iterator[Batch]:
-    """Yield every clip once, in order, centre crop; the last batch may be smaller.
+    """Yield every clip, in order; the last batch may be smaller.
 
-    An unreadable clip is left out of its batch: replacing it would count another test clip twice. `part` limits it to
-    some of the clips, by their places in the dataset.
+    An unreadable clip is left out of its batch: replacing it would count another test clip twice.
+
+    Args:
+        dataset: the clips.
+        batch_size: rows at once.
+        num_workers: as in `training_batches`.
+        device: as in `training_batches`.
+        part: some of the clips, by their places in the dataset; None is all.
+        windows: `centre`, one row a clip, its middle; `all`, one row for each window of `window_starts`: rows of equal
+            `index` are one clip's, side by side, and `mean_by_clip` averages what was made of them.
 
     Raises:
         ValueError: too many unreadable clips.
@@ -114,9 +125,39 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    every = [(index, CENTRE) for index in (range(len(dataset)) if part is None else part)]
+    chosen = range(len(dataset)) if part is None else part
+    every = [(index, CENTRE) for index in chosen] if windows == "centre" else window_keys(dataset, chosen)
     keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
     return _batches_on_device(dataset, keys, num_workers, torch.device(device))
+
+
+def window_keys(dataset: ClipDataset, clips: Iterable[int]) -> list[Key]:
+    """List a key for each window of each clip, in order."""
+    clips = list(clips)
+    # Without a cache lengths come from the files' headers: opening one waits for the disk, not for the processor.
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        lengths = list(pool.map(dataset.length, clips) if dataset.store is None else map(dataset.length, clips))
+    return [
+        (index, position_of_window(number))
+        for index, length in zip(clips, lengths, strict=True)
+        for number in range(len(window_starts(length, dataset.num_samples)))
+    ]
+
+
+def mean_by_clip(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the rows of each clip's windows.
+
+    Args:
+        rows: (W, ...) of all windows.
+        index: (W,) of the clip of each, ascending.
+
+    Returns:
+        (n, ...) means, the rows themselves where each clip has one, and (n,) the clips.
+    """
+    clips, counts = torch.unique_consecutive(index, return_counts=True)
+    if len(clips) == len(index):
+        return rows, index
+    return torch.stack([part.mean(dim=0) for part in rows.split(counts.tolist())]), clips
 
 
 class TrainingKeys(Sampler[list[Key]]):

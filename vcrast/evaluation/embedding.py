@@ -1,4 +1,4 @@
-"""Embed clips with a frozen encoder: deterministic crops, no views, fp32."""
+"""Embed clips with a frozen encoder: windows averaged, no views, fp32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import Batch
+from vcrast.data.loader import Batch, mean_by_clip
 from vcrast.models.backbone import Backbone, Tokens
 from vcrast.training.dist import gather_rows, rank_slice
 
@@ -31,7 +31,7 @@ class Embedder:
 
     Args:
         fbank: the front end, on the device: (b, S) -> (b, T, F).
-        batches: some clips of a dataset, in order, on the device.
+        batches: some clips of a dataset, in order, on the device; rows of equal index are windows of one clip.
         settings: what the front end is, as text.
         known: what other folds have embedded; None if there is none. Folds cut the same clips in other ways, and an
             untrained encoder, or one that pretrained without recordings, is the same in all of them. The last two
@@ -50,7 +50,10 @@ class Embedder:
 
     @torch.no_grad()
     def fresh(self, encoder: Backbone, clips: ClipDataset, *, all_layers: bool = False) -> Embedded:
-        """Embed every clip; all processes get all. The encoder is left in the mode (training or not) it came in."""
+        """Embed every clip, its windows averaged; all processes get all.
+
+        The encoder is left in the mode (training or not) it came in.
+        """
         was_training = encoder.training
         encoder.eval()
         rows = []
@@ -58,7 +61,12 @@ class Embedder:
             vectors = pooled(encoder, encoder(self.fbank(batch.wav), hidden=all_layers))
             rows.append((vectors.cpu(), batch.label.cpu(), batch.index.cpu()))
         encoder.train(was_training)
-        return Embedded(*(gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))) if rows else self.none()
+        if not rows:
+            return self.none()
+        vector, label, row = (torch.cat(part) for part in zip(*rows, strict=True))
+        vector, index = mean_by_clip(vector, row)
+        label, _ = mean_by_clip(label, row)  # equal in all of them
+        return Embedded(gather_rows(vector), gather_rows(label), gather_rows(index))
 
     def none(self) -> Embedded:
         """What a process without clips adds: it takes part in the exchange with nothing."""

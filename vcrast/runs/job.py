@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,11 @@ class Job:
         load_encoder(encoder, source)
         return str(source)
 
-    def embedder(self) -> Embedder:
-        """What embeds clips of this fold with a frozen encoder."""
-        settings = repr(sorted(self.fbank_options().items()))
-        return Embedder(self.fbank(), self.batches, settings=settings, known=self.known)
+    def embedder(self, windows: str | None = None) -> Embedder:
+        """What embeds clips of this fold with a frozen encoder; `windows` as in `batches`."""
+        windows = windows or self.config.evaluate.windows
+        settings = repr([windows, *sorted(self.fbank_options().items())])
+        return Embedder(self.fbank(), partial(self.batches, windows=windows), settings=settings, known=self.known)
 
     def export_options(self) -> dict[str, Any]:
         """What `vcrast.load` needs to rebuild a model, besides the weights."""
@@ -134,14 +136,15 @@ class Job:
             "meta": {"recipe": config.recipe, "fold": self.fold, "seed": config.run.seed},
         }
 
-    def batches(self, clips: ClipDataset, part: range | None = None) -> Iterator[Batch]:
-        """The clips, or a part of them, in order, deterministic crops, on the device."""
+    def batches(self, clips: ClipDataset, part: range | None = None, *, windows: str | None = None) -> Iterator[Batch]:
+        """The clips, or a part of them, in order, on the device; `windows` as `evaluate.windows` if left out."""
         return evaluation_batches(
             clips,
             batch_size=self.config.evaluate.batch_size,
             num_workers=self.config.data.num_workers,
             device=self.device,
             part=part,
+            windows=windows or self.config.evaluate.windows,
         )
 
     def supply(self) -> Supply:
