@@ -14,6 +14,7 @@ from vcrast.config.schema import DataConfig
 from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip, Corpus
 from vcrast.data.dataset import ClipDataset
+from vcrast.data.padding import clip_lengths, padding_note
 from vcrast.data.preflight import fault_list, preflight
 from vcrast.data.sources import import_sources
 from vcrast.data.stats import cached_stats
@@ -108,10 +109,12 @@ class OpenData:
 
     @property
     def warnings(self) -> list[str]:
-        """Notes for a reader of the results: how much of the dataset is here, clips that were left out."""
+        """Notes for a reader of the results: what is here of the dataset, what was left out, how much is padding."""
         faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
         left_out = [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
-        return [*self.corpus.notes, *left_out]
+        every = self.dataset(self.corpus.clips, seed=0)
+        padding = padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate)
+        return [*self.corpus.notes, *left_out, *([padding] if padding else [])]
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
         """Return the training and the test clips of one fold; `seed` is that of the random crops."""

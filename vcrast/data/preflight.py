@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from vcrast.data.audio import AudioFault, header, is_generated
 from vcrast.data.clip import Clip, Corpus, select_folds
 from vcrast.data.processes import num_cores
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 LISTED = 20
 MAX_HEADERS = 20_000  # files opened of a corpus that a listing found: seconds on a slow disk, minutes on none
 
@@ -58,7 +59,7 @@ def preflight(corpus: Corpus, *, folds: Any, max_bad_fraction: float) -> None:
             raise ValueError(f"data.folds: fold {fold} of {corpus.name} leaves {counts}")
 
 
-def spread(clips: Sequence[Clip], count: int) -> Sequence[Clip]:
+def spread(clips: Sequence[T], count: int) -> Sequence[T]:
     """Take at most `count` clips, evenly spread."""
     return clips if len(clips) <= count else [clips[i * len(clips) // count] for i in range(count)]
 

@@ -14,6 +14,7 @@ import torch
 from vcrast.config.schema import Config
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
+from vcrast.data.padding import padding_in_use
 from vcrast.data.streams import Supply
 from vcrast.evaluation.embedding import Embedder, Known
 from vcrast.features.draws import Draws
@@ -132,7 +133,7 @@ class Job:
             "multilabel": self.multilabel,
             "sample_rate": config.data.sample_rate,
             "clip_duration_s": config.data.clip_duration_s,
-            "pad": config.data.pad,
+            "pad": padding_in_use(self.train),
             "meta": {"recipe": config.recipe, "fold": self.fold, "seed": config.run.seed},
         }
 
