@@ -3,91 +3,142 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.audio import SUFFIXES
-from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
-from vcrast.data.hashing import stable_hash
+from vcrast.data.clip import Clip, Corpus, fold_names
+from vcrast.data.copies import copies_across, find_copies
+from vcrast.data.folding import deal
+from vcrast.data.grouping import Named, group_files
+from vcrast.data.layout import Layout, Place, read_layout
+from vcrast.data.listing import find_sounds, in_short
 from vcrast.data.settings import existing_folder, refuse_settings
 
 log = logging.getLogger(__name__)
 NUM_FOLDS = 5
-SPLITS = (TRAIN, "val", "valid", "validation", "dev", "eval", "test")
 
 
 @SOURCES.register("folder")
 def folder(data: DataConfig) -> Corpus:
     """Open `root/<class>/**/*.wav`, `root/{train,test}/<class>/**/*.wav`, or `root/*.wav` without classes.
 
-    Without train and test folders a file's fold is a hash of its name: the same on every machine, and unchanged when
-    files are added. `data.options.num_folds` (5) says how many there are.
+    Options, in `data.options`: `splits`, whether folders or lists are splits (None: by structure, `read_layout`);
+    `num_folds` (5) of the folds that are made where there are no splits; `group`, what stays in one of them.
 
     Raises:
         FileNotFoundError: `data.root` is not a folder.
-        ValueError: no sound files, files both in class folders and beside them, or a bad option.
+        ValueError: no sound files, folders that can be read in two ways, or a bad option.
     """
-    refuse_settings(data, options=("num_folds",))
-    root = existing_folder(data)
-    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    fixed = TRAIN in names and len(names) > 1 and set(names) <= set(SPLITS)
-    num_folds = data.options["num_folds"]
-    if fixed and num_folds is not None:
-        raise ValueError(f"data.options.num_folds: {root} has its own splits ({', '.join(names)})")
+    refuse_settings(data, options=("num_folds", "splits", "group"))
+    splits, group = data.options["splits"], data.options["group"]
+    if splits not in (None, True, False):
+        raise ValueError(f"data.options.splits={splits!r}: choose from null, true, false")
+    listing = find_sounds(existing_folder(data))
+    if not listing.sounds:
+        left_out = "; ".join(["", *listing.notes()])
+        raise ValueError(f"data.root={data.root}: no sound files ({', '.join(SUFFIXES)}){left_out}")
+    layout = read_layout(listing, splits)
+    if not layout.places:
+        raise ValueError(f"data.root={data.root}: no sound is left; {'; '.join(layout.notes)}")
+    num_folds = _num_folds(data, layout)
+    if layout.decision:
+        log.info("data=folder: %s", layout.decision)
+    if others := listing.others():
+        log.info("data=folder: %s", others)
+    notes = [*listing.notes(), *layout.notes]
+    classes = tuple(sorted({place.label for place in layout.places} - {""}))
+    number = {name: index for index, name in enumerate(classes)}
+    # Without classes there is nothing to test, so folds would only keep clips from pretraining.
+    made = classes and not layout.splits
+    folds = (
+        make_folds(layout.places, num_folds, str(group), notes) if made else [place.split for place in layout.places]
+    )
+    clips = tuple(
+        Clip(str(place.path), (number[place.label],) if classes else (), fold=fold)
+        for place, fold in zip(layout.places, folds, strict=True)
+    )
+    corpus = Corpus("folder", clips, classes, False, fold_names(clips))
+    copies = copies_across(corpus)
+    notes += [copies] if copies else []
+    for note in notes:
+        log.warning("data=folder: %s", note)
+    return replace(corpus, notes=tuple(notes))
+
+
+def make_folds(places: Sequence[Place], num_folds: int, group: str, notes: list[str]) -> list[str]:
+    """Deal the files to the folds "1" to "<num_folds>": every class evenly, recordings and copies together.
+
+    Args:
+        places: the files.
+        num_folds: how many folds.
+        group: as in `group_files`.
+        notes: gets a line for what a reader should know.
+
+    Returns:
+        The fold of every file, in order.
+    """
+    # Macs write decomposed letters: the same folder has the same folds everywhere.
+    names = [unicodedata.normalize("NFC", "/".join(place.parts)) for place in places]
+    files = [Named(name, place.label, place.folders) for name, place in zip(names, places, strict=True)]
+    groups = group_files(files, group, num_folds)
+    if groups.text:
+        log.info("data=folder: %s", groups.text)
+    notes += groups.notes
+    joined = join_copies([str(place.path) for place in places], groups.names)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, place in zip(joined, places, strict=True):
+        counts[name][place.label] += 1
+    fold_of = deal(counts, num_folds)
+    notes += _thin_classes(counts, fold_of, num_folds)
+    return [str(1 + fold_of[name]) for name in joined]
+
+
+def join_copies(paths: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Join the groups that hold copies of one file; a joined group has the first of their names."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while name in parent:
+            name = parent[name]
+        return name
+
+    group_of = dict(zip(paths, groups, strict=True))
+    for copy, original in find_copies(paths).items():
+        first, second = sorted((root(group_of[copy]), root(group_of[original])))
+        if first != second:
+            parent[second] = first
+    return [root(name) for name in groups]
+
+
+def _thin_classes(counts: Mapping[str, Counter[str]], fold_of: Mapping[str, int], num_folds: int) -> list[str]:
+    """Name the classes that have no clip in some fold, and those that have all of them in one."""
+    folds: dict[str, set[int]] = defaultdict(set)
+    for name, inside in counts.items():
+        for label in inside:
+            folds[label].add(fold_of[name])
+    once = sorted(label for label, found in folds.items() if len(found) == 1)
+    few = sorted(label for label, found in folds.items() if 1 < len(found) < num_folds)
+    notes = []
+    if once:
+        notes.append(f"all clips of {in_short(once)} are in one fold: tested there, they are not trained on")
+    if few:
+        notes.append(f"{in_short(few)}: fewer groups of clips than the {num_folds} folds, some folds test none")
+    return notes
+
+
+def _num_folds(data: DataConfig, layout: Layout) -> int:
+    """Return `data.options.num_folds`, checked; refuse what has no effect on given splits."""
+    num_folds, group = data.options["num_folds"], data.options["group"]
+    if layout.splits and (num_folds is not None or group != "auto"):
+        name, value = ("num_folds", num_folds) if num_folds is not None else ("group", group)
+        given = ", ".join(layout.splits)
+        raise ValueError(f"data.options.{name}={value}: {data.root} has its own splits ({given}); leave it as it is")
     num_folds = NUM_FOLDS if num_folds is None else num_folds
     if not isinstance(num_folds, int) or num_folds < 2:
         raise ValueError(f"data.options.num_folds={num_folds!r}: must be a whole number of at least 2")
-    found: list[tuple[str, Path, str]] = []  # (class, file, fold)
-    for split in names if fixed else [""]:
-        for name, path in _by_class(root / split):
-            found.append((name, path, split if fixed else hashed_fold(path.name, num_folds)))
-    return _corpus(root, found, fixed)
-
-
-def hashed_fold(name: str, num_folds: int) -> str:
-    """Hash the name of a file to its fold, "1" to "<num_folds>"."""
-    return str(1 + stable_hash(name, byteorder="big") % num_folds)
-
-
-def _corpus(root: Path, found: list[tuple[str, Path, str]], fixed: bool) -> Corpus:
-    if not found:
-        raise ValueError(f"data.root={root}: no sound files ({', '.join(SUFFIXES)})")
-    bare = [path for name, path, _ in found if not name]
-    if bare and len(bare) < len(found):
-        raise ValueError(f"data.root={root}: {len(bare)} files are in no class folder, the first is {bare[0]}")
-    classes = tuple(sorted({name for name, _, _ in found} - {""}))
-    number = {name: i for i, name in enumerate(classes)}
-    # Without classes there is nothing to test, so folds would only keep clips from pretraining.
-    folded = fixed or bool(classes)
-    clips = tuple(
-        Clip(str(path), (number[name],) if classes else (), fold=fold if folded else "") for name, path, fold in found
-    )
-    return Corpus("folder", clips, classes, False, fold_names(clips) if classes else ())
-
-
-def _by_class(root: Path) -> list[tuple[str, Path]]:
-    """List (class, file) of every sound file below `root`, sorted; class "" for files directly in it."""
-    ignored: Counter[str] = Counter()
-    found = []
-    for path in _files(root):
-        if path.suffix.lower() in SUFFIXES:
-            parts = path.relative_to(root).parts
-            found.append((parts[0] if len(parts) > 1 else "", path))
-        else:
-            ignored[path.suffix.lower() or "no ending"] += 1
-    if ignored:
-        log.warning(
-            "data.root=%s: ignored %s", root, ", ".join(f"{n} files {end}" for end, n in sorted(ignored.items()))
-        )
-    return found
-
-
-def _files(root: Path) -> Iterator[Path]:
-    # Hidden files are left out: macOS puts "._name.wav" beside every file that it copies.
-    for folder_name, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder_name) / name for name in sorted(names) if not name.startswith("."))
+    return num_folds
