@@ -5,7 +5,6 @@ import pytest
 from sound_files import noise, settings, write
 
 from vcrast.data.open import open_corpus
-from vcrast.data.sources.folder import hashed_fold
 
 
 def touch(path):
@@ -86,83 +85,6 @@ def test_real_esc10(esc10_root):
         train, test = corpus.split(fold)
         assert (len(train), len(test)) == (320, 80)
         assert {clip.labels for clip in test} == {(i,) for i in range(10)}
-
-
-def test_folder_classes_nested_and_hashed_folds(tmp_path):
-    for i in range(40):
-        touch(tmp_path / ("dog" if i % 2 else "cat") / "deep" / f"{i}.wav")
-    touch(tmp_path / "cat" / "._0.wav")
-    (tmp_path / "cat" / "notes.txt").write_text("")
-    corpus = open_corpus(settings("folder", root=str(tmp_path), folds="all"))
-    assert corpus.classes == ("cat", "dog")
-    assert len(corpus.clips) == 40
-    assert corpus.folds == ("1", "2", "3", "4", "5")
-    assert all(clip.fold == hashed_fold(Path(clip.path).name, 5) for clip in corpus.clips)
-    touch(tmp_path / "dog" / "new.wav")
-    after = {clip.path: clip.fold for clip in open_corpus(settings("folder", root=str(tmp_path))).clips}
-    assert all(after[clip.path] == clip.fold for clip in corpus.clips)
-    three = open_corpus(settings("folder", root=str(tmp_path), options={"num_folds": 3}))
-    assert three.folds == ("1", "2", "3")
-
-
-def test_hashed_fold_is_the_same_everywhere():
-    # blake2b-64 of "a.wav" and "b.wav", big-endian, modulo 5, plus 1
-    import hashlib
-
-    for name in ("a.wav", "b.wav"):
-        assert hashed_fold(name, 5) == str(1 + int(hashlib.blake2b(name.encode(), digest_size=8).hexdigest(), 16) % 5)
-
-
-def test_folder_with_splits(tmp_path):
-    for split, name in (("train", "dog"), ("train", "cat"), ("test", "dog"), ("valid", "cat")):
-        touch(tmp_path / split / name / f"{split}.wav")
-    corpus = open_corpus(settings("folder", root=str(tmp_path)))
-    assert corpus.classes == ("cat", "dog")
-    assert corpus.folds == ("test", "valid")
-    train, test = corpus.split("test")
-    assert (len(train), len(test)) == (2, 1)
-    with pytest.raises(ValueError, match=r"num_folds: .* has its own splits \(test, train, valid\)"):
-        open_corpus(settings("folder", root=str(tmp_path), options={"num_folds": 5}))
-
-
-def test_folder_without_classes_has_no_labels(tmp_path):
-    for i in range(3):
-        touch(tmp_path / f"{i}.wav")
-    corpus = open_corpus(settings("folder", root=str(tmp_path)))
-    assert (corpus.classes, corpus.folds) == ((), ())
-    assert all(clip.labels == () for clip in corpus.clips)
-    with pytest.raises(ValueError, match="no folds at all"):
-        open_corpus(settings("folder", root=str(tmp_path), folds=[1]))
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"options": {"num_fold": 3}}, r"data\.options\.num_fold.*did you mean num_folds"),
-        ({"options": {"num_folds": 1}}, "at least 2"),
-        ({"label": "speaker"}, r"data\.label=speaker"),
-        ({"path": "a.csv"}, r"data\.path=a\.csv"),
-        ({"folds": [9]}, "no fold '9'"),
-    ],
-)
-def test_folder_settings_without_effect(tmp_path, changes, said):
-    for i in range(30):
-        touch(tmp_path / "a" / f"{i}.wav")
-    with pytest.raises(ValueError, match=said):
-        open_corpus(settings("folder", root=str(tmp_path), **changes))
-
-
-def test_folder_mistakes(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"set data\.root"):
-        open_corpus(settings("folder"))
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        open_corpus(settings("folder", root=str(tmp_path / "x")))
-    with pytest.raises(ValueError, match="no sound files"):
-        open_corpus(settings("folder", root=str(tmp_path)))
-    touch(tmp_path / "a" / "1.wav")
-    touch(tmp_path / "2.wav")
-    with pytest.raises(ValueError, match=r"1 files are in no class folder, the first is .*2\.wav"):
-        open_corpus(settings("folder", root=str(tmp_path)))
 
 
 def test_unknown_source():

@@ -89,17 +89,22 @@ def make_folds(places: Sequence[Place], num_folds: int, group: str, notes: list[
     if groups.text:
         log.info("data=folder: %s", groups.text)
     notes += groups.notes
-    joined = join_copies([str(place.path) for place in places], groups.names)
+    labels = [place.label for place in places]
+    joined = join_copies([str(place.path) for place in places], groups.names, labels)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, place in zip(joined, places, strict=True):
-        counts[name][place.label] += 1
+    for name, label in zip(joined, labels, strict=True):
+        counts[name][label] += 1
     fold_of = deal(counts, num_folds)
     notes += _thin_classes(counts, fold_of, num_folds)
     return [str(1 + fold_of[name]) for name in joined]
 
 
-def join_copies(paths: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """Join the groups that hold copies of one file; a joined group has the first of their names."""
+def join_copies(paths: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Join the groups that hold copies of one file; a joined group has the first of their names.
+
+    A class that would become a single group, such as one of digital silence, stays as it is: in one fold it could be
+    trained on or tested, never both.
+    """
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -112,7 +117,11 @@ def join_copies(paths: Sequence[str], groups: Sequence[str]) -> list[str]:
         first, second = sorted((root(group_of[copy]), root(group_of[original])))
         if first != second:
             parent[second] = first
-    return [root(name) for name in groups]
+    joined = [root(name) for name in groups]
+    left: dict[str, set[str]] = defaultdict(set)
+    for name, label in zip(joined, labels, strict=True):
+        left[label].add(name)
+    return [own if len(left[label]) == 1 else name for own, name, label in zip(groups, joined, labels, strict=True)]
 
 
 def _thin_classes(counts: Mapping[str, Counter[str]], fold_of: Mapping[str, int], num_folds: int) -> list[str]:
