@@ -47,11 +47,11 @@ def corpus(*clips, classes=("cat", "dog")):
 
 
 def test_copies_across_counts_clips_of_each_fold(tmp_path):
-    a, b, c, d = (put(tmp_path / name, text) for name, text in (("a", b"1"), ("b", b"1"), ("c", b"2"), ("d", b"3")))
+    a, b, c, d = (put(tmp_path / name, b"%d" % number) for name, number in zip("abcd", (1, 1, 2, 3), strict=True))
     said = copies_across(corpus(Clip(a, (0,), fold="1"), Clip(b, (0,), fold="2"), Clip(c, (1,), fold="2")))
     assert said == (
-        "1 of 3 clips are byte copies of others; 1 of 1 test clips of fold 1 are also in training, 1 of 2 test clips of "
-        "fold 2 are also in training: the test is easier than it looks"
+        "1 of 3 clips are byte copies of others; 1 of 1 test clips of fold 1 are also in training, "
+        "1 of 2 test clips of fold 2 are also in training: the test is easier than it looks"
     )
     said = copies_across(corpus(Clip(a, (0,), fold="test"), Clip(b, (0,), fold="test"), Clip(d, (1,), fold="train")))
     assert said == "1 of 3 clips are byte copies of others; no fold has one in training and in test"

@@ -170,11 +170,13 @@ def test_digits_are_classes_and_one_class_is_said(opened):
     assert opened(*files(*"0123", count=5)).classes == ("0", "1", "2", "3")
 
 
-def test_one_class_is_said(opened):
-    corpus = opened(*files("audio/dog", "audio/cat", count=5), options={"num_folds": 2})
-    (note,) = corpus.notes
-    assert note.startswith("only one class, audio: nothing to tell apart; if cat, dog are the classes, set data.root=/")
-    assert note.endswith("/audio")
+def test_one_class_is_said(opened, tmp_path):
+    corpus = opened(*files("audio/dog", "audio/cat", count=5), "meta/all.csv", options={"num_folds": 2})
+    (_, note) = corpus.notes
+    assert note == (
+        f"only one class, audio: nothing to tell apart; if cat, dog are the classes, set data.root={tmp_path}/audio; if "
+        f"meta/all.csv has the labels, open it: data=manifest data.path={tmp_path}/meta/all.csv"
+    )
 
 
 def test_classes_that_lose_all_their_files_are_named(opened):
@@ -294,8 +296,8 @@ def test_copies_stay_together_and_contradictions_are_named(opened, tmp_path):
         assert fold[f"dog/copy{number}.wav"] == fold[f"dog/dogx{number}.wav"]
     assert fold["cat/copy.wav"] == fold["dog/dogx0.wav"]
     assert corpus.notes == (
-        "4 of 24 clips are byte copies of others; no fold has one in training and in test; copies with different labels "
-        f"(1): {tmp_path}/cat/copy.wav (cat) = {tmp_path}/dog/copy0.wav (dog)",
+        "4 of 24 clips are byte copies of others; no fold has one in training and in test; copies with different "
+        f"labels (1): {tmp_path}/cat/copy.wav (cat) = {tmp_path}/dog/copy0.wav (dog)",
     )
 
 

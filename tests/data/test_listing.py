@@ -41,7 +41,7 @@ def test_other_sounds_are_told_from_other_files(tmp_path):
     assert sorted(found.undecodable) == [".m4a", ".wma"]
     (note,) = found.notes()
     assert note.startswith("3 files (2 .m4a, 1 .wma) left out, which cannot be decoded here; ")
-    assert found.others() == "4 files (2 .txt, 1 without ending, 1 .jpg) ignored"
+    assert found.others() == "4 files (2 .txt, 1 without ending, 1 .jpg) that are no sounds"
 
 
 def test_links_are_followed_once_and_cycles_end(tmp_path):

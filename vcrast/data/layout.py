@@ -16,6 +16,7 @@ from vcrast.data.splits import standard_split
 
 FOLD = re.compile(r"(?:cv|fold|split)[\s_.-]*(\d+)", re.IGNORECASE)
 NOISE = "_background_noise_"  # of Speech Commands: long recordings to mix in, no class
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
 FORCE = "data.options.splits=false takes every folder as a class"
 
 
@@ -104,7 +105,7 @@ def read_layout(listing: Listing, splits: bool | None) -> Layout:
     if empty := _without_sounds(listing, reading.split_folders):
         layout.notes.append(f"folders without sounds left out: {in_short(empty)}")
     _check_labels(root, layout)
-    layout.notes += _one_class(root, layout.places)
+    layout.notes += _one_class(listing, layout.places)
     return layout
 
 
@@ -275,16 +276,20 @@ def _check_labels(root: Path, layout: Layout) -> None:
     )
 
 
-def _one_class(root: Path, places: Sequence[Place]) -> list[str]:
+def _one_class(listing: Listing, places: Sequence[Place]) -> list[str]:
     """Say that there is one class only, and where the others may be meant to be."""
     labels = {place.label for place in places}
     if len(labels) != 1 or labels == {""}:
         return []
     (label,) = labels
-    inside = sorted({place.folders[0] for place in places if place.folders})
     text = f"only one class, {label}: nothing to tell apart"
-    hint = f"; if {in_short(inside)} are the classes, set data.root={root / label}" if len(inside) > 1 else ""
-    return [text + hint]
+    inside = sorted({place.folders[0] for place in places if place.folders})
+    if len(inside) > 1:
+        text += f"; if {in_short(inside)} are the classes, set data.root={listing.root / label}"
+    tables = [path for suffix in TABLES for path in listing.left_out.get(suffix, [])]
+    if tables:
+        text += f"; if {listing.shown(tables[0])} has the labels, open it: data=manifest data.path={tables[0]}"
+    return [text]
 
 
 def _lost_classes(places: Sequence[Place], usable: set[Path]) -> list[str]:

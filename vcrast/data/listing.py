@@ -81,7 +81,7 @@ class Listing:
     def others(self) -> str:
         """One line on files that hold no sound, such as texts and pictures; "" where there are none."""
         other = {suffix: paths for suffix, paths in self.left_out.items() if suffix not in SOUND_KINDS}
-        return f"{in_kinds(other)} ignored" if other else ""
+        return f"{in_kinds(other)} that are no sounds" if other else ""
 
 
 def find_sounds(root: Path) -> Listing:
