@@ -174,8 +174,8 @@ def test_one_class_is_said(opened, tmp_path):
     corpus = opened(*files("audio/dog", "audio/cat", count=5), "meta/all.csv", options={"num_folds": 2})
     (_, note) = corpus.notes
     assert note == (
-        f"only one class, audio: nothing to tell apart; if cat, dog are the classes, set data.root={tmp_path}/audio; if "
-        f"meta/all.csv has the labels, open it: data=manifest data.path={tmp_path}/meta/all.csv"
+        f"only one class, audio: nothing to tell apart; if cat, dog are the classes, set data.root={tmp_path}/audio; "
+        f"if meta/all.csv has the labels, open it: data=manifest data.path={tmp_path}/meta/all.csv"
     )
 
 

@@ -1,6 +1,7 @@
 """Check what a listing of a folder holds, leaves out and says."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,8 @@ def test_names_that_are_not_utf8_are_left_out_and_said_readably(tmp_path):
     said = " ".join([*found.notes(), found.others()])
     assert r"'h\udcfcndin/1.wav'" in said
     said.encode()  # else no log could hold it
+    with pytest.raises(ValueError, match="ndin': its name is not UTF-8 text"):
+        find_sounds(Path(os.fsdecode(latin1)))
 
 
 def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):

@@ -93,7 +93,10 @@ def find_sounds(root: Path) -> Listing:
 
     Raises:
         FileNotFoundError: no such file or folder.
+        ValueError: the path of the folder itself is not UTF-8 text.
     """
+    if not _is_text(str(root)):
+        raise ValueError(f"{str(root)!r}: its name is not UTF-8 text, no list or report could hold it; rename it")
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r}: no such file or folder")
     if not root.is_dir():
