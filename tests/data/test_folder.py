@@ -103,6 +103,7 @@ def test_train_alone_gets_folds_within(opened):
         (["train/dog", "more/dog"], "beside the splits train lie 1 sounds"),
         (["train/dog", "train/cat", "cow"], "beside the splits train lie 1 sounds"),
         (["train", "test", "dog"], "beside the splits test, train lie 1 sounds"),
+        (["test", "cow", "dog"], "beside the splits test lie 2 sounds"),
         (["train/dog", "val/dog", "validation/dog"], "val and validation both mean the split val"),
         (["test/dog", "val/dog"], "has the splits test, val and none called train"),
         (["train/dog", "test"], r"1 files are in no class folder, the first is .*test/.*predict"),
@@ -117,10 +118,10 @@ def test_what_can_be_read_in_two_ways_is_refused_in_one_line(opened, names, said
 
 
 def test_a_class_called_train(opened, caplog):
-    caplog.set_level(logging.INFO)
-    names = files("train", "dog", "rain", count=5)
-    assert opened(*names).classes == ("dog", "rain", "train")
-    assert "train: taken as a class, its sounds lie directly in it beside the classes dog, rain; " in caplog.text
+    corpus = opened(*files("train", "dog", "rain", count=5))
+    assert corpus.classes == ("dog", "rain", "train")
+    assert corpus.notes == ("train is taken as a class, as dog, rain are; if it is a split, move those away",)
+    assert corpus.notes[0] in caplog.text
     with pytest.raises(ValueError, match="beside the splits train lie 10 sounds"):
         opened(options={"splits": True})
 

@@ -84,12 +84,10 @@ def read_layout(listing: Listing, splits: bool | None) -> Layout:
     for path in noise:
         del parts[path]
     reading = _choose(root, list(parts.values()), splits)
-    places = [reading.place(path, each) for path, each in parts.items()]
-    outside = [place for place in places if place is None]
-    found = [place for place in places if place is not None]
+    found = [place for path, each in parts.items() if (place := reading.place(path, each)) is not None]
     layout = Layout([], decision=reading.decision, notes=list(reading.notes))
-    if outside:
-        layout.notes.append(f"{len(outside)} sounds are in none of the lists and left out")
+    if outside := len(parts) - len(found):
+        layout.notes.append(f"{outside} sounds are in none of the lists and left out")
     if noise:
         layout.notes.append(f"{NOISE} is no class: {len(noise)} sounds left out")
     present = tuple(sorted({place.split for place in found} - {""}))
@@ -116,7 +114,7 @@ class Reading:
     Attributes:
         place: (path, parts below the root) -> its place; None where it belongs nowhere.
         decision: one line.
-        notes: of the lists.
+        notes: what a reader of the results should know.
         split_folders: folders at the top that are splits, below which the classes are.
     """
 
@@ -141,11 +139,9 @@ def _choose(root: Path, paths: Sequence[tuple[str, ...]], splits: bool | None) -
         _refuse_twice(root, named)
         return Reading(_split_first, f"{in_short(list(named))}: taken as splits", split_folders=list(named))
     if splits is None and named:
-        said = (
-            f"{in_short(list(named))}: taken as a class, its sounds lie directly in it beside the classes "
-            f"{in_short(others)}; data.options.splits=true takes it as a split"
-        )
-        return Reading(_class_first, said)
+        (top,) = named
+        said = f"{top} is taken as a class, as {in_short(others)} are; if it is a split, move those away"
+        return Reading(_class_first, notes=[said])
     if _below_classes(root, paths):
         return Reading(_class_then_split, "folders below the classes are taken as splits")
     if splits:
@@ -182,10 +178,10 @@ def _by_lists(root: Path, lists: SplitLists, paths: Iterable[tuple[str, ...]]) -
 def _at_top(
     root: Path, paths: Sequence[tuple[str, ...]], named: dict[str, str], others: Sequence[str], *, forced: bool
 ) -> bool:
-    """Whether the folders at the top that are named after splits are splits; False where one of them is a class.
+    """Whether the folders at the top that are named after splits are splits; False where `train` is a class.
 
-    Nothing but such folders: splits. Beside others, one alone whose sounds lie directly in it is a class (ESC-50 has
-    one called train), as is one that is nested as deep as all the others and shares no folder's name with them.
+    Nothing but such folders: splits. Beside others, `train` alone is a class (ESC-50 has it) when its sounds lie
+    directly in it, or when it is nested like several others and shares no folder's name with them.
     """
     bare = [parts[0] for parts in paths if len(parts) == 1]
     if not others and not bare:
@@ -194,8 +190,8 @@ def _at_top(
     for parts in paths:
         if len(parts) > 1:
             inside[parts[0]].add(parts[1] if len(parts) > 2 else "")
-    if len(named) == 1 and not forced:
-        (top,) = named
+    top = next(iter(named))
+    if len(named) == 1 and top.lower() == TRAIN and not forced:
         if others and "" in inside[top]:
             return False
         apart = all("" not in inside[other] and not inside[other] & (inside[top] | {top}) for other in others)
