@@ -73,3 +73,10 @@ def test_a_manifest_with_quotes_commas_and_columns_of_its_own(tmp_path, multilab
         (0.5, None, 4),
     ]
     assert [clip.extra for clip in read.clips] == [{"speaker": f"s {i}"} for i in range(3)]
+
+
+def test_a_split_may_be_spelled_in_any_way():
+    fixed = corpus("train", "test", "val", "train")
+    assert select_folds(fixed, ["Test", "validation"]) == ["test", "val"]
+    with pytest.raises(ValueError, match=r"no fold 'Testing'"):
+        select_folds(corpus("1", "2"), ["Testing"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vcrast.config.words import suggest
+from vcrast.data.splits import standard_split
 
 TRAIN = "train"
 WHOLE = "all"  # the fold of a corpus that has none: trained on, never tested
@@ -111,7 +112,7 @@ def select_folds(corpus: Corpus, folds: Any) -> list[str]:
     if folds == "all":
         return list(corpus.folds)
     asked = [folds] if isinstance(folds, str | int) else list(folds)
-    names = [str(fold) for fold in asked]
+    names = [fold_called(str(fold), corpus.folds) for fold in asked]
     if not names:
         raise ValueError("data.folds=[] names no fold; give one such as [1], or all, or null")
     if len(set(names)) < len(names):
@@ -120,6 +121,12 @@ def select_folds(corpus: Corpus, folds: Any) -> list[str]:
         if name not in corpus.folds:
             raise ValueError(f"data.folds: {corpus.name} has no fold {name!r}; {_choices(corpus, name)}")
     return names
+
+
+def fold_called(name: str, folds: Sequence[str]) -> str:
+    """Return the fold that a name means: itself, or the split of that name in another spelling (`Test`)."""
+    split = standard_split(name)
+    return split if name not in folds and split in folds else name
 
 
 def _choices(corpus: Corpus, wrong: str) -> str:

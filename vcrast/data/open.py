@@ -13,6 +13,7 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip, Corpus
+from vcrast.data.copies import copies_across
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.padding import clip_lengths, padding_note
 from vcrast.data.preflight import fault_list, preflight
@@ -112,6 +113,9 @@ class OpenData:
         """Notes for a reader of the results: what is here of the dataset, what was left out, how much is padding."""
         faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
         left_out = [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
+        copies = None if self.corpus.listed else copies_across(self.corpus)
+        if copies and copies not in self.corpus.notes:
+            left_out.append(copies)
         every = self.dataset(self.corpus.clips, seed=0)
         padding = padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate)
         return [*self.corpus.notes, *left_out, *([padding] if padding else [])]
