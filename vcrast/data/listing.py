@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vcrast.data.audio import SUFFIXES
+from vcrast.data.audio import explain_suffixes, sound_suffixes
 
 SOUND_KINDS = (
     ".3g2", ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".avi", ".awb", ".bwf", ".caf",
@@ -65,9 +65,8 @@ class Listing:
         """One line for each reason why sounds are left out; empty when every sound can be used."""
         found = []
         if self.undecodable:
-            found.append(
-                f"{in_kinds(self.undecodable)} left out, which cannot be decoded here; {_explain(self.undecodable)}"
-            )
+            what_to_do = explain_suffixes(self.undecodable)
+            found.append(f"{in_kinds(self.undecodable)} left out, which cannot be decoded here; {what_to_do}")
         for paths, text in (
             (self.misnamed, "sound files left out, their names are not UTF-8 text (rename them, as convmv does)"),
             (self.not_files, "names of sounds left out that lead to no file"),
@@ -102,7 +101,7 @@ def find_sounds(root: Path) -> Listing:
     if not root.is_dir():
         return Listing(root.parent, [root])
     found = Listing(root)
-    suffixes = frozenset(_sound_suffixes())
+    suffixes = frozenset(sound_suffixes())
     seen = {_identity(str(root))}
     folders: list[str] = [str(root)]
     links: list[str] = []
@@ -194,13 +193,3 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _sound_suffixes() -> tuple[str, ...]:
-    """Endings of the files that are decoded here, in lower case."""
-    return SUFFIXES
-
-
-def _explain(suffixes: Iterable[str]) -> str:
-    """What to do about files of these kinds."""
-    return f"convert them, for instance: ffmpeg -i IN{min(suffixes)} OUT.flac"

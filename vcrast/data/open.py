@@ -16,7 +16,8 @@ from vcrast.data.clip import Clip, Corpus
 from vcrast.data.copies import copies_across
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.padding import clip_lengths, padding_note
-from vcrast.data.preflight import fault_list, preflight
+from vcrast.data.preflight import preflight
+from vcrast.data.remarks import left_out, scaled
 from vcrast.data.sources import import_sources
 from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
@@ -56,6 +57,7 @@ def prepare(data: DataConfig, clips: Sequence[Clip]) -> WavStore | None:
         cache_dir=data.cache_dir,
         num_workers=data.num_workers,
         max_bad_fraction=data.max_bad_fraction,
+        keep_silent=data.keep_silent,
     )
 
 
@@ -111,14 +113,15 @@ class OpenData:
     @property
     def warnings(self) -> list[str]:
         """Notes for a reader of the results: what is here of the dataset, what was left out, how much is padding."""
-        faults = [f"{clip.where}: {reason}" for clip, reason in (self.store.faults if self.store else [])]
-        left_out = [f"{len(faults)} of {len(self.corpus.clips)} clips left out{fault_list(faults)}"] if faults else []
-        copies = None if self.corpus.listed else copies_across(self.corpus)
-        if copies and copies not in self.corpus.notes:
-            left_out.append(copies)
-        every = self.dataset(self.corpus.clips, seed=0)
-        padding = padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate)
-        return [*self.corpus.notes, *left_out, *([padding] if padding else [])]
+        store, corpus = self.store, self.corpus
+        every = self.dataset(corpus.clips, seed=0)
+        found = [
+            left_out(corpus, store.faults) if store else None,
+            scaled(store.scaled) if store else None,
+            None if corpus.listed else copies_across(corpus),
+            padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate),
+        ]
+        return list(dict.fromkeys([*corpus.notes, *(text for text in found if text)]))
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
         """Return the training and the test clips of one fold; `seed` is that of the random crops."""
@@ -136,6 +139,7 @@ class OpenData:
             store=self.store,
             seed=seed,
             max_bad_fraction=self.data.max_bad_fraction,
+            keep_silent=self.data.keep_silent,
         )
 
     def statistics(

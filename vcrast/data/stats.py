@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vcrast.config.atomic import write_atomic
-from vcrast.data.audio import AudioFault, read_wav
+from vcrast.data.audio import SILENCE, AudioFault, read_wav
 from vcrast.data.cache import corpus_key, default_cache_dir
 from vcrast.data.clip import Clip
 from vcrast.data.preflight import spread
@@ -37,8 +38,9 @@ def fbank_stats(
     """Compute mean and standard deviation of all filterbank values of the clips, whole and without padding.
 
     AST normalises with the statistics of the training set's filterbank values (Gong et al. 2021, arXiv:2104.01778,
-    Sec. 2.1); padding would count as loud as its share of the clip. Unreadable clips, and clips shorter than a window,
-    are left out. More than 10,000 clips are sampled evenly: the mean's error is far below what normalisation notices.
+    Sec. 2.1); padding would count as loud as its share of the clip. Unreadable and silent clips, and clips shorter
+    than a window, are left out. More than 10,000 clips are sampled evenly: the mean's error is far below what
+    normalisation notices.
 
     Args:
         clips: of the training set.
@@ -111,5 +113,7 @@ def _pieces(clip: Clip, store: WavStore | None, sample_rate: int) -> list[Tensor
             wav = read_wav(clip.path, sample_rate=sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
     except AudioFault as fault:
         log.warning("data statistics: %s left out", fault)
+        return []
+    if float(np.abs(wav).max()) < SILENCE:  # kept by data.keep_silent: it would stand for the level of nothing
         return []
     return list(torch.from_numpy(wav)[None].split(round(PIECE_S * sample_rate), dim=1))

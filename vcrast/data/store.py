@@ -27,6 +27,7 @@ class Index:
         mtime_ns: of each file when its content was last compared.
         content: hash of each file's bytes.
         faults: position of a clip (as text: JSON keys are) -> why it is quarantined.
+        scales: position of a clip -> what its samples were divided by, where that is not 1.
     """
 
     data: str
@@ -36,6 +37,7 @@ class Index:
     mtime_ns: list[int]
     content: list[str]
     faults: dict[str, str]
+    scales: dict[str, float]
 
     @classmethod
     def read(cls, path: Path) -> Index:
@@ -62,6 +64,7 @@ class WavStore:
     Attributes:
         faults: quarantined clips and why.
         good: positions of the others.
+        scaled: clips whose samples were divided, and by what.
     """
 
     def __init__(self, path: Path, index: Index, clips: Sequence[Clip]) -> None:
@@ -70,6 +73,7 @@ class WavStore:
         self.stops = np.cumsum(np.asarray(index.num_samples, dtype=np.int64))
         self.starts = self.stops - np.asarray(index.num_samples, dtype=np.int64)
         self.faults = [(clips[int(position)], reason) for position, reason in index.faults.items()]
+        self.scaled = [(clips[int(position)], scale) for position, scale in index.scales.items()]
         self.good = [i for i in range(len(clips)) if str(i) not in index.faults]
         self.rows = {clips[i].segment: i for i in self.good}
         self.data: np.ndarray | None = None

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO
 
 # Writers to a pipe cannot go back to fill in the size; they leave 0, 0xFFFFFFFF (ffmpeg) or about 0x7FFFFFFF (sox).
 UNKNOWN_SIZE = 0x7FFF0000
+TOLERATED_S = 0.01  # and 1 %: a header that counts a byte too many is no broken download
 
 
 def missing_end(path: str, format_name: str) -> str:
@@ -35,18 +37,50 @@ def mp3_declares_length(path: str) -> bool:
     return b"Xing" in frame or b"Info" in frame
 
 
+def with_its_size(path: str) -> bytes | None:
+    """Return the bytes of a WAV file whose header declares no samples though there are some, with the right size in it.
+
+    Writers to a pipe leave 0 there when they end badly; libsndfile takes it at its word. None for any other file.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"RIFF":
+            return None
+        for name, length, place in _chunks(file, "<I"):
+            there = os.fstat(file.fileno()).st_size - place
+            if name == b"data":
+                if length or there <= 0:
+                    return None
+                file.seek(0)
+                whole = bytearray(file.read())
+                whole[place - 4 : place] = struct.pack("<I", min(there, 0xFFFFFFFF))
+                return bytes(whole)
+    return None
+
+
+def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, declared length and place of the content of each chunk of a RIFF or AIFF file."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        length, place = struct.unpack(order, head[4:])[0], file.tell()
+        yield head[:4], length, place
+        file.seek(place + length + length % 2)
+
+
 def _missing_samples(file: BinaryIO) -> str:
     """Compare the size of the sample chunk of a RIFF, RIFX or AIFF file with the file's size."""
     size = os.fstat(file.fileno()).st_size
     order = "<I" if file.read(4) == b"RIFF" else ">I"
-    file.seek(12)
-    while len(head := file.read(8)) == 8:
-        length = struct.unpack(order, head[4:])[0]
-        if head[:4] in (b"data", b"SSND"):
-            there = size - file.tell()
+    tolerated = 2  # bytes: some writers count the byte that pads a chunk
+    for name, length, place in _chunks(file, order):
+        if name == b"fmt " and length >= 12:
+            file.seek(place + 8)
+            tolerated = max(tolerated, round(TOLERATED_S * struct.unpack(order, file.read(4))[0]))
+        if name in (b"data", b"SSND"):
+            missing = length - (size - place)
             known = 0 < length < UNKNOWN_SIZE
-            return f"{there} of the {length} bytes that its header declares" if known and there < length else ""
-        file.seek(length + length % 2, os.SEEK_CUR)
+            if known and missing > min(tolerated, max(2, length // 100)):
+                return f"{size - place} of the {length} bytes that its header declares"
+            return ""
     return ""
 
 

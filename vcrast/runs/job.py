@@ -134,7 +134,12 @@ class Job:
             "sample_rate": config.data.sample_rate,
             "clip_duration_s": config.data.clip_duration_s,
             "pad": padding_in_use(self.train),
-            "meta": {"recipe": config.recipe, "fold": self.fold, "seed": config.run.seed},
+            "meta": {
+                "recipe": config.recipe,
+                "fold": self.fold,
+                "seed": config.run.seed,
+                "keep_silent": config.data.keep_silent,
+            },
         }
 
     def batches(self, clips: ClipDataset, part: range | None = None, *, windows: str | None = None) -> Iterator[Batch]:
