@@ -10,10 +10,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vcrast.config.metric import Metric
-from vcrast.evaluation.base import Evaluation, Features, Predictions, build_evaluations
+from vcrast.evaluation.base import (
+    NOTHING,
+    Evaluation,
+    Features,
+    Measured,
+    Predictions,
+    build_evaluations,
+    measured,
+    undefined_lines,
+)
+from vcrast.evaluation.predictions import write_predictions
 from vcrast.finetune import build_classifier, scores
 from vcrast.models.backbone import Backbone
-from vcrast.models.export import load_head
+from vcrast.models.export import export, load_head
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.job import Job
 from vcrast.training.dist import is_rank_zero
@@ -30,7 +40,7 @@ NUMBERS = {
 
 
 def evaluate(job: Job) -> dict[str, Any]:
-    """Measure the fold's models on its test clips; keeps scores and embeddings for the report."""
+    """Measure the fold's models on its test clips; keeps scores, predictions and embeddings, and exports the probe."""
     started = time.perf_counter()
     evaluations = build_evaluations(job.config.evaluation)
     described = {name: metric for each in evaluations.values() for name, metric in each.described().items()}
@@ -40,18 +50,21 @@ def evaluate(job: Job) -> dict[str, Any]:
     untrained = on_features(job, encoder, [each for each in chosen if each.baseline], Kept())
     origin = job.load_pretrained(encoder)
     log.info("fold %s evaluate: frozen features from %s", job.fold, origin)
-    result = {
-        **on_predictions(job, chosen, kept),
-        **on_features(job, encoder, chosen, kept),
-        **{f"untrained_{name}": value for name, value in untrained.items()},
-        "num_test_clips": len(job.test),
-        "long_clips": protocol(job),
-    }
     if is_rank_zero():
-        folder = job.run_dir / "evaluation"
-        folder.mkdir(exist_ok=True)
-        save_file({name: value.contiguous() for name, value in kept.items()}, folder / f"fold_{job.fold}.safetensors")
-    return {**result, "wall_s": time.perf_counter() - started}
+        (job.run_dir / "evaluation").mkdir(exist_ok=True)
+    found = on_predictions(job, chosen, kept).joined(on_features(job, encoder, chosen, kept))
+    if origin != "scratch":
+        export_heads(job, encoder, chosen)
+    found = found.joined(untrained.of_untrained())
+    for line in undefined_lines(found.undefined):
+        log.warning("fold %s evaluate: %s", job.fold, line)
+        job.summary.warn(f"fold {job.fold} evaluate: {line}")
+    if is_rank_zero():
+        path = job.run_dir / "evaluation" / f"fold_{job.fold}.safetensors"
+        save_file({name: value.contiguous() for name, value in kept.items()}, path)
+    aside = {**found.by_class, **({"undefined": found.undefined} if found.undefined else {})}
+    about = {"num_test_clips": len(kept["index"]), "long_clips": protocol(job)}
+    return {**found.values, **aside, **about, "wall_s": time.perf_counter() - started}
 
 
 def protocol(job: Job) -> str:
@@ -60,32 +73,47 @@ def protocol(job: Job) -> str:
     return f"windows of {seconds}, averaged" if job.config.evaluate.windows == "all" else f"middle {seconds}"
 
 
-def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> dict[str, float]:
+def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> Measured:
     """Numbers of those that need frozen features; the test clips' embeddings are added to `kept`."""
-    found: dict[str, float] = {}
+    found = NOTHING
     embed = job.embedder()
     asking = [each for each in evaluations if each.needs is Features]
     for all_layers in sorted({False, *(each.all_layers for each in asking)}):
         train, test = (embed(encoder, clips, all_layers=all_layers) for clips in (job.train, job.test))
         for each in asking:
             if each.all_layers == all_layers:
-                found |= each.measure(Features(train, test, job.multilabel))
+                found = found.joined(measured(each, Features(train, test, job.multilabel), job.classes))
         if not all_layers:
             kept |= {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     return found
 
 
-def on_predictions(job: Job, evaluations: list[Evaluation], kept: Kept) -> dict[str, float]:
-    """Numbers of those that need the finetuned model, none if the run has not finetuned; adds `scores` to `kept`."""
+def on_predictions(job: Job, evaluations: list[Evaluation], kept: Kept) -> Measured:
+    """Numbers of those that need the finetuned model, none if the run has not finetuned.
+
+    Adds `scores` to `kept` and writes `evaluation/predictions_fold_<fold>.csv`.
+    """
     asking = [each for each in evaluations if each.needs is Predictions]
     if not job.summary.done(job.fold, "finetune"):
-        return {}
+        return NOTHING
     objective, _ = build_classifier(job)
     load_encoder(objective.encoder, job.exported("finetuned") / "weights.safetensors")
     load_head(objective.head, job.exported("finetuned"))
-    score, label, _ = scores(job, objective, job.test)
+    score, label, index = scores(job, objective, job.test)
     kept["scores"] = score
-    found: dict[str, float] = {}
+    if is_rank_zero():
+        clips = [job.test.clips[place] for place in index.tolist()]
+        path = job.run_dir / "evaluation" / f"predictions_fold_{job.fold}.csv"
+        write_predictions(path, clips, score, label, job.classes, multilabel=job.multilabel)
+    found = NOTHING
     for each in asking:
-        found |= each.measure(Predictions(score, label, job.multilabel))
+        found = found.joined(measured(each, Predictions(score, label, job.multilabel), job.classes))
     return found
+
+
+def export_heads(job: Job, encoder: Backbone, evaluations: list[Evaluation]) -> None:
+    """Export the frozen encoder with each classifier that an evaluation has fitted on it; the first process does."""
+    for each in evaluations:
+        for stage, head in each.heads().items():
+            if is_rank_zero():
+                export(job.exported(stage), encoder=encoder, head=head, **job.export_options())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -10,10 +11,15 @@ from torch import Tensor
 
 from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
+from vcrast.config.schema import Config
+from vcrast.data.clip import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import mean_by_clip, training_batches
+from vcrast.data.sampling import check_sampling, class_clips, sampling_chances
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.models.export import export
+from vcrast.objectives.base import Task
+from vcrast.objectives.class_weights import class_weights
 from vcrast.objectives.supervised import Supervised
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
@@ -49,16 +55,33 @@ def finetune(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     stage.begin((job.num_samples,))
     log.info(
-        "fold %s finetune from %s: %d clips, %d steps of batch %d, %.1f M weights", job.fold, origin, len(job.train),
-        stage.num_steps, options.batch_size, num_parameters(objective) / 1e6,
+        "fold %s finetune from %s: %d clips, %d steps of batch %d, %s weights%s", job.fold, origin, len(job.train),
+        stage.num_steps, options.batch_size, f"{num_parameters(objective):,}",
+        " (the encoder is frozen)" if objective.frozen else "",
     )  # fmt: skip
     batches = training_batches(
         job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
         num_steps=stage.num_steps, num_workers=job.config.data.num_workers, device=job.device, rank=rank(),
-        world_size=world_size(),
+        world_size=world_size(), chances=sampling_chances(job.train.clips, options.sampling),
     )  # fmt: skip
     train(stage, batches)
     return finish(job, stage, objective)
+
+
+def check_finetuning(config: Config, corpus: Corpus) -> None:
+    """Refuse options of finetuning that cannot work with this data, before hours are spent on pretraining.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if "finetune" not in config.stages:
+        return
+    options = config.finetune
+    check_sampling(options.sampling)
+    weights = options.objective.get("class_weights")
+    counts = class_clips(corpus.clips, len(corpus.classes))
+    task = Task(len(counts), corpus.multilabel, 0, 0, corpus.classes, counts, len(corpus.clips))
+    class_weights(weights, task)
 
 
 def build_classifier(job: Job) -> tuple[Supervised, str]:
@@ -75,6 +98,8 @@ def build_classifier(job: Job) -> tuple[Supervised, str]:
     if not isinstance(objective, Supervised):
         name = options.objective["name"]
         raise ValueError(f"finetune.objective={name}: finetuning trains a classifier; choose supervised")
+    if options.freeze_encoder:
+        objective.freeze_encoder()
     return objective.to(job.device), origin
 
 
@@ -100,11 +125,15 @@ def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor,
 
 
 def test(job: Job, objective: Supervised) -> dict[str, float]:
-    """Accuracy (mAP if a clip may have several labels) on the test clips of the fold."""
+    """Accuracy (mAP if a clip may have several labels) on the test clips of the fold; NaN where it is undefined."""
     score, label, _ = scores(job, objective, job.test)
-    if job.multilabel:
-        return {"mAP": float(mean_average_precision(score, label))}
-    return {"accuracy": float(accuracy(score, label.argmax(dim=1)))}
+    name = "mAP" if job.multilabel else "accuracy"
+    try:
+        found = mean_average_precision(score, label) if job.multilabel else accuracy(score, label.argmax(dim=1))
+    except ValueError as error:  # NaN scores: training may recover, and what it has learnt is not thrown away
+        log.warning("fold %s finetune: %s on the test clips is undefined: %s", job.fold, name, error)
+        return {name: math.nan}
+    return {name: float(found)}
 
 
 def finish(job: Job, stage: Stage, objective: Supervised) -> dict[str, Any]:
@@ -116,7 +145,7 @@ def finish(job: Job, stage: Stage, objective: Supervised) -> dict[str, Any]:
 
 
 def tested(job: Job) -> dict[str, Any]:
-    """The last test's number, and that of every test by its epoch."""
+    """The last test's number, and that of every test by its epoch; None where the test clips do not define it."""
     lines = [line for line in job.log.lines("finetune", job.fold) if "epoch" in line]
     name = "mAP" if job.multilabel else "accuracy"
     by_epoch = [[line["epoch"], line[f"test_{name}"]] for line in lines]

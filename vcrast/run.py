@@ -24,7 +24,7 @@ from vcrast.evaluation.embedding import Known
 from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.features.views import check_views
-from vcrast.finetune import finetune
+from vcrast.finetune import check_finetuning, finetune
 from vcrast.pretrain import pretrain
 from vcrast.runs.environment import redact_arguments, write_environment
 from vcrast.runs.interrupt import Interrupt
@@ -61,6 +61,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
     resolve_precision(config.precision, resolve_device(config.run.device))
     check_parts(config)
+    check_finetuning(config, corpus)
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(RunLock(folder))

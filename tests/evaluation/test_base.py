@@ -6,12 +6,14 @@ from torch.nn import functional as F
 
 from vcrast.config.compose import compose
 from vcrast.config.metric import Metric
-from vcrast.evaluation.base import Evaluation, Features, Predictions, build_evaluations
+from vcrast.evaluation.base import Evaluation, Features, Predictions, build_evaluations, measured, undefined_lines
+from vcrast.evaluation.classifier import Classifier
 from vcrast.evaluation.embedding import Embedded
-from vcrast.evaluation.metrics import accuracy, mean_average_precision
+from vcrast.evaluation.metrics import accuracy, average_precision, class_auc, mean_average_precision
 
 KNN = {"module": "vcrast.evaluation.knn", "k": 3, "temperature": 0.1}
-PROBE = {"module": "vcrast.evaluation.linear_probe", "steps": 50, "weight_decay": 1e-3}
+PROBE = {"module": "vcrast.evaluation.linear_probe", "steps": 50, "weight_decay": 1e-3, "export": True}
+CLASSES = ("cat", "rain", "dog")
 
 
 class Constant(Evaluation):
@@ -79,6 +81,87 @@ def test_the_classifier_is_measured_by_the_known_metrics():
     assert found["accuracy"] == pytest.approx(accuracy(score, label.argmax(dim=1)).item())
     assert found["mAP"] == pytest.approx(mean_average_precision(score, label).item())
     assert "accuracy" not in classifier.measure(Predictions(score, label, multilabel=True))
+
+
+def predicted(classes, *, multilabel=False, seed=0):
+    score = torch.rand(len(classes), 3, generator=torch.Generator().manual_seed(seed))
+    return Predictions(score, torch.eye(3)[classes], multilabel)
+
+
+def test_numbers_that_the_test_clips_do_not_define_come_with_the_reason():
+    found = measured(Classifier(), predicted([1] * 6), CLASSES)
+    said = "all 6 test clips are of class rain"
+    assert found.undefined == {"mAP": said, "auc": said, "d_prime": said}
+    assert found.values["accuracy"] == found.values["balanced_accuracy"] == found.by_class["class_accuracy"]["rain"]
+    assert undefined_lines(found.undefined) == [f"mAP, auc, d_prime undefined: {said}"]
+    assert set(measured(Classifier(), predicted([2]), CLASSES).undefined.values()) == {
+        "there is only one test clip (dog)"
+    }
+    empty = Predictions(torch.rand(4, 3), torch.zeros(4, 3), multilabel=True)
+    assert measured(Classifier(), empty, CLASSES).undefined["mAP"] == "none of the 4 test clips has a label"
+    both = Predictions(torch.rand(4, 3), torch.tensor([[1.0, 1.0, 0.0]] * 4), multilabel=True)
+    assert "no class is carried by some of the 4" in measured(Classifier(), both, CLASSES).undefined["auc"]
+    none = Predictions(torch.empty(0, 3), torch.empty(0, 3), multilabel=False)
+    assert measured(Classifier(), none, CLASSES).undefined["accuracy"] == "none of the test clips could be read"
+
+
+def test_a_perfect_ranking_says_why_its_d_prime_is_infinite():
+    right = measured(Classifier(), Predictions(torch.eye(3), torch.eye(3), multilabel=False), CLASSES)
+    assert right.undefined == {"d_prime": "the AUC is 1, at which d-prime is infinite"}
+    wrong = measured(Classifier(), Predictions(1 - torch.eye(3), torch.eye(3), multilabel=False), CLASSES)
+    assert wrong.undefined == {"d_prime": "the AUC is 0, at which d-prime is infinite"}
+
+
+def test_each_class_by_itself():
+    score = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]])
+    label = torch.eye(3)[[0, 1, 1, 1]]
+    found = measured(Classifier(), Predictions(score, label, multilabel=False), CLASSES).by_class
+    assert found["class_clips"] == {"cat": 1, "rain": 3, "dog": 0}
+    assert found["class_accuracy"] == {"cat": 1.0, "rain": pytest.approx(2 / 3), "dog": None}
+    assert found["class_auc"] == {"cat": 1.0, "rain": 1.0, "dog": None}
+    found = measured(Classifier(), Predictions(score, label, multilabel=True), CLASSES).by_class
+    assert found["class_AP"]["rain"] == average_precision(score, label)[1].item()
+    assert found["class_auc"]["cat"] == class_auc(score, label)[0].item()
+
+
+class Fails(Constant):
+    """Cannot measure what it is given."""
+
+    def measure(self, given):
+        raise ValueError("needs two\nclasses")
+
+
+def test_an_evaluation_that_refuses_leaves_its_numbers_undefined_and_the_others_alone():
+    found = measured(Fails(), features(), CLASSES)
+    assert found.undefined == {"constant": "needs two classes"}
+    assert list(found.values) == ["constant"]
+    bad = predicted([0, 1])
+    bad.score[1, 1] = torch.nan
+    assert set(measured(Classifier(), bad, CLASSES).undefined.values()) == {"1 of 2 clips have NaN scores"}
+    both = found.joined(measured(Constant(), features(), CLASSES).of_untrained())
+    assert both.values["untrained_constant"] == 1.0
+    assert both.undefined == {"constant": "needs two classes"}
+
+
+def test_frozen_features_without_a_test_clip_that_can_be_read():
+    nothing = Embedded(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
+    for name, options in (("knn", KNN), ("linear_probe", PROBE)):
+        [evaluation] = build_evaluations({name: options}).values()
+        found = measured(evaluation, features()._replace(test=nothing), CLASSES)
+        assert set(found.undefined.values()) == {"none of the test clips could be read"}
+
+
+def test_the_probe_hands_on_the_classifier_that_it_has_fitted():
+    given = features()
+    probe = build_evaluations({"linear_probe": PROBE})["linear_probe"]
+    assert probe.heads() == {}
+    probe.measure(given)
+    head = probe.heads()["probe"]
+    right = (head(given.test.embedding).argmax(dim=1) == given.test.label.argmax(dim=1)).float().mean()
+    assert {"probe_accuracy": right.item()} == probe.measure(given)
+    silent = build_evaluations({"linear_probe": {**PROBE, "export": False}})["linear_probe"]
+    silent.measure(given)
+    assert silent.heads() == {}
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,21 @@ def test_a_run_that_has_not_come_so_far_costs_the_others_no_fold(tmp_path):
     assert compare([tmp_path], ["pretrain.loss"]).folds == ("1",)
 
 
+def test_a_fold_in_which_a_number_is_undefined_is_named(tmp_path):
+    folder = make(tmp_path / "a", folds={"1": 0.5, "2": 0.7})
+    content = json.loads((folder / "summary.json").read_text())
+    content["folds"]["1"]["evaluate"] |= {"auc": 0.9, "class_auc": {"dog": 0.9}}
+    content["folds"]["2"]["evaluate"] |= {"auc": None, "undefined": {"auc": "one class"}}
+    (folder / "summary.json").write_text(json.dumps(content))
+    found = compare([folder], ["auc"])
+    assert (found.folds, found.estimate(found.variants[0], "evaluate.auc").mean) == (("1",), 0.9)
+    assert f"{folder}: undefined in fold 2, which is left out" in found.notes
+    both = compare([folder], ["auc", "knn_accuracy"])
+    assert both.folds == ("1", "2")
+    assert both.estimate(both.variants[0], "evaluate.auc") is None
+    assert f"{folder}: has no evaluate.auc" in both.notes
+
+
 def test_nothing_done_is_said(tmp_path):
     make(tmp_path / "a")
     with pytest.raises(ValueError, match="no stage of any run is done yet"):

@@ -32,6 +32,22 @@ def test_a_perfect_score_has_no_finite_d_prime(tmp_path):
     assert stored["mean"]["evaluate"] == {"auc": 1.0}
 
 
+def test_an_epoch_that_the_test_clips_do_not_define_is_no_best_one():
+    folds = {"1": fold(0.5, [[1, None], [2, 0.4], [3, 0.6]]), "2": fold(0.9, [[1, 0.9], [2, 0.8], [3, None]])}
+    mean = spread(folds)["mean"]["finetune"]
+    assert (mean["best_epoch"], mean["best_epoch_accuracy"]) == (2, pytest.approx(0.6))
+    assert "best_epoch" not in spread({"1": fold(0.5, [[1, None]]), "2": fold(0.9, [[1, 0.9]])})["mean"]["finetune"]
+
+
+def test_numbers_of_classes_are_kept_and_not_averaged(tmp_path):
+    summary = Summary(tmp_path / "summary.json", recipe="demo", classes=("a",))
+    by_class = {"class_accuracy": {"a": None}, "undefined": {"auc": "why"}, "auc": float("nan")}
+    summary.record("1", "evaluate", {"accuracy": 1.0, **by_class})
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert stored["folds"]["1"]["evaluate"] == {"accuracy": 1.0, **by_class, "auc": None}
+    assert stored["mean"]["evaluate"] == {"accuracy": 1.0}
+
+
 def test_summary_survives_a_restart(tmp_path):
     path = tmp_path / "summary.json"
     Summary(path, recipe="demo", classes=("a",)).record("1", "pretrain", {"loss": 2.0})

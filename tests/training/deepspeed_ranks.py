@@ -90,7 +90,10 @@ def make_objective(kind="vcr", mode="drop"):
         return make_vcr(encoder, views, (13, 13, 21))
     if kind == "toy":
         return ToyMAE(encoder=encoder, views=views, task=make_task())
-    return make_supervised(encoder, views)
+    objective = make_supervised(encoder, views)
+    if kind == "frozen":
+        objective.freeze_encoder()
+    return objective
 
 
 def engine_of(name, objective, *, precision="fp32", clip=1.0, **options):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcrast.cli import compare, data, doctor, embed, export, predict, probe, report, submit, sync
+from vcrast.cli import compare, data, doctor, embed, evaluate, export, predict, probe, report, submit, sync
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
 from vcrast.cli.errors import exit_code
@@ -22,6 +22,7 @@ VERBS = {
     "data": data,
     "embed": embed,
     "predict": predict,
+    "evaluate": evaluate,
     "export": export,
     "probe": probe,
     "report": report,

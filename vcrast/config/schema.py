@@ -91,6 +91,8 @@ class FinetuneConfig:
     steps: int | None = field(metadata=POSITIVE)
     patch_stride: list[int] | None
     drop_path: float
+    freeze_encoder: bool
+    sampling: str
     clip_grad_norm: float | None
     log_every_steps: int = field(metadata=POSITIVE | FREE)
     evaluate_every_epochs: float

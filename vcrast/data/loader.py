@@ -55,10 +55,18 @@ def steps_per_epoch(num_clips: int, batch_size: int) -> int:
     return num_clips // batch_size
 
 
-def epoch_order(num_clips: int, *, seed: int, epoch: int) -> Tensor:
-    """Draw the order of the clips in one epoch, (num_clips,) int64."""
+def epoch_order(num_clips: int, *, seed: int, epoch: int, chances: Tensor | None = None) -> Tensor:
+    """Draw the clips of one epoch, (num_clips,) int64: each once in random order.
+
+    With `chances`, (num_clips,) float64 that add up to 1, every place of the epoch is drawn by itself: clips may come
+    several times, or not at all.
+    """
     generator = torch.Generator().manual_seed(stable_hash(f"order {seed} {epoch}") >> 1)
-    return torch.randperm(num_clips, generator=generator)
+    if chances is None:
+        return torch.randperm(num_clips, generator=generator)
+    upper = chances.cumsum(dim=0)
+    drawn = torch.rand(num_clips, generator=generator, dtype=torch.float64) * upper[-1]
+    return torch.searchsorted(upper, drawn, right=True).clamp(max=num_clips - 1)
 
 
 def training_batches(
@@ -72,6 +80,7 @@ def training_batches(
     device: torch.device | str,
     rank: int = 0,
     world_size: int = 1,
+    chances: Tensor | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps start_step, ..., num_steps - 1.
 
@@ -85,6 +94,7 @@ def training_batches(
         device: where the batch is handed over; on CUDA the next one is copied while this one is used.
         rank: this process reads its contiguous slice of every batch.
         world_size: number of ranks.
+        chances: of each clip, see `epoch_order`; None takes each once an epoch.
 
     Raises:
         ValueError: the batch is larger than the dataset or cannot be shared by the ranks; too many unreadable clips.
@@ -93,7 +103,7 @@ def training_batches(
     steps_per_epoch(len(dataset), batch_size)
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
-    keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size)
+    keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size, chances)
     return _batches_on_device(dataset, keys, num_workers, torch.device(device))
 
 
@@ -164,9 +174,17 @@ class TrainingKeys(Sampler[list[Key]]):
     """Lists of keys, one a step, that one rank reads."""
 
     def __init__(
-        self, num_clips: int, batch_size: int, seed: int, steps: range, rank: int = 0, world_size: int = 1
+        self,
+        num_clips: int,
+        batch_size: int,
+        seed: int,
+        steps: range,
+        rank: int = 0,
+        world_size: int = 1,
+        chances: Tensor | None = None,
     ) -> None:
         self.num_clips, self.batch_size, self.seed, self.steps = num_clips, batch_size, seed, steps
+        self.chances = chances
         share = batch_size // world_size
         self.mine = range(rank * share, (rank + 1) * share)
 
@@ -179,7 +197,7 @@ class TrainingKeys(Sampler[list[Key]]):
         for step in self.steps:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = epoch_order(self.num_clips, seed=self.seed, epoch=epoch)
+                order = epoch_order(self.num_clips, seed=self.seed, epoch=epoch, chances=self.chances)
             first = step % per_epoch * self.batch_size
             yield [(int(order[first + place]), step * self.batch_size + place) for place in self.mine]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -25,8 +25,12 @@ from vcrast.data.store import WavStore
 log = logging.getLogger(__name__)
 
 
-def open_corpus(data: DataConfig) -> Corpus:
+def open_corpus(data: DataConfig, *, trains: bool = True) -> Corpus:
     """Open the dataset that `data` describes, every clip checked before the first step.
+
+    Args:
+        data: the settings.
+        trains: folds must leave clips to train on and to test; false for a set that a finished model is scored on.
 
     Raises:
         KeyError: no source of that name.
@@ -39,7 +43,8 @@ def open_corpus(data: DataConfig) -> Corpus:
     if data.sample_rate < 1:
         raise ValueError(f"data.sample_rate={data.sample_rate}: must be positive, in Hz")
     corpus: Corpus = SOURCES.get(data.name)(data)
-    preflight(corpus, folds=data.folds, max_bad_fraction=data.max_bad_fraction)
+    checked, folds = (corpus, data.folds) if trains else (replace(corpus, folds=()), None)
+    preflight(checked, folds=folds, max_bad_fraction=data.max_bad_fraction)
     log.info("data=%s: %d clips, %d classes, folds %s", data.name, len(corpus.clips), len(corpus.classes), corpus.folds)
     return corpus
 

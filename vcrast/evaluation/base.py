@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
 from vcrast.config.registry import EVALUATIONS
 from vcrast.evaluation.embedding import Embedded
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
+
+T = TypeVar("T")
 
 
 class Features(NamedTuple):
@@ -28,6 +31,10 @@ class Predictions(NamedTuple):
     score: Tensor
     label: Tensor
     multilabel: bool
+
+
+ByClass = dict[str, dict[str, float | None]]
+"""Name of a number -> class -> its value, None where it is undefined."""
 
 
 class Evaluation(ABC):
@@ -47,14 +54,103 @@ class Evaluation(ABC):
 
     @abstractmethod
     def measure(self, given: Any) -> dict[str, float]:
-        """Compute the numbers named in `metrics` from what `needs` says."""
+        """Compute the numbers named in `metrics` from what `needs` says; NaN where one is undefined."""
+
+    def why(self, name: str, value: float, given: Any, classes: Sequence[str]) -> str:  # noqa: ARG002 - for others
+        """Say why a number of `measure` is not finite, for the readers of the results."""
+        return why_unranked(given.label if isinstance(given, Predictions) else given.test.label, classes)
+
+    def by_class(self, given: Any, classes: Sequence[str]) -> ByClass:  # noqa: ARG002 - none by default
+        """Compute numbers of single classes, kept in `summary.json` beside the others and shown in no table."""
+        return {}
+
+    def heads(self) -> Mapping[str, nn.Module]:
+        """Give the classifiers on the frozen clip vector that the last `measure` has fitted.
+
+        Returns:
+            By the stage under which each is exported with the encoder, one of `vcrast.models.export.STAGES`.
+        """
+        return {}
 
     def described(self) -> dict[str, Metric]:
         """`metrics`, with those of the untrained encoder."""
         found = dict(self.metrics)
         if self.baseline:
-            found |= {f"untrained_{name}": untrained(metric) for name, metric in self.metrics.items()}
+            found |= before({name: untrained(metric) for name, metric in self.metrics.items()})
         return found
+
+
+class Measured(NamedTuple):
+    """What evaluations found.
+
+    Attributes:
+        values: by name; NaN or infinite where undefined.
+        by_class: see `Evaluation.by_class`.
+        undefined: name of each number that is not finite -> why.
+    """
+
+    values: dict[str, float]
+    by_class: ByClass
+    undefined: dict[str, str]
+
+    def joined(self, other: Measured) -> Measured:
+        """Both together."""
+        return Measured(self.values | other.values, self.by_class | other.by_class, self.undefined | other.undefined)
+
+    def of_untrained(self) -> Measured:
+        """The same numbers as those of an untrained encoder."""
+        return Measured(before(self.values), before(self.by_class), before(self.undefined))
+
+
+def before(numbers: Mapping[str, T]) -> dict[str, T]:
+    """Numbers, or what is told of them, under the names that they have of an untrained encoder."""
+    return {f"untrained_{name}": value for name, value in numbers.items()}
+
+
+NOTHING = Measured({}, {}, {})
+
+
+def measured(evaluation: Evaluation, given: Any, classes: Sequence[str]) -> Measured:
+    """Measure, and say of every number that is not finite why.
+
+    An evaluation that refuses what it is given (NaN scores, one class) leaves all its numbers undefined: what it cost
+    hours to learn must not be lost with them.
+    """
+    try:
+        if isinstance(given, Features) and not len(given.test.index):
+            raise ValueError(why_unranked(given.test.label, classes))
+        values, by_class = evaluation.measure(given), evaluation.by_class(given, classes)
+    except (ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return Measured(dict.fromkeys(evaluation.metrics, math.nan), {}, dict.fromkeys(evaluation.metrics, reason))
+    undefined = {
+        name: evaluation.why(name, value, given, classes) for name, value in values.items() if not math.isfinite(value)
+    }
+    return Measured(values, by_class, undefined)
+
+
+def undefined_lines(undefined: Mapping[str, str]) -> list[str]:
+    """Join numbers that are undefined for the same reason, a line a reason: `mAP, auc undefined: ...`."""
+    names: dict[str, list[str]] = {}
+    for name, reason in undefined.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(own)} undefined: {reason}" for reason, own in names.items()]
+
+
+def why_unranked(label: Tensor, classes: Sequence[str]) -> str:
+    """Say why clips with these labels (n, C) cannot be ranked, or measured at all."""
+    count = len(label)
+    if count == 0:
+        return "none of the test clips could be read"
+    carried = label.sum(dim=0)
+    if not carried.any():
+        return f"none of the {count} test clips has a label"
+    everywhere = [classes[number] for number in (carried == count).nonzero().flatten().tolist()]
+    if count == 1:
+        return f"there is only one test clip ({', '.join(everywhere)})"
+    if len(everywhere) == 1 and int((carried > 0).sum()) == 1:
+        return f"all {count} test clips are of class {everywhere[0]}"
+    return f"no class is carried by some of the {count} test clips and not by others"
 
 
 def untrained(metric: Metric) -> Metric:

@@ -86,9 +86,16 @@ class Embedder:
         segments = [clip.segment for clip in clips.clips]
         if any(segment not in found for segment in segments):
             fresh = self.fresh(encoder, clips, all_layers=all_layers)
-            found.update(zip(segments, zip(fresh.embedding, fresh.label, strict=True), strict=True))
-        embedding, label = (torch.stack(rows) for rows in zip(*(found[segment] for segment in segments), strict=True))
-        return Embedded(embedding, label, torch.arange(len(segments)))
+            for vector, own, place in zip(*fresh, strict=True):
+                found[segments[int(place)]] = vector, own
+        # Without a cache a clip may turn out unreadable only now: it is in no batch.
+        places = [place for place, segment in enumerate(segments) if segment in found]
+        if not places:
+            return self.none()
+        embedding, label = (
+            torch.stack(rows) for rows in zip(*(found[segments[place]] for place in places), strict=True)
+        )
+        return Embedded(embedding, label, torch.tensor(places))
 
 
 def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:

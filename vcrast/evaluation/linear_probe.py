@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcrast.config.registry import EVALUATIONS
@@ -17,33 +19,43 @@ class LinearProbe(Evaluation):
     Args:
         steps: most L-BFGS iterations.
         weight_decay: half of it times the squared weights is added to the mean loss.
+        export: also hand on the probe, to be exported with the encoder as a model of its own.
     """
 
     needs = Features
     baseline = True
     metrics = probe_metrics("probe", "linear probe", short="probe")
 
-    def __init__(self, *, steps: int, weight_decay: float) -> None:
+    def __init__(self, *, steps: int, weight_decay: float, export: bool) -> None:
         if steps < 1:
             raise ValueError(f"evaluation.linear_probe.steps={steps}: must be 1 or more")
         if weight_decay < 0:
             raise ValueError(f"evaluation.linear_probe.weight_decay={weight_decay}: must not be negative")
-        self.steps, self.weight_decay = steps, weight_decay
+        self.steps, self.weight_decay, self.export = steps, weight_decay, export
+        self.head: nn.Linear | None = None
 
     def measure(self, given: Features) -> dict[str, float]:
         """See `Evaluation`."""
         train, test, multilabel = given
-        logits = linear_probe(
-            train.embedding, train.label, test.embedding, multilabel=multilabel, steps=self.steps,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
-        return probe_values("probe", logits, test.label, multilabel=multilabel)
+        self.head = fit_linear(
+            train.embedding, train.label, multilabel=multilabel, steps=self.steps, weight_decay=self.weight_decay
+        )
+        return probe_values("probe", logits_of(self.head, test.embedding), test.label, multilabel=multilabel)
+
+    def heads(self) -> dict[str, nn.Module]:
+        """The probe itself, which makes a model of the frozen encoder."""
+        return {"probe": copy.deepcopy(self.head).float()} if self.export and self.head is not None else {}
 
 
-def linear_probe(
-    train: Tensor, train_labels: Tensor, test: Tensor, *, multilabel: bool, steps: int, weight_decay: float
-) -> Tensor:
-    """Logistic regression on frozen embeddings.
+def logits_of(head: nn.Linear, embedding: Tensor) -> Tensor:
+    """(n, D) embeddings -> (n, C) logits in fp32, computed in the precision of the head."""
+    with torch.no_grad():
+        found: Tensor = head(embedding.to(head.weight))
+    return found.float()
+
+
+def fit_linear(train: Tensor, train_labels: Tensor, *, multilabel: bool, steps: int, weight_decay: float) -> nn.Linear:
+    """Fit logistic regression on frozen embeddings.
 
     Features are standardised by the training clips. The problem is convex and starts at zero, so L-BFGS on all clips
     finds the one answer, whatever the seed; in float64, because its line search stalls on fp32 noise.
@@ -51,16 +63,17 @@ def linear_probe(
     Args:
         train: (n, D) embeddings.
         train_labels: (n, C) multi-hot.
-        test: (m, D) embeddings.
         multilabel: one logistic regression per class instead of one softmax.
         steps: most L-BFGS iterations.
         weight_decay: half of it times the squared weights is added to the mean loss.
 
     Returns:
-        (m, C) logits.
+        The layer from embeddings as they are, the standardisation inside it, to logits; float64.
     """
-    mean, std = train.double().mean(dim=0), train.double().std(dim=0).clamp_min(1e-6)
-    train, test = (train.double() - mean) / std, (test.double() - mean) / std
+    train = train.double()
+    mean, spread = train.mean(dim=0), train.std(dim=0) if len(train) > 1 else torch.zeros_like(train[0])
+    std = spread.clamp_min(1e-6)
+    train = (train - mean) / std
     labels = train_labels.to(train)
     weight = torch.zeros(labels.shape[1], train.shape[1], dtype=train.dtype, device=train.device, requires_grad=True)
     bias = torch.zeros(labels.shape[1], dtype=train.dtype, device=train.device, requires_grad=True)
@@ -82,4 +95,7 @@ def linear_probe(
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return F.linear(test, weight, bias).detach().float()
+    head = nn.Linear(len(mean), labels.shape[1], dtype=weight.dtype, device=weight.device).requires_grad_(False)
+    head.weight.copy_(weight.detach() / std)
+    head.bias.copy_(bias.detach() - head.weight @ mean)
+    return head

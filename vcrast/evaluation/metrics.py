@@ -1,7 +1,7 @@
 """Measure predictions (accuracy, mAP, AUC, d') and the collapse of embeddings.
 
-Scores are (n, C), probabilities or logits, labels (n, C) multi-hot. A class without positive clips cannot be ranked: it
-is left out of means rather than counted as 0.
+Scores are (n, C), probabilities or logits, labels (n, C) multi-hot. A class that all clips carry, or none, cannot be
+ranked: it is NaN of its own and left out of means rather than counted as 1 or 0. What nothing defines is NaN, too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,35 @@ def accuracy(scores: Tensor, classes: Tensor) -> Tensor:
     return (scores.argmax(dim=1) == classes.to(scores.device)).double().mean()
 
 
-def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the area under each class's precision-recall steps; (C,) float64, NaN for a class without positives.
+def class_accuracy(scores: Tensor, classes: Tensor) -> Tensor:
+    """Return the accuracy of each class's clips, its recall; (C,) float64, NaN for a class without clips."""
+    check_scores(scores)
+    own = torch.nn.functional.one_hot(classes.to(scores.device), scores.shape[1]).double()  # (n, C)
+    right = (scores.argmax(dim=1) == classes.to(scores.device)).double()
+    return (own * right.unsqueeze(1)).sum(dim=0) / own.sum(dim=0)
 
-    Clips of equal score are one step: their order in the file must not matter.
+
+def balanced_accuracy(scores: Tensor, classes: Tensor) -> Tensor:
+    """Return the mean of the classes' accuracies, those without clips left out: each class counts alike; 0-d."""
+    return mean_of_defined(class_accuracy(scores, classes))
+
+
+def average_precision(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the area under each class's precision-recall steps; (C,) float64.
+
+    NaN for a class without positives, and for one without negatives, of which any scores have a precision of 1. Clips
+    of equal score are one step: their order in the file must not matter.
     """
     scores, hit = ranked(scores, labels)
     place = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device).unsqueeze(1)
     precision = (hit.cumsum(dim=0) / place).gather(0, last_of_ties(scores))
-    return (hit * precision).sum(dim=0) / hit.sum(dim=0)  # 0 / 0 is the NaN
+    found = (hit * precision).sum(dim=0) / hit.sum(dim=0)  # 0 / 0 is the NaN
+    return found.masked_fill(hit.all(dim=0), torch.nan)
 
 
 def mean_average_precision(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean of the classes' average precision (mAP), classes without positives left out; 0-d."""
-    return mean_of_ranked(average_precision(scores, labels))
+    """Return the mean of the classes' average precision (mAP), those that cannot be ranked left out; 0-d."""
+    return mean_of_defined(average_precision(scores, labels))
 
 
 def class_auc(scores: Tensor, labels: Tensor) -> Tensor:
@@ -51,7 +66,7 @@ def class_auc(scores: Tensor, labels: Tensor) -> Tensor:
 
 def auc(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the mean of the classes' areas under the ROC curve (macro AUC); 0-d."""
-    return mean_of_ranked(class_auc(scores, labels))
+    return mean_of_defined(class_auc(scores, labels))
 
 
 def d_prime(scores: Tensor, labels: Tensor) -> Tensor:
@@ -83,16 +98,9 @@ def effective_rank(embeddings: Tensor) -> Tensor:
     return torch.special.entr(shares).sum().exp()
 
 
-def mean_of_ranked(values: Tensor) -> Tensor:
-    """Return the mean (0-d) of the values (C,) of the classes that could be ranked.
-
-    Raises:
-        ValueError: no class could.
-    """
-    ranked_classes = ~values.isnan()
-    if not ranked_classes.any():
-        raise ValueError("no class has both clips that carry it and clips that do not: nothing can be ranked")
-    return values[ranked_classes].mean()
+def mean_of_defined(values: Tensor) -> Tensor:
+    """Return the mean (0-d) of the values (C,) that are defined; NaN if none is."""
+    return values[~values.isnan()].mean()
 
 
 def ranked(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,9 +125,7 @@ def check_scores(scores: Tensor) -> None:
     """Refuse scores that cannot be compared: a NaN would pass through a sort unnoticed.
 
     Raises:
-        ValueError: no clips, or NaN.
+        ValueError: there are NaN.
     """
-    if len(scores) == 0:
-        raise ValueError("no clips to measure")
     if scores.isnan().any():
         raise ValueError(f"{int(scores.isnan().any(dim=1).sum())} of {len(scores)} clips have NaN scores")

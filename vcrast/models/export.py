@@ -25,7 +25,7 @@ from vcrast.models.backbone import Backbone
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
-STAGES = ("finetuned", "pretrained")
+STAGES = ("finetuned", "pretrained", "probe")
 TRUSTED = ("vcrast.", "extensions.")
 KEYS = (
     "model", "features", "labels", "multilabel", "head", "sample_rate", "clip_duration_s", "pad", "meta",

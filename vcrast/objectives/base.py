@@ -48,12 +48,18 @@ class Task:
         multilabel: a clip may have several labels, or none.
         num_frames: T of the filterbanks.
         num_mel_bins: F.
+        classes: C names; empty where nobody knows them.
+        class_clips: training clips that carry each class, C numbers; empty where nobody has counted.
+        num_clips: all training clips.
     """
 
     num_classes: int
     multilabel: bool
     num_frames: int
     num_mel_bins: int
+    classes: tuple[str, ...] = ()
+    class_clips: tuple[int, ...] = ()
+    num_clips: int = 0
 
 
 class Objective(nn.Module, ABC):

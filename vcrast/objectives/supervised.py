@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from vcrast.features.draws import Draws
 from vcrast.features.mixup import check_mixup, mixup
 from vcrast.models.backbone import Backbone, upcast
 from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepare_views, represent_views
+from vcrast.objectives.class_weights import class_weights as make_weights
 
 VIEW = "a"
 
@@ -27,11 +28,16 @@ class Supervised(Objective):
         views: makes one view of each waveform.
         task: tells the number of classes, and whether a clip may have several labels, or none.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        class_weights: None, `balanced`, or weights by the names of classes: see `vcrast.objectives.class_weights`.
         mixup_probability: of mixing a clip's waveform with another's, see `vcrast.features.mixup`.
         mixup_alpha: its weight ~ Beta(alpha, alpha).
         cutmix_probability: of taking a box of the filterbank from another clip's, see `vcrast.features.cutmix`.
         cutmix_alpha: the share that stays ~ Beta(alpha, alpha).
         mix_by: `clip`, each its own choice, weight and box, or `batch`, one for all.
+
+    The loss of a batch is the plain mean over its clips of each clip's own loss, the weights of classes inside it: w l,
+    not the sum(w l) / sum(w) of PyTorch's `F.cross_entropy(weight=...)`, which depends on what else is in a batch and
+    could not be cut into micro-batches.
 
     Raises:
         ValueError: an option out of its range, or no classes.
@@ -39,6 +45,8 @@ class Supervised(Objective):
     Source: Gong et al. 2022, arXiv:2110.09784, Sec. 3.3 (mean of patch tokens, LayerNorm, linear).
     """
 
+    positive: Tensor | None
+    negative: Tensor | None
     needs_labels: ClassVar[bool] = True
     note: ClassVar[str] = "It should fall and flatten. With mixup and label smoothing it does not reach 0."
 
@@ -49,6 +57,7 @@ class Supervised(Objective):
         views: Any,
         task: Task,
         label_smoothing: float,
+        class_weights: str | dict[str, float] | None,
         mixup_probability: float,
         mixup_alpha: float,
         cutmix_probability: float,
@@ -67,10 +76,32 @@ class Supervised(Objective):
             probability=cutmix_probability, mixup_probability=mixup_probability, alpha=cutmix_alpha, mix_by=mix_by,
             num_frames=task.num_frames, num_mel_bins=task.num_mel_bins,
         )  # fmt: skip
+        weights = make_weights(class_weights, task)
+        # Not saved: a run that goes on counts its training clips again.
+        self.register_buffer("positive", None if weights is None else weights[0], persistent=False)
+        self.register_buffer("negative", None if weights is None else weights[1], persistent=False)
+        self.frozen = False
         last = nn.Linear(encoder.embed_dim, task.num_classes)
         nn.init.trunc_normal_(last.weight, std=0.02)
         nn.init.zeros_(last.bias)
         self.head = nn.Sequential(nn.LayerNorm(encoder.embed_dim), last)
+
+    def freeze_encoder(self) -> None:
+        """Train the classifier alone, from now on; before the optimiser is made.
+
+        The encoder stays as it is, to the bit: its weights take no gradient, and it is in evaluation mode (no drop
+        path, no running statistics) even while the objective trains.
+        """
+        self.frozen = True
+        self.encoder.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def prepare(self, batch: Batch, draws: Draws) -> Clips:
         """Mix some clips, make one view of each: `a...` as in `prepare_views`, and `target` (b, C)."""
@@ -81,7 +112,9 @@ class Supervised(Objective):
 
     def represent(self, inputs: Clips) -> Clips:
         """Classify some clips: `logits` (b, C), at least fp32, and their `target`."""
-        vectors = represent_views(self.encoder, inputs, VIEW)[VIEW]
+        # Without a gradient a frozen encoder keeps no activations, and its blocks run once.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            vectors = represent_views(self.encoder, inputs, VIEW)[VIEW]
         return {"logits": self.logits(vectors), "target": inputs["target"]}
 
     def logits(self, vectors: Tensor) -> Tensor:
@@ -90,7 +123,7 @@ class Supervised(Objective):
             return self.head(upcast(vectors))
 
     def clip_losses(self, outputs: Clips) -> Losses:
-        """(b,) cross-entropy, or the mean over the classes of binary ones.
+        """(b,) cross-entropy, or the mean over the classes of binary ones, each label times its class's weight.
 
         Args:
             outputs: `logits` (b, C) and `target` (b, C) in [0, 1]: multi-hot, or mixed by mixup and cutmix; rows sum to
@@ -98,7 +131,14 @@ class Supervised(Objective):
         """
         logits = outputs["logits"]
         target = outputs["target"].to(logits.dtype)
+        positive, negative = (
+            None if weights is None else weights.to(logits.dtype) for weights in (self.positive, self.negative)
+        )
         if not self.task.multilabel:
-            return {"loss": F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")}
+            smoothing = self.label_smoothing
+            loss = F.cross_entropy(logits, target, weight=positive, label_smoothing=smoothing, reduction="none")
+            return {"loss": loss}
         smooth = target * (1 - self.label_smoothing) + self.label_smoothing / self.task.num_classes
-        return {"loss": F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(dim=1)}
+        ratio = None if positive is None or negative is None else positive / negative
+        loss = F.binary_cross_entropy_with_logits(logits, smooth, weight=negative, pos_weight=ratio, reduction="none")
+        return {"loss": loss.mean(dim=1)}

@@ -353,6 +353,14 @@ def gaps(runs: Sequence[Run], metrics: Sequence[str], folds: Sequence[str]) -> I
             yield f"{run.folder}: has no {', '.join(lacking)}"
         if more := [fold for fold in measured_folds(run, metrics) if fold not in folds]:
             yield f"{run.folder}: not all runs have fold {', '.join(more)}: left out"
+        if empty := [fold for fold in run.folds if fold not in folds and undefined(run, fold, metrics)]:
+            yield f"{run.folder}: undefined in fold {', '.join(empty)}, which is left out"
+
+
+def undefined(run: Run, fold: str, metrics: Sequence[str]) -> bool:
+    """Whether a fold has said that one of the metrics is undefined on its test clips."""
+    said = run.folds[fold].get("evaluate", {}).get("undefined") or {}
+    return any(metric.removeprefix("evaluate.") in said for metric in metrics)
 
 
 def sampling(number: int, share: float = 0.7) -> str:

@@ -15,6 +15,7 @@ from vcrast.config.schema import Config
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, evaluation_batches
 from vcrast.data.padding import padding_in_use
+from vcrast.data.sampling import class_clips
 from vcrast.data.streams import Supply
 from vcrast.evaluation.embedding import Embedder, Known
 from vcrast.features.draws import Draws
@@ -83,7 +84,10 @@ class Job:
     def task(self) -> Task:
         """What the data asks of an objective."""
         num_frames = self.fbank().num_frames(self.num_samples)
-        return Task(len(self.classes), self.multilabel, num_frames, self.config.features["num_mel_bins"])
+        return Task(
+            len(self.classes), self.multilabel, num_frames, self.config.features["num_mel_bins"], self.classes,
+            class_clips(self.train.clips, len(self.classes)), len(self.train),
+        )  # fmt: skip
 
     def backbone(self, *, patch_stride: list[int] | None, drop_path: float | None = None) -> Backbone:
         """A freshly initialised encoder, equal in every stage of a run; the caller loads weights over it.

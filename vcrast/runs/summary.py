@@ -100,7 +100,9 @@ def spread(folds: dict[str, dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 def _best_epoch(results: list[dict[str, Any]]) -> dict[str, float]:
     """Highest mean accuracy over the epochs that every fold has tested."""
-    curves = [dict(result.get("accuracy_by_epoch", [])) for result in results]
+    # An epoch's number is null where the test clips do not define it.
+    measured = [[point for point in result.get("accuracy_by_epoch", []) if _is_number(point[1])] for result in results]
+    curves = [dict(points) for points in measured]
     shared = set.intersection(*(set(curve) for curve in curves)) if curves else set()
     if not shared:
         return {}

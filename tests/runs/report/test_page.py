@@ -170,5 +170,25 @@ def test_the_terminal_table(tmp_path):
         print_summary(tmp_path)
 
 
+def test_undefined_numbers_are_dashes_and_their_reasons_are_told(tmp_path):
+    folder = fabricate(tmp_path / "run")
+    content = json.loads((folder / "summary.json").read_text())
+    for fold in ("1", "2"):
+        of_fold = content["folds"][fold]["evaluate"]
+        of_fold |= {"auc": None, "undefined": {"auc": "one class"}, "class_auc": {"dog": None}}
+    content["folds"]["2"]["evaluate"]["mAP"] = None
+    del content["mean"]["evaluate"]["auc"]
+    content["warnings"] = ["fold 1 evaluate: auc undefined: one class"]
+    (folder / "summary.json").write_text(json.dumps(content))
+    console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(folder, console)
+    text = console.export_text()
+    assert re.search(r"AUC, finetuned\s+│\s+–\s+│\s+–\s+│\s+–\s+│\s+–", text)  # noqa: RUF001
+    assert re.search(r"mAP, finetuned\s+│\s+0.870\s+│\s+–\s+│\s+0.870\s+│\s+–", text)  # noqa: RUF001
+    assert "class_auc" not in text
+    page = write_report(folder).read_text()
+    assert "fold 1 evaluate: auc undefined: one class" in page
+
+
 def test_natural_order():
     assert sorted(["fold_10", "fold_2", "fold_test"], key=natural) == ["fold_2", "fold_10", "fold_test"]

@@ -40,7 +40,10 @@ class Headline:
 
 
 def headline(summary: Mapping[str, Any]) -> Headline:
-    """The table of `summary.json`: evaluation first, then the stages; a metric that no fold has is left out."""
+    """The table of `summary.json`: evaluation first, then the stages.
+
+    A metric that no fold has is left out, unless a fold says why it is undefined.
+    """
     per_fold = summary.get("folds") or {}
     folds = sorted((str(fold) for fold in per_fold), key=natural)
     stages = [per_fold[fold] or {} for fold in folds]
@@ -54,8 +57,13 @@ def headline(summary: Mapping[str, Any]) -> Headline:
             for key, value in block.items()
             if key not in named and not isinstance(value, list | dict)
         }
-        rows = [_row(metric, [block.get(key) for block in blocks]) for key, metric in {**named, **extra}.items()]
-        shown = [row for row in rows if any(cell != MISSING for cell in (*row.cells, row.mean))]
+        undefined = {key for block in blocks for key in block.get("undefined") or ()}
+        rows = {key: _row(metric, [block.get(key) for block in blocks]) for key, metric in {**named, **extra}.items()}
+        shown = [
+            row
+            for key, row in rows.items()
+            if key in undefined or any(cell != MISSING for cell in (*row.cells, row.mean))
+        ]
         if shown:
             groups.append(StageRows(stage, shown))
     return Headline(folds, groups)
