@@ -62,6 +62,8 @@ def test_a_manifest_with_quotes_commas_and_columns_of_its_own(tmp_path, multilab
     lines = [f"path,{'labels' if multilabel else 'label'},fold,start,duration,speaker"]
     lines += [f'"{i}, ""quoted"".wav","{name}",{i},{i / 4},{"" if i else 0.1},s {i}' for i, name in enumerate(names)]
     (tmp_path / "m.csv").write_text("\n".join(lines))
+    for i in range(3):
+        (tmp_path / f'{i}, "quoted".wav').touch()
     classes = ["dog, small", "cat", "zebra"]
     read = manifest(settings("manifest", path=str(tmp_path / "m.csv"), options={"classes": classes}))
     assert (read.classes, read.multilabel, read.folds) == (tuple(classes), multilabel, ("0", "1", "2"))

@@ -193,7 +193,7 @@ def _look(path: str) -> None:
 def _open(path: str) -> sf.SoundFile:
     _look(path)
     try:
-        file = sf.SoundFile(path)
+        file = sf.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
         if file.frames == 0 and (whole := with_its_size(path)) is not None:
             file.close()
             file = sf.SoundFile(io.BytesIO(whole))

@@ -116,7 +116,7 @@ def test_a_stretch_of_a_file_several_labels_and_an_unreadable_clip(model, tmp_pa
     found, rows = read(tmp_path / "out")
     assert "accuracy" not in found["metrics"]
     assert found["class_AP"]["dog"] is not None
-    assert found["left_out"]["unreadable"][0].endswith("silent.wav: silent: every sample is 0")
+    assert found["left_out"]["unreadable"][0].endswith("silent.wav: silent: every sample is 0; data.keep_silent=true takes it for a sound")
     expected = load(model).predict(torch.from_numpy(long[RATE : 2 * RATE]).float(), RATE)
     assert {name: float(rows[0][f"score_{name}"]) for name in LABELS} == pytest.approx(expected, abs=1e-6)
     assert rows[0]["label"] == "dog;rain"
