@@ -78,7 +78,7 @@ def submit(arguments: Arguments, program: Program) -> int:
         raise ModuleNotFoundError(
             'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
         )
-    from vcrast.features.views import check_views
+    from vcrast.runs.check import check_parts
 
     from . import slurm_options
     from .submission import choose_cluster
@@ -94,7 +94,7 @@ def submit(arguments: Arguments, program: Program) -> int:
         )
     for run in runs:
         refuse_uneven(run.config)
-        check_views(run.config)
+        check_parts(run.config)
     slurm_options.check_folder("run.dir", base)
     cluster = "slurm" if arguments.dry_run else choose_cluster(options.cluster)
     if cluster == "local" or options.cluster == "local":

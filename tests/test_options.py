@@ -115,6 +115,26 @@ def test_unlabelled_audio_can_be_pretrained_on_and_nothing_else(tmp_path):
     assert vcrast.load(done).embed(torch.randn(16000) * 0.1, 16000).shape == (32,)
 
 
+def test_clips_without_folds_are_all_trained_on_and_the_model_is_exported(tmp_path, monkeypatch):
+    path = write_manifest(tmp_path / "own", ["rain", "wind"])
+    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
+    words = ("stages=[pretrain,finetune]", "data.folds=null")
+    folder = run_on(tmp_path / "run", path, *words)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "accuracy" not in summary["folds"]["all"]["finetune"]
+    assert "no test clips: trained on all 40 clips, so nothing says how well it does on others" in summary["warnings"]
+    assert set(vcrast.load(folder).predict(torch.randn(16000) * 0.1, 16000)) == {"rain", "wind"}
+    monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)  # takes longer than the run
+    # It goes on where the data has been moved to, and not with other data.
+    (tmp_path / "own").rename(tmp_path / "elsewhere")
+    moved = tmp_path / "elsewhere" / "clips.csv"
+    run_on(folder, moved, *words, "finetune.steps=4")
+    assert json.loads((folder / "summary.json").read_text())["folds"]["all"]["finetune"]["steps"] == 4
+    moved.write_text("\n".join(moved.read_text().splitlines()[:-1]))
+    with pytest.raises(ValueError, match=r"^data\.path=.*: fold all now has 39 training and 0 test clips, not 40"):
+        run_on(folder, moved, *words, "finetune.steps=5")
+
+
 def test_real_audio_learns_in_a_few_steps(tmp_path, esc10_root):
     words = [word for word in small(tmp_path / "run") if not word.startswith(("data.", "recipe="))]
     words += ["pretrain.steps=40", "schedule.warmup_epochs=0", "optim.lr=2e-3"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from small_run import metric_steps, small, weights_hash
 from vcrast.cli.start import start
 from vcrast.config.resume import resolve
 from vcrast.run import run
+from vcrast.runs.compare import compare
+from vcrast.training.schedule import Cosine
 
 pytestmark = pytest.mark.slow
 
@@ -197,9 +200,15 @@ def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
 
 def stop_after_lines(folder, words, lines):
     """Run in this process and send SIGINT once metrics.jsonl has so many lines."""
+    path = folder / "metrics.jsonl"
+    stop_when(lambda: path.is_file() and path.read_text().count("\n") >= lines, words)
+
+
+def stop_when(reached, words):
+    """Run in this process and send SIGINT once `reached` says so."""
 
     def watch():
-        while not (folder / "metrics.jsonl").is_file() or (folder / "metrics.jsonl").read_text().count("\n") < lines:
+        while not reached():
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -256,3 +265,69 @@ def test_dry_run_warns_of_a_run_that_would_end_within_its_warm_up_and_adds_up_fo
     assert "the run of 5 steps ends within the warm-up of 9" in caplog.text
     assert caplog.text.count("warm-up of") == 1
     assert re.search(r"a fold \([\d.]+ .* in all\)", capsys.readouterr().out)
+
+
+def losses_of(folder, stage):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"], line["lr"]) for line in lines if line["stage"] == stage and "loss" in line]
+
+
+def test_a_finished_run_goes_on_to_more_steps_and_does_again_what_follows(finished, tmp_path, monkeypatch):
+    folder, words = tmp_path / "longer", ("schedule.warmup_epochs=3", "pretrain.steps=24")
+    shutil.copytree(finished, folder)
+    stop_when(lambda: '"step": 14' in (folder / "metrics.jsonl").read_text(), small(folder, *words))
+    assert [step for _, stage, step in metric_steps(folder) if stage == "finetune"] == []  # no longer of this encoder
+    assert not (folder / "exported/fold_1/finetuned").exists()
+    run_here(folder, *words)
+    assert [step for step, *_ in losses_of(folder, "pretrain")] == list(range(1, 25))
+    assert losses_of(folder, "pretrain")[:12] == losses_of(finished, "pretrain")
+    schedule = Cosine(lr=5e-4, total_steps=24, steps_per_epoch=3, warmup_epochs=3, final_lr_ratio=1e-3)
+    assert [lr for *_, lr in losses_of(folder, "pretrain")[12:]] == [schedule.lr(step) for step in range(12, 24)]
+    assert [step for step, *_ in losses_of(folder, "finetune")] == list(range(1, 10))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["folds"]["1"]["pretrain"]["steps"] == summary["mean"]["pretrain"]["steps"] == 24
+    [said] = [text for text in summary["warnings"] if text.startswith("pretrain: 12 -> 24 steps: goes on from step 12")]
+    assert "not the run of 24 steps begun anew" in said
+    assert said in (folder / "report.html").read_text().replace("&gt;", ">")
+    names = [variant.label for variant in compare([finished, folder], ["pretrain.loss"]).variants]
+    assert names == ["pretrain.steps=12", "pretrain.steps=24"]
+    # The result of the shorter run is kept, and what goes on undisturbed ends the same.
+    assert weights_hash(folder / "earlier" / "1") == weights_hash(finished)
+    monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)  # takes longer than the runs
+    shutil.copytree(finished, tmp_path / "calm")
+    run_here(tmp_path / "calm", *words)
+    assert weights_hash(tmp_path / "calm" / "exported") == weights_hash(folder / "exported")
+
+
+def test_going_on_is_refused_in_one_line_where_it_is_not_well_defined(finished):
+    before = (finished / "config.yaml").read_text(), weights_hash(finished)
+    for word, said in (
+        ("run.seed=1", r"other settings \(run\.seed: 0 -> 1\)"),
+        ("pretrain.steps=6", r"pretrain\.steps=6: fold 1 has done 12 steps"),
+        ("finetune.batch_size=8", r"finetune\.batch_size: 16 -> 8.*model\.checkpoint="),
+        ("data.options.num_clips=70", r"other settings \(data\.options\.num_clips: 60 -> 70\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run_here(finished, word)
+    assert ((finished / "config.yaml").read_text(), weights_hash(finished)) == before
+
+
+def test_numbers_from_scratch_are_not_those_of_a_run_that_pretrains_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)
+    folder = tmp_path / "run"
+    run_here(folder, "stages=[finetune,evaluate]", "finetune.steps=3")
+    scratch = losses_of(folder, "finetune")
+    run_here(folder, "pretrain.steps=2", "finetune.steps=3", "objective.projector_dims=[32,32,32]")
+    assert losses_of(folder, "finetune") != scratch
+    assert [step for step, *_ in losses_of(folder, "finetune")] == [1, 2, 3]
+    assert "finetune is done again: it now starts from this run's pretrain" in (folder / "train.log").read_text()
+
+
+def test_a_dry_run_says_what_going_on_would_do(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    before = weights_hash(tmp_path / "run"), metric_steps(tmp_path / "run")
+    assert start([f"run.resume={tmp_path / 'run'}", "finetune.steps=18"], dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert "note: finetune: 9 -> 18 steps: goes on from step 9; the cosine schedule is" in said
+    assert "note: evaluate is done again: finetune changed (fold 1)" in said
+    assert (weights_hash(tmp_path / "run"), metric_steps(tmp_path / "run")) == before

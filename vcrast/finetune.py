@@ -49,9 +49,10 @@ def finetune(job: Job) -> dict[str, Any]:
         found = {f"test_{name}": value for name, value in test(job, objective).items()}
         job.log.log("finetune", job.fold, done, {"epoch": done / per_epoch, **found})
 
+    every_steps = max(1, round(options.evaluate_every_epochs * per_epoch))
     stage = Stage(
         job, "finetune", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
-        watches=[Watch(max(1, round(options.evaluate_every_epochs * per_epoch)), test_now)], numbers=NUMBERS,
+        watches=[Watch(every_steps, test_now)] if len(job.test) else [], numbers=NUMBERS,
     )  # fmt: skip
     stage.begin((job.num_samples,))
     log.info(
@@ -146,6 +147,8 @@ def finish(job: Job, stage: Stage, objective: Supervised) -> dict[str, Any]:
 
 def tested(job: Job) -> dict[str, Any]:
     """The last test's number, and that of every test by its epoch; None where the test clips do not define it."""
+    if not len(job.test):
+        return {}
     lines = [line for line in job.log.lines("finetune", job.fold) if "epoch" in line]
     name = "mAP" if job.multilabel else "accuracy"
     by_epoch = [[line["epoch"], line[f"test_{name}"]] for line in lines]

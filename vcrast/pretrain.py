@@ -62,7 +62,7 @@ def pretrain(job: Job) -> dict[str, Any]:
 def pretrained_before(job: Job) -> dict[str, Any] | None:
     """The numbers of a fold that has pretrained in this run already, its weights taken over; None if there is none."""
     for fold in job.summary.content["folds"]:
-        if fold != job.fold and job.summary.done(fold, "pretrain"):
+        if fold != job.fold and job.summary.done(fold, "pretrain") and job.summary.alike(fold, job.fold, "pretrain"):
             log.info("fold %s pretrain: nothing of it depends on the fold; taken from fold %s", job.fold, fold)
             if is_rank_zero():
                 earlier = replace(job, fold=fold).exported("pretrained")

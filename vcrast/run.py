@@ -9,23 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import to_dict
-from vcrast.config.saved import save_config
+from vcrast.config.resume import holds_work
+from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
-from vcrast.data.clip import WHOLE, Corpus, select_folds
-from vcrast.data.open import FoldData, open_corpus, open_data
-from vcrast.data.streams import recordings_per_batch
+from vcrast.data.clip import Corpus
+from vcrast.data.fingerprint import fingerprint
+from vcrast.data.open import FoldData, OpenData, open_corpus, open_data, resolve_stats
 from vcrast.evaluate import evaluate
-from vcrast.evaluation.base import build_evaluations
 from vcrast.evaluation.embedding import Known
-from vcrast.features.draws import PARTNER_BLOCK
 from vcrast.features.fbank import Fbank, build_fbank
-from vcrast.features.views import check_views
 from vcrast.finetune import check_finetuning, finetune
 from vcrast.pretrain import pretrain
+from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.environment import redact_arguments, write_environment
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.job import Job
@@ -34,6 +34,7 @@ from vcrast.runs.log import MetricLog
 from vcrast.runs.messages import setup_logging
 from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
+from vcrast.runs.resume import Before, FoldPlan, check_clips, clear, notes_of, plan_folds, said_of
 from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
@@ -57,25 +58,33 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     """Run all folds and stages that are not done yet; returns the run folder, which the first process writes."""
     folder = Path(str(config.run.dir))
     # Checked before the folder exists: a mistake in the command must not leave a run behind.
-    corpus = open_corpus(config.data)
-    folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
-    resolve_precision(config.precision, resolve_device(config.run.device))
-    check_parts(config)
-    check_finetuning(config, corpus)
+    corpus, folds = check(config)
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(RunLock(folder))
         interrupt = stack.enter_context(Interrupt(also=["SIGUSR1", "SIGUSR2"]))
         setup_logging(folder, rank())
-        if is_rank_zero():
-            keep_settings(config, overrides, folder)
         log.info("run folder: %s", folder)
         log.info("process %d of %d on %s", rank(), world_size(), platform.node())
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
         metrics = MetricLog(folder, config.logger, config=to_dict(config), active=is_rank_zero())
         stack.callback(metrics.close)
-        for job in jobs(config, corpus, folds, folder, metrics, summary, interrupt):
-            run_stages(job)
+        before, is_new = what_is_there(config, folder, summary), not holds_work(folder)
+        if is_new and is_rank_zero():
+            keep_settings(config, overrides, folder)
+        clips = same_clips(config, corpus, folds, summary)
+        opened = open_folds(config, corpus, folds)
+        plans = plan_folds(config, before, clips=clips, sizes=opened.sizes)
+        if not is_new and is_rank_zero():  # not before: what is refused must not become the run's settings
+            keep_settings(config, overrides, folder)
+        for text in [*opened.notes, *notes_of(plans)]:
+            log.warning("%s", text)
+            summary.warn(text)
+        for text in said_of(plans):
+            log.info("%s", text)
+        clear(plans, before, metrics)
+        for job in jobs(config, opened, folder, metrics, summary, interrupt):
+            run_stages(job, plans[job.fold])
         summary.write()
         if is_rank_zero():
             report = write_report(folder)
@@ -84,23 +93,82 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     return folder
 
 
-def check_parts(config: Config) -> None:
-    """Refuse wrong options of what later stages build, before hours are spent on the first one.
+def check(config: Config) -> tuple[Corpus, list[str]]:
+    """The data and the folds of a run, after all that can be known before a clip is decoded.
 
     Raises:
         KeyError: no such part.
-        ValueError: names the setting.
+        FileNotFoundError: the data is not where it should be.
+        ValueError: names the setting, or the faults of the data.
     """
-    check_views(config)
-    build_evaluations(config.evaluation)
+    resolve_precision(config.precision, resolve_device(config.run.device))
+    corpus = open_corpus(config.data)
+    folds = folds_of(config, corpus)
+    check_parts(config, corpus)
+    check_finetuning(config, corpus)
+    if config.data.mean is not None or config.data.std is not None:
+        resolve_stats(config.data, ())
+    undecoded = OpenData(config.data, corpus, store=None)
+    check_sizes(config, {fold: len(undecoded.fold(fold, seed=config.run.seed).train) for fold in folds})
+    return corpus, folds
 
 
-def run_stages(job: Job) -> None:
+def what_is_there(config: Config, folder: Path, summary: Summary) -> Before:
+    """What a run folder holds before this process changes it."""
+    saved = folder / "config.yaml"
+    # The first process plans; others could read a file that it is writing.
+    return Before(folder, load_config(saved) if is_rank_zero() and saved.is_file() else config, summary)
+
+
+@dataclass(frozen=True)
+class OpenFolds:
+    """The data of a run, opened once, and its part of each fold."""
+
+    corpus: Corpus
+    data: OpenData
+    parts: dict[str, FoldData]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of training clips of each fold."""
+        return {fold: len(part.train) for fold, part in self.parts.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know of the data, its clips that are left out, and its classes."""
+        return [*self.data.warnings, *fold_notes(self.corpus, list(self.parts))]
+
+
+def open_folds(config: Config, corpus: Corpus, folds: Sequence[str]) -> OpenFolds:
+    """Open the data, its cache built if need be; sizes are checked again, now without the clips that are left out."""
+    with rank_zero_first():
+        data = open_data(config.data, corpus)
+    opened = OpenFolds(corpus, data, {fold: data.fold(fold, seed=config.run.seed) for fold in folds})
+    check_sizes(config, opened.sizes)
+    return opened
+
+
+def same_clips(config: Config, corpus: Corpus, folds: Sequence[str], summary: Summary) -> dict[str, dict[str, Any]]:
+    """Fingerprint the clips of the folds asked for and of those begun; refuse others than those begun with.
+
+    Before the data is opened: a cache of the wrong clips may take hours.
+
+    Raises:
+        ValueError: names the fold and what differs.
+    """
+    begun = [fold for fold in summary.content["inputs"] if fold in corpus.folds]
+    clips = {fold: fingerprint(corpus, fold) for fold in dict.fromkeys([*folds, *begun])}
+    check_clips(config, summary, clips)
+    return clips
+
+
+def run_stages(job: Job, plan: FoldPlan) -> None:
     """The stages of one fold that are not done yet, in order."""
     for stage in job.config.stages:
         if job.summary.done(job.fold, stage):
             log.info("fold %s %s: done already", job.fold, stage)
             continue
+        job.summary.begin(job.fold, stage, plan.inputs[stage])
         job.summary.record(job.fold, stage, STAGES[stage](job))
         # Also what makes the others wait until the first process has written what the next stage reads.
         if asked := job.interrupt.agreed():
@@ -108,29 +176,17 @@ def run_stages(job: Job) -> None:
 
 
 def jobs(
-    config: Config,
-    corpus: Corpus,
-    folds: list[str],
-    folder: Path,
-    metrics: MetricLog,
-    summary: Summary,
-    interrupt: Interrupt,
+    config: Config, opened: OpenFolds, folder: Path, metrics: MetricLog, summary: Summary, interrupt: Interrupt
 ) -> Iterator[Job]:
     """One `Job` per fold; a fold pretrains on its own training clips only, so no test clip is seen before the test."""
-    device = resolve_device(config.run.device)
+    device, corpus = resolve_device(config.run.device), opened.corpus
     precision = resolve_precision(config.precision, device)
     if device.type == "cpu" and not cpu_computes(precision):
         log.warning("precision=%s: this processor only emulates it, many times slower than fp32", precision)
-    with rank_zero_first():
-        data = open_data(config.data, corpus)
-    for text in data.warnings:
-        summary.warn(text)
-    known: Known | None = {} if len(folds) > 1 else None
-    for fold in folds:
-        part = data.fold(fold, seed=config.run.seed)
-        check_sizes(config, part, fold)
+    known: Known | None = {} if len(opened.parts) > 1 else None
+    for fold, part in opened.parts.items():
         with rank_zero_first():
-            mean, std = data.statistics(part.train, raw_fbank(config), settings=config.features)
+            mean, std = opened.data.statistics(part.train, raw_fbank(config), settings=config.features)
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
@@ -138,39 +194,9 @@ def jobs(
         )  # fmt: skip
 
 
-def whole_corpus(config: Config, corpus: Corpus) -> str:
-    """The name of the only fold of data without labels or folds, which can pretrain and nothing else."""
-    if config.stages != ["pretrain"]:
-        raise ValueError(
-            f"data={corpus.name}: has nothing to test on (no folds, or no labels); set stages=[pretrain], or give the "
-            "clips a fold or a split"
-        )
-    return WHOLE
-
-
 def raw_fbank(config: Config) -> Fbank:
     """The front end without normalisation, for statistics."""
     return build_fbank({**config.features, "name": "fbank"}, sample_rate=config.data.sample_rate)
-
-
-def check_sizes(config: Config, part: FoldData, fold: str) -> None:
-    """Refuse a batch that the training clips cannot fill, before hours are spent on the stage before it."""
-    heard = recordings_per_batch(config.source, config.pretrain.batch_size)
-    for stage, size in (("pretrain", heard), ("finetune", config.finetune.batch_size)):
-        if stage in config.stages and size > len(part.train):
-            raise ValueError(
-                f"{stage}.batch_size={size}: fold {fold} has only {len(part.train)} training clips; "
-                f"set {stage}.batch_size={len(part.train)} or lower"
-            )
-        if stage in config.stages and size % world_size():
-            raise ValueError(
-                f"{stage}.batch_size={size}: {world_size()} processes cannot share it evenly; use a multiple of that"
-            )
-        if stage in config.stages and size // world_size() % PARTNER_BLOCK and world_size() > 1:
-            log.warning(
-                "%s.batch_size=%d is an odd number of clips for each of %d processes: mixup and background noise find "
-                "other partners than in one process", stage, size, world_size(),
-            )  # fmt: skip
 
 
 def keep_settings(config: Config, overrides: Sequence[str], folder: Path) -> None:

@@ -29,8 +29,9 @@ from vcrast.config.registry import (
 )  # fmt: skip
 from vcrast.config.schema import Config, keys
 from vcrast.features.fbank import Fbank, build_fbank
-from vcrast.features.views import Views, build_views, check_views
+from vcrast.features.views import Views, build_views
 from vcrast.models.backbone import build_backbone
+from vcrast.runs.check import check_parts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BUILDERS = {
@@ -146,7 +147,7 @@ def test_a_new_option_of_a_view_is_its_constructor_and_one_line_of_yaml(tmp_path
     assert build_views(config.views, fbank=fbank).blur_ms == 3
     assert build_views(config.finetune.views, fbank=fbank).blur_ms == 4.5
     with pytest.raises(ValueError, match=r"finetune\.views\.blur_ms='much': finetune\.views expects float"):
-        check_views(compose(["finetune.views.blur_ms=much"]))
+        check_parts(compose(["finetune.views.blur_ms=much"]))
     with pytest.raises(ValueError, match=r"did you mean blur_ms\?"):
         compose(["views.blur=3"])
 

@@ -1,4 +1,4 @@
-"""The fixture of the tests on manifests: tables beside sound files, opened and told in short."""
+"""Fixtures of the tests on data: tables beside sound files, a machine without ffmpeg."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pytest
 from sound_files import noise, settings, write
 
+from vcrast.data import ffmpeg
 from vcrast.data.open import open_corpus
 
 
@@ -49,3 +50,9 @@ class Tables:
 @pytest.fixture
 def listed(tmp_path):
     return Tables(tmp_path)
+
+
+@pytest.fixture
+def no_ffmpeg(monkeypatch):
+    """As on a machine where nothing decodes m4a."""
+    monkeypatch.setattr(ffmpeg, "decoder", lambda: None)

@@ -180,6 +180,7 @@ def test_one_class_is_said(opened, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("no_ffmpeg")
 def test_classes_that_lose_all_their_files_are_named(opened):
     corpus = opened(
         *files("train/dog", "train/cat", "test/dog"), "train/rain/1.m4a", "test/rain/2.m4a", "test/rain/3.wma",
@@ -193,6 +194,7 @@ def test_classes_that_lose_all_their_files_are_named(opened):
     )
 
 
+@pytest.mark.usefixtures("no_ffmpeg")
 def test_nothing_that_can_be_read(opened):
     with pytest.raises(ValueError, match=r"no sound files \(\.wav, .*\); 1 file \(1 \.m4a\) left out, which cannot"):
         opened("dog/1.m4a")

@@ -32,6 +32,7 @@ def test_sounds_sorted_and_shadows_skipped(tmp_path):
     assert found.others() == ""
 
 
+@pytest.mark.usefixtures("no_ffmpeg")
 def test_other_sounds_are_told_from_other_files(tmp_path):
     make(tmp_path, "a.wav", "b.m4a", "c/d.M4A", "c/e.wma", "notes.txt", "cover.JPG", "README", "c/list.txt")
     found = find_sounds(tmp_path)

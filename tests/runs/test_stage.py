@@ -143,10 +143,33 @@ def test_a_smaller_cut_after_running_out_of_memory_is_remembered(folder, interru
     assert again.stage.split == tight.stage.split
 
 
-def test_another_number_of_steps_is_refused(folder, interrupt, monkeypatch):
-    Begun(folder, interrupt).train()
-    monkeypatch.setattr("test_stage.STEPS", STEPS + 1)
-    with pytest.raises(ValueError, match=r"made for 4 steps, this run has 5.*another run\.dir"):
+def test_a_longer_stage_goes_on_with_the_schedule_of_its_new_length(folder, interrupt, tmp_path, monkeypatch):
+    short = Begun(folder, interrupt).train()
+    monkeypatch.setattr("test_stage.STEPS", 8)
+    longer = Begun(folder, interrupt)
+    assert (longer.stage.first, longer.stage.num_steps) == (4, 8)
+    losses = longer.train()
+    assert losses[:4] == short
+    lines = list(longer.job.log.lines("pretrain", "1"))
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    rates = [Cosine(lr=1e-3, total_steps=n, steps_per_epoch=2, warmup_epochs=0, final_lr_ratio=0.1) for n in (4, 8)]
+    assert [line["lr"] for line in lines] == [rates[step >= 4].lr(step) for step in range(8)]
+    # By hand: four steps of one schedule, then four of the other, in one process.
+    (tmp_path / "by_hand").mkdir()
+    by_hand = Begun(tmp_path / "by_hand", interrupt)
+    by_hand.stage.schedule.lr = lambda step: rates[step >= 4].lr(step)
+    assert by_hand.train() == losses
+    for name, weight in by_hand.objective.state_dict().items():
+        assert torch.equal(weight, longer.objective.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_no_more_steps_than_are_done_is_refused(folder, interrupt, monkeypatch, steps):
+    monkeypatch.setattr("test_stage.STEPS", 6)
+    with pytest.raises(Interrupted):
+        Begun(folder, interrupt).train(stop_at=3)
+    monkeypatch.setattr("test_stage.STEPS", steps)
+    with pytest.raises(ValueError, match=rf"4 steps of 6 are done, this run has {steps}.*another run\.dir"):
         Begun(folder, interrupt)
 
 

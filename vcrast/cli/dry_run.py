@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.metric import duration, size
+from vcrast.config.resume import holds_work
 from vcrast.config.schema import Config
-from vcrast.data.clip import select_folds
-from vcrast.data.open import open_corpus
 from vcrast.data.streams import clips_per_epoch
-from vcrast.run import STAGES, check_parts, jobs, whole_corpus
+from vcrast.run import STAGES, OpenFolds, check, jobs, open_folds, same_clips, what_is_there
 from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 from vcrast.runs.parts import peak_lr
+from vcrast.runs.resume import notes_of, plan_folds, said_of
 from vcrast.runs.stage import total_steps
 from vcrast.runs.summary import Summary
 from vcrast.training.schedule import Warmup
@@ -29,16 +29,17 @@ def rehearse(config: Config) -> int:
     Raises:
         ValueError: a fault in settings or data.
     """
-    check_parts(config)
-    corpus = open_corpus(config.data)
-    folds = select_folds(corpus, config.data.folds) or [whole_corpus(config, corpus)]
+    corpus, folds = check(config)
     print(f"recipe {config.recipe}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds {', '.join(folds)}")
     short = shortened(config)
+    opened = open_folds(short, corpus, folds)
+    for text in [*opened.notes, *to_be_redone(config, opened)]:
+        print(f"note: {text}")
     with tempfile.TemporaryDirectory(prefix="vcrast-dry-run-") as name, Interrupt() as interrupt:
         folder = Path(name)
         log = MetricLog(folder, ["jsonl"], config={})
         summary = Summary(folder / "summary.json", recipe=config.recipe, classes=corpus.classes)
-        job = next(iter(jobs(short, corpus, folds[:1], folder, log, summary, interrupt)))
+        job = next(iter(jobs(short, opened, folder, log, summary, interrupt)))
         for stage in [stage for stage in config.stages if stage in REHEARSED]:
             result = STAGES[stage](job)
             summary.record(job.fold, stage, result)
@@ -46,6 +47,18 @@ def rehearse(config: Config) -> int:
         log.close()
     print("dry run passed: nothing was written")
     return 0
+
+
+def to_be_redone(config: Config, opened: OpenFolds) -> list[str]:
+    """What going on would do again or to another length, where `run.dir` holds a run; refused as the run would be."""
+    folder = Path(str(config.run.dir))
+    if not holds_work(folder):
+        return []
+    summary = Summary(folder / "summary.json", recipe=config.recipe, classes=opened.corpus.classes)
+    clips = same_clips(config, opened.corpus, list(opened.parts), summary)
+    before = what_is_there(config, folder, summary)
+    plans = plan_folds(config, before, clips=clips, sizes=opened.sizes)
+    return [*notes_of(plans), *said_of(plans)]
 
 
 def shortened(config: Config) -> Config:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
 from vcrast.config.saved import changed, load_config, read_saved
@@ -12,6 +14,10 @@ from vcrast.config.schema import Config, keys
 
 FREE_ON_RESUME = tuple(name for name, field in keys(Config) if field.metadata.get("free_on_resume"))
 """Settings and groups of settings that may differ when a run goes on, as their schema says."""
+
+RULES: dict[str, Mapping[str, Any]] = {name: field.metadata for name, field in keys(Config)}
+STAGES = ("pretrain", "finetune", "evaluate")
+TRAINING = ("pretrain", "finetune")
 
 
 def resolve(overrides: Sequence[str]) -> Config:
@@ -48,25 +54,73 @@ def holds_work(folder: Path) -> bool:
     return (folder / "checkpoints").is_dir() or (folder / "summary.json").is_file()
 
 
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The settings that the numbers of a stage depend on, by dotted key; its length, which may change, is left out."""
+    return {key: value for key, value in flatten(to_dict(config)) if _counts_for(key, stage)}
+
+
+def _counts_for(key: str, stage: str) -> bool:
+    while key:  # the innermost rule counts
+        rule = RULES.get(key, {})
+        if "free_on_resume" in rule or "length" in rule:
+            return False
+        if "read_by" in rule:
+            return stage in rule["read_by"]
+        key = key.rpartition(".")[0]
+    return True
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The settings that are not the same: `optim.lr: 0.001 -> 0.002`."""
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+
+
 def _resumed(folder: Path, overrides: Sequence[str]) -> Config:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"run.resume={folder}: no config.yaml there; name the folder that a run printed")
     saved = read_saved(folder / "config.yaml")
     config = to_config(changed(saved, [word for word in overrides if not word.startswith("recipe=")]))
-    _refuse_changes(to_config(saved), config)
     config.run.dir = str(folder)
+    _refuse_changes(to_config(saved), config)
     return config
 
 
 def _refuse_changes(saved: Config, config: Config) -> None:
-    before, after = dict(flatten(to_dict(saved))), dict(flatten(to_dict(config)))
-    changed = [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
-        for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not is_one_of(key, FREE_ON_RESUME)
-    ]
-    if changed:
+    """Refuse other settings for a training stage that has begun in some fold; an evaluation may be done again.
+
+    Raises:
+        ValueError: names them, and the way to get what was asked for.
+    """
+    folder = Path(str(config.run.dir))
+    for stage, settings in _begun(folder, saved):
+        changed = differences(settings, stage_settings(config, stage))
+        if not changed:
+            continue
+        shown = "; ".join(changed[:8])
+        if stage == "finetune" and all(text.startswith("finetune.") for text in changed):
+            raise ValueError(
+                f"run.dir={folder}: finetuning has begun with other settings ({shown}); start a new run with them and "
+                f'model.checkpoint={folder} "stages=[finetune,evaluate]", which keeps the pretraining'
+            )
         raise ValueError(
-            f"run.dir={config.run.dir}: holds a run with other settings ({'; '.join(changed[:8])}); "
+            f"run.dir={folder}: holds a run with other settings ({shown}); "
             "choose another run.dir, or go on with run.resume=FOLDER and the old settings"
         )
+
+
+def _begun(folder: Path, saved: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each training stage that has begun, once for every fold, and the settings that it was begun with.
+
+    They stand in summary.json; a run of an earlier version has only its config.yaml.
+    """
+    summary = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "summary.json").is_file() else {}
+    for stage in TRAINING:
+        kept = [fold[stage]["settings"] for fold in summary.get("inputs", {}).values() if stage in fold]
+        yield from ((stage, settings) for settings in kept)
+        done = any(stage in fold for fold in summary.get("folds", {}).values())
+        if not kept and (done or any((folder / "checkpoints").glob(f"fold_*/{stage}/step_*"))):
+            yield stage, stage_settings(saved, stage)

@@ -14,16 +14,21 @@ from typing import Any, get_type_hints
 # More rules of a key than its type, as the metadata of its field.
 POSITIVE = {"positive": True}  # must be above 0; null stays allowed where the type allows it
 FREE = {"free_on_resume": True}  # may differ when a run goes on: it changes no number of a step, but for rounding
+LENGTH = {"length": True}  # of a stage, which may change when a run goes on: vcrast.runs.resume
+OF_PRETRAINING = {"read_by": ("pretrain",)}  # the stages that read a key or group; without this, all of them do
+OF_FINETUNING = {"read_by": ("finetune",)}
+OF_EVALUATION = {"read_by": ("evaluate",)}
+OF_THE_ENCODER = {"read_by": ("pretrain", "evaluate")}  # frozen features are those of the pretrained encoder
 
 
 @dataclass
 class RunConfig:
     """Where and how a run lives."""
 
-    dir: str | None
+    dir: str | None = field(metadata=FREE)
     seed: int
-    resume: str
-    device: str
+    resume: str = field(metadata=FREE)
+    device: str = field(metadata=FREE)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class DataConfig:
     root: str | None = field(metadata=FREE)
     folds: Any = field(metadata=FREE)
     sample_rate: int
-    clip_duration_s: float
+    clip_duration_s: float = field(metadata=POSITIVE)
     pad: str
     mean: float | None
     std: float | None
@@ -72,13 +77,13 @@ class PretrainConfig:
 
     batch_size: int = field(metadata=POSITIVE)
     micro_batch_size: Any = field(metadata=FREE)
-    epochs: float = field(metadata=POSITIVE)
-    steps: int | None = field(metadata=POSITIVE)
-    patch_stride: list[int] | None
-    clip_grad_norm: float | None
+    epochs: float = field(metadata=POSITIVE | LENGTH)
+    steps: int | None = field(metadata=POSITIVE | LENGTH)
+    patch_stride: list[int] | None = field(metadata=OF_THE_ENCODER)
+    clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)
-    watch_every_epochs: float
-    watch_clips: int
+    watch_every_epochs: float = field(metadata=POSITIVE)
+    watch_clips: int = field(metadata=POSITIVE)
 
 
 @dataclass
@@ -87,15 +92,15 @@ class FinetuneConfig:
 
     batch_size: int = field(metadata=POSITIVE)
     micro_batch_size: Any = field(metadata=FREE)
-    epochs: float = field(metadata=POSITIVE)
-    steps: int | None = field(metadata=POSITIVE)
+    epochs: float = field(metadata=POSITIVE | LENGTH)
+    steps: int | None = field(metadata=POSITIVE | LENGTH)
     patch_stride: list[int] | None
     drop_path: float
     freeze_encoder: bool
     sampling: str
-    clip_grad_norm: float | None
+    clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)
-    evaluate_every_epochs: float
+    evaluate_every_epochs: float = field(metadata=POSITIVE)
     views: dict[str, Any]
     objective: dict[str, Any]
     optim: dict[str, Any]
@@ -145,24 +150,24 @@ class Config:
     stages: list[str] = field(metadata=FREE)
     precision: str
     logger: list[str] = field(metadata=FREE)
-    run: RunConfig = field(metadata=FREE)
+    run: RunConfig
     launch: LaunchConfig = field(metadata=FREE)
     checkpoint: CheckpointConfig = field(metadata=FREE)
     data: DataConfig
-    source: dict[str, Any]
+    source: dict[str, Any] = field(metadata=OF_PRETRAINING)
     features: dict[str, Any]
-    views: dict[str, Any]
+    views: dict[str, Any] = field(metadata=OF_PRETRAINING)
     model: dict[str, Any]
     attention: dict[str, Any]
     linear: dict[str, Any]
-    objective: dict[str, Any]
-    optim: dict[str, Any]
-    schedule: dict[str, Any]
+    objective: dict[str, Any] = field(metadata=OF_PRETRAINING)
+    optim: dict[str, Any] = field(metadata=OF_PRETRAINING)
+    schedule: dict[str, Any] = field(metadata=OF_PRETRAINING)
     engine: dict[str, Any] = field(metadata=FREE)
-    pretrain: PretrainConfig
-    finetune: FinetuneConfig
-    evaluate: EvaluateConfig
-    evaluation: dict[str, Any]
+    pretrain: PretrainConfig = field(metadata=OF_PRETRAINING)
+    finetune: FinetuneConfig = field(metadata=OF_FINETUNING)
+    evaluate: EvaluateConfig = field(metadata=OF_EVALUATION)
+    evaluation: dict[str, Any] = field(metadata=OF_EVALUATION)
     slurm: SlurmConfig = field(metadata=FREE)
 
 

@@ -74,13 +74,13 @@ class Corpus:
 
         A corpus with a fold called `train` has fixed splits: `train` is always what is trained on, so that a validation
         split never slips into the training set. Otherwise the other folds are the training set. Without any fold, `all`
-        stands for the whole corpus on both sides.
+        is the whole corpus to train on, and nothing to test.
 
         Raises:
             ValueError: no such fold.
         """
         if fold == WHOLE and not self.folds:
-            return list(self.clips), list(self.clips)
+            return list(self.clips), []
         if fold not in self.folds:
             raise ValueError(f"data.folds: {self.name} has no fold {fold!r}; {_choices(self, fold)}")
         fixed = any(clip.fold == TRAIN for clip in self.clips)

@@ -129,9 +129,15 @@ class OpenData:
         return list(dict.fromkeys([*corpus.notes, *(text for text in found if text)]))
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
-        """Return the training and the test clips of one fold; `seed` is that of the random crops."""
+        """Return the training and the test clips of one fold, none to test where the corpus has no folds.
+
+        Args:
+            fold: its name.
+            seed: of the random crops.
+        """
         train, test = self.corpus.split(fold)
-        return FoldData(self.dataset(train, seed=seed), self.dataset(test, seed=seed))
+        learnt = self.dataset(train, seed=seed)
+        return FoldData(learnt, self.dataset(test, seed=seed) if test else learnt.first(0))
 
     def dataset(self, clips: Sequence[Clip], *, seed: int) -> ClipDataset:
         """Make a dataset of any clips of the corpus."""

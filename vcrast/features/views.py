@@ -13,26 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from vcrast.config.registry import check_options
-from vcrast.config.schema import Config
 from vcrast.features.draws import Draws
-from vcrast.features.fbank import Fbank, build_fbank
+from vcrast.features.fbank import Fbank
 
 
 def build_views(options: Mapping[str, Any], *, fbank: Fbank, setting: str = "views") -> Views:
     """The views that a config group describes; an option that is missing, unknown or of another type is refused."""
     check_options(setting, Views, options, given=["fbank"])
     return Views(fbank, **options)
-
-
-def check_views(config: Config) -> None:
-    """Refuse wrong options of `features` and of every stage's `views`, before a run waits or computes for hours.
-
-    Raises:
-        ValueError: names the setting.
-    """
-    fbank = build_fbank(config.features, sample_rate=config.data.sample_rate)
-    build_views(config.views, fbank=fbank)
-    build_views(config.finetune.views, fbank=fbank, setting="finetune.views")
 
 
 class Views(nn.Module):

@@ -122,6 +122,11 @@ def find_latest(folder: Path) -> Path | None:
     return None
 
 
+def latest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint by its name, whole or not; None when there is none."""
+    return max(map(_step, _newest_first(Path(folder))), default=None)
+
+
 def to_data(value: Any, where: str = "state", seen: set[int] | None = None) -> Any:
     """A copy that holds nothing but what `load` accepts; tensors are copied only where they have to be.
 

@@ -17,7 +17,7 @@ from vcrast.config.words import natural, suggest
 from vcrast.runs.record import RunRecord, read_run
 
 SEED = "run.seed"
-SAME = tuple(key for key in FREE_ON_RESUME if key != "stages")
+SAME = (SEED, *(key for key in FREE_ON_RESUME if key != "stages"))
 """Settings in which variants may differ without being different: where and how a run computes, not what."""
 
 _ABSENT = object()

@@ -35,6 +35,33 @@ def seed_for(run_seed: int, purpose: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{run_seed}/{purpose}".encode(), digest_size=7).digest())
 
 
+def samples_of(config: Config) -> int:
+    """S: samples per clip at the data's rate."""
+    return round(config.data.clip_duration_s * config.data.sample_rate)
+
+
+def task_of(config: Config, fbank: Fbank, *, num_classes: int, multilabel: bool, **known: Any) -> Task:
+    """What the data asks of an objective; `known`: what else `Task` holds."""
+    num_frames = fbank.num_frames(samples_of(config))
+    return Task(num_classes, multilabel, num_frames, config.features["num_mel_bins"], **known)
+
+
+def build_encoder(
+    config: Config, fbank: Fbank, *, patch_stride: list[int] | None, drop_path: float | None = None
+) -> Backbone:
+    """An encoder of the clips' size, initialised by torch's generator; `drop_path` of None is the model's own."""
+    return build_backbone(
+        config.model,
+        attention=config.attention,
+        linear=config.linear,
+        num_mel_bins=config.features["num_mel_bins"],
+        num_frames=fbank.num_frames(samples_of(config)),
+        num_channels=fbank.num_channels,
+        patch_stride=patch_stride,
+        **({} if drop_path is None else {"drop_path": drop_path}),
+    )
+
+
 @dataclass
 class Job:
     """One fold of a run.
@@ -66,7 +93,7 @@ class Job:
     @property
     def num_samples(self) -> int:
         """S: samples per clip at the data's rate."""
-        return round(self.config.data.clip_duration_s * self.config.data.sample_rate)
+        return samples_of(self.config)
 
     def fbank_options(self) -> dict[str, Any]:
         """Keywords of `Fbank`, normalisation included."""
@@ -83,10 +110,9 @@ class Job:
 
     def task(self) -> Task:
         """What the data asks of an objective."""
-        num_frames = self.fbank().num_frames(self.num_samples)
-        return Task(
-            len(self.classes), self.multilabel, num_frames, self.config.features["num_mel_bins"], self.classes,
-            class_clips(self.train.clips, len(self.classes)), len(self.train),
+        return task_of(
+            self.config, self.fbank(), num_classes=len(self.classes), multilabel=self.multilabel, classes=self.classes,
+            class_clips=class_clips(self.train.clips, len(self.classes)), num_clips=len(self.train),
         )  # fmt: skip
 
     def backbone(self, *, patch_stride: list[int] | None, drop_path: float | None = None) -> Backbone:
@@ -94,18 +120,9 @@ class Job:
 
         `drop_path` of None is the model's own.
         """
-        config, fbank = self.config, self.fbank()
         torch.manual_seed(self.seed("encoder"))
-        return build_backbone(
-            config.model,
-            attention=config.attention,
-            linear=config.linear,
-            num_mel_bins=config.features["num_mel_bins"],
-            num_frames=fbank.num_frames(self.num_samples),
-            num_channels=fbank.num_channels,
-            patch_stride=patch_stride,
-            **({} if drop_path is None else {"drop_path": drop_path}),
-        ).to(self.device)
+        encoder = build_encoder(self.config, self.fbank(), patch_stride=patch_stride, drop_path=drop_path)
+        return encoder.to(self.device)
 
     def load_pretrained(self, encoder: Backbone) -> str:
         """Fill an encoder: from this run's pretraining, else from `model.checkpoint`, else leave it; says which."""

@@ -52,17 +52,9 @@ class MetricFile:
             self._warned = True
 
     def rewind(self, stage: str, fold: str, step: int) -> None:
-        """Forget what a resumed run will do again: this stage and fold after `step`, and every later stage and fold.
-
-        Later is what first appears in the file after this stage and fold; if it is not there, nothing is later.
-        """
+        """Forget what a resumed run will do again: the lines of this stage and fold after `step`."""
         lines = list(self.lines())
-        order = list(dict.fromkeys(map(_part, lines)))
-        if (stage, fold) not in order:
-            return
-        later = set(order[order.index((stage, fold)) + 1 :])
-        kept = [line for line in lines if _part(line) not in later]
-        kept = [line for line in kept if _part(line) != (stage, fold) or line["step"] <= step]
+        kept = [line for line in lines if (line["stage"], line["fold"]) != (stage, fold) or line["step"] <= step]
         if len(kept) < len(lines):
             self._replace(kept)
 
@@ -109,10 +101,6 @@ def to_numbers(values: Mapping[str, float | Tensor | None]) -> dict[str, float |
 
 def _text(lines: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def _part(line: dict[str, Any]) -> tuple[str, str]:
-    return line["stage"], line["fold"]
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

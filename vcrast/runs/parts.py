@@ -20,9 +20,15 @@ class EngineOptions(Options, Protocol):
 
 
 def peak_lr(optim: Mapping[str, Any], batch_size: int) -> float:
-    """Rate after warm-up: `lr`, or that scaled by batch_size / `lr_per_batch` where the latter is set."""
+    """Rate after warm-up: `lr`, or that scaled by batch_size / `lr_per_batch` where the latter is set.
+
+    Raises:
+        ValueError: `lr_per_batch` is not positive.
+    """
     reference = optim["lr_per_batch"]
-    return float(optim["lr"]) * (batch_size / reference if reference else 1.0)
+    if reference is not None and not reference > 0:
+        raise ValueError(f"optim.lr_per_batch={reference}: must be above 0; null takes lr as it is")
+    return float(optim["lr"]) * (1.0 if reference is None else batch_size / reference)
 
 
 def build_engine(job: Job, objective: Objective, optim: Mapping[str, Any], options: EngineOptions) -> Engine:

@@ -141,18 +141,19 @@ class Stage:
 
     def _restore(self, path: Path) -> int:
         content = checkpoint.load(path)
-        if content["num_steps"] != self.num_steps:
+        done, planned = int(content["step"]), content["num_steps"]
+        if done > self.num_steps or (done == self.num_steps != planned):
             raise ValueError(
-                f"{path}: was made for {content['num_steps']} steps, this run has {self.num_steps}; the learning rate "
-                "depends on it, so start anew in another run.dir"
+                f"{path}: {done} steps of {planned} are done, this run has {self.num_steps}; ask for more, or start "
+                "anew in another run.dir"
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
         if content["world_size"] == world_size():
             self.split = Split(content["micro_batch_size"], content["num_kept_graphs"])
         self.earlier_s = content["wall_s"]
-        log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, content["step"], self.num_steps)
-        return int(content["step"])
+        log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, done, self.num_steps)
+        return done
 
     def _plan(self, clip_shape: tuple[int, ...]) -> None:
         """Decide how this process's part of the batch is cut, and say it.

@@ -30,6 +30,7 @@ class Summary:
             "metrics": known.get("metrics", {}),
             "parts": known.get("parts", {}),
             "notes": known.get("notes", {}),
+            "inputs": known.get("inputs", {}),
         }
 
     def done(self, fold: str, stage: str) -> bool:
@@ -40,6 +41,27 @@ class Summary:
         """What `record` was given."""
         found: dict[str, Any] = self.content["folds"][fold][stage]
         return found
+
+    def inputs(self, fold: str, stage: str) -> dict[str, Any] | None:
+        """What `begin` was given; None for a stage that has not begun, or that an earlier version has begun."""
+        found: dict[str, Any] | None = self.content["inputs"].get(fold, {}).get(stage)
+        return found
+
+    def alike(self, fold: str, other: str, stage: str) -> bool:
+        """Whether a stage of two folds has the same settings and length."""
+        one, two = self.inputs(fold, stage) or {}, self.inputs(other, stage) or {}
+        return all(one.get(key) == two.get(key) for key in ("settings", "steps"))
+
+    def begin(self, fold: str, stage: str, inputs: dict[str, Any]) -> None:
+        """Keep what a stage is made from, before its first step: what is done of it counts for these inputs alone."""
+        self.content["inputs"].setdefault(fold, {})[stage] = inputs
+        self.write()
+
+    def forget(self, fold: str, stage: str, *, inputs: bool = True) -> None:
+        """Drop what a stage has reached, and unless it goes on to another length what it was made from; no write."""
+        self.content["folds"].get(fold, {}).pop(stage, None)
+        if inputs:
+            self.content["inputs"].get(fold, {}).pop(stage, None)
 
     def record(self, fold: str, stage: str, result: dict[str, Any]) -> None:
         """Add a finished stage and write the file; what is not finite, such as d-prime at an AUC of 1, becomes null."""
@@ -72,7 +94,9 @@ class Summary:
         """Write aside and rename, so that a reader never sees half a file; the first process does."""
         if not is_rank_zero():
             return
+        # Inputs last: the longest part, and the least read.
         content = {**self.content, **spread(self.content["folds"])}
+        content["inputs"] = content.pop("inputs")
         write_atomic(self.path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
@@ -62,6 +63,14 @@ class Engine(ABC):
             checkpoint_encoder(module)
         if compile:
             compile_parts(module, self.device)
+
+    @classmethod  # noqa: B027 - most refuse nothing
+    def check_choice(cls, optimizer: Optimizer, options: Mapping[str, Any]) -> None:
+        """Refuse, before a run begins, an optimiser or options of the user that the constructor would refuse.
+
+        Raises:
+            ValueError: names the setting; here nothing is refused.
+        """
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which `represent` runs."""

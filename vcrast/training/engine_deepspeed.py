@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -96,6 +96,11 @@ class DeepSpeedEngine(Engine):
         """See `Engine`; with stage 3 weights are exchanged in it."""
         cast = super().autocast()
         return exchanging(cast) if self.stage == 3 else cast
+
+    @classmethod
+    def check_choice(cls, optimizer: Optimizer, options: Mapping[str, Any]) -> None:
+        """See `Engine`."""
+        refuse(optimizer, options["zero_stage"], options["offload"], options["compile"])
 
     def gathered_weights(self, *, write: bool = False) -> AbstractContextManager[Any]:
         """See `Engine`; with stage 1 and 2 they always are whole."""
@@ -201,6 +206,13 @@ class EmptyForward(nn.Module):
 
 def check(optimizer: Optimizer, zero_stage: int, offload: str, compile: bool) -> None:
     """Refuse what would fail later or, worse, be wrong silently."""
+    refuse(optimizer, zero_stage, offload, compile)
+    if not running():
+        raise ValueError("engine=deepspeed needs a process group, be it of one process: vcrast.training.dist")
+
+
+def refuse(optimizer: Optimizer, zero_stage: int, offload: str, compile: bool) -> None:
+    """Refuse choices that do not go together, on any machine."""
     if zero_stage not in STAGES:
         raise ValueError(f"engine.zero_stage={zero_stage}: choose from 1, 2, 3; without splitting, use engine=torch")
     if offload not in OFFLOAD:
@@ -214,8 +226,6 @@ def check(optimizer: Optimizer, zero_stage: int, offload: str, compile: bool) ->
     if compile and zero_stage == 3:
         raise ValueError("engine.compile=true with engine.zero_stage=3: compiled code would not fetch the weights that "
                          "other processes hold; set engine.compile=false or zero_stage=2")  # fmt: skip
-    if not running():
-        raise ValueError("engine=deepspeed needs a process group, be it of one process: vcrast.training.dist")
 
 
 def derive(clip_grad_norm: float | None, zero_stage: int, offload: str, *, pin_memory: bool) -> dict[str, Any]:

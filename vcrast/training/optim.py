@@ -33,7 +33,14 @@ def adamw(
         eps: in the denominator.
         layer_decay: factor of the rate from each block to the one below it, in (0, 1]; 1 for none.
             Source: Clark et al. 2020, arXiv:2003.10555.
+
+    Raises:
+        ValueError: an option out of its range.
     """
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optim.betas={list(betas)}: give two numbers in [0, 1), for instance [0.9, 0.95]")
+    if not eps > 0:
+        raise ValueError(f"optim.eps={eps}: must be above 0; the usual value is 1e-8")
     groups = parameter_groups(module, weight_decay=weight_decay, layer_decay=layer_decay)
     # The fused kernel is also the one that can skip a step on the device (`found_inf`), which the engine relies on.
     beta1, beta2 = betas
@@ -53,10 +60,15 @@ def lars(
     """LARS with the VICReg authors' groups: one-dimensional parameters are neither decayed nor adapted.
 
     Raises:
-        ValueError: `lr` is 0, as the thesis prints it: the authors' code overwrites that placeholder at every step.
+        ValueError: `lr` is 0, as the thesis prints it: the authors' code overwrites that placeholder at every step; or
+            another option is out of its range.
     """
     if not lr > 0:
         raise ValueError(f"optim.lr={lr}: LARS learns nothing at rate 0; the authors use 0.2 per batch of 256")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"optim.momentum={momentum}: must lie in [0, 1); the authors use 0.9")
+    if not trust_coeff > 0:
+        raise ValueError(f"optim.trust_coeff={trust_coeff}: must be above 0; the authors use 0.001")
     groups = parameter_groups(module, weight_decay=weight_decay, layer_decay=layer_decay)
     for group in groups:
         group["adapt"] = group["params"][0].ndim > 1
@@ -71,8 +83,10 @@ def parameter_groups(module: nn.Module, *, weight_decay: float, layer_decay: flo
         which the engine multiplies the step's rate: `layer_decay ** (top - layer)`.
 
     Raises:
-        ValueError: nothing to train, or `layer_decay` out of range.
+        ValueError: nothing to train, or `layer_decay` or `weight_decay` out of range.
     """
+    if weight_decay < 0:
+        raise ValueError(f"optim.weight_decay={weight_decay}: must not be negative; 0 switches it off")
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay={layer_decay}: must lie in (0, 1]; 1 switches it off")
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]

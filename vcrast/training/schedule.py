@@ -138,6 +138,12 @@ class Plateau(Warmup):
         super().__init__(lr=lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, warmup_epochs=warmup_epochs)
         if not 0 < factor < 1:
             raise ValueError(f"schedule.factor={factor}: must lie between 0 and 1")
+        if patience_epochs < 0 or threshold < 0:
+            raise ValueError(
+                f"schedule.patience_epochs={patience_epochs}, schedule.threshold={threshold}: must not be negative"
+            )
+        if not 0 <= min_lr_ratio <= 1:
+            raise ValueError(f"schedule.min_lr_ratio={min_lr_ratio}: must lie in [0, 1]")
         self.factor, self.patience_epochs = factor, patience_epochs
         self.threshold, self.min_lr_ratio = threshold, min_lr_ratio
         self.share, self.best, self.bad_epochs = 1.0, math.inf, 0

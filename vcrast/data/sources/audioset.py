@@ -17,7 +17,8 @@ from typing import NamedTuple
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
-from vcrast.data.audio import SUFFIXES
+from vcrast.data import ffmpeg
+from vcrast.data.audio import explain_suffixes, sound_suffixes
 from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import refuse_settings
@@ -37,8 +38,6 @@ TRAINING = {
 """What `data.options.train` may be: the 2M of papers are both lists, their 20K the balanced one."""
 NUM_CLASSES = 527
 
-# What downloaders leave behind and libsndfile cannot read.
-UNREADABLE = (".m4a", ".mp4", ".webm", ".aac", ".mkv", ".wma")
 # <YTID>, Y<YTID> (as PANNs writes it), and either followed by _<start> or _<start>_<end>. An id may itself begin with Y
 # and hold underscores; it always has 11 characters, and without the prefix is tried first.
 NAME = re.compile(r"(?:([\w-]{11})|Y([\w-]{11}))(?:_(\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII)
@@ -62,25 +61,26 @@ class Files:
 
     Attributes:
         path: of each file, by video, or by video and start where the name has one.
-        ignored: endings that are no sound this project can read, counted.
+        ignored: endings that downloaders leave behind and that cannot be decoded here, counted.
     """
 
     def __init__(self, root: Path) -> None:
         self.path: dict[str, str] = {}
         self.ignored: Counter[str] = Counter()
         self.num_used = 0
+        readable = frozenset(sound_suffixes())
         for entry in _entries(root):
             stem, _, ending = entry.name.rpartition(".")
             named = NAME.fullmatch(stem)
             if named is None:
                 continue
             suffix = f".{ending.lower()}"
-            if suffix in SUFFIXES:
+            if suffix in readable:
                 key = _key(named[1] or named[2], None if named[3] is None else float(named[3]))
                 other = self.path.setdefault(key, entry.path)
                 if entry.path < other:  # of a file that is there twice, the same one on every machine
                     self.path[key] = entry.path
-            elif suffix in UNREADABLE:
+            elif suffix in ffmpeg.SUFFIXES:
                 self.ignored[suffix] += 1
 
     def pop(self, video: str, start_s: float) -> str | None:
@@ -241,12 +241,12 @@ def _key(video: str, start: float | None) -> str:
 
 def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
     """Yield all files below a folder; hidden names are left out, each folder is visited once."""
-    folders, seen = [str(root)], {os.path.realpath(root)}
+    folders, seen, suffixes = [str(root)], {os.path.realpath(root)}, sound_suffixes()
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 # The ending first: some network disks need another round trip to tell a file from a folder.
-                if entry.name.endswith(SUFFIXES):
+                if entry.name.endswith(suffixes):
                     if not entry.name.startswith("."):
                         yield entry
                 elif entry.is_dir():
@@ -260,12 +260,12 @@ def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
 
 def _unreadable(files: Files) -> str:
     counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(files.ignored.items()))
-    return f"{counts} files cannot be read by libsndfile; convert them: ffmpeg -i IN.m4a -ar 16000 -ac 1 OUT.flac"
+    return f"{counts} files cannot be decoded here; {explain_suffixes(files.ignored)}"
 
 
 def _no_sound(root: Path, files: Files) -> str:
     text = (
         f"data.root={root}: no segment of AudioSet has a sound file there; they are called <YTID>.wav, Y<YTID>.wav or "
     )
-    text += f"<YTID>_<start>.wav ({', '.join(SUFFIXES)}), in any folders"
+    text += f"<YTID>_<start>.wav ({', '.join(sound_suffixes())}), in any folders"
     return f"{text}; {_unreadable(files)}" if files.ignored.total() else text

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data.audio import SUFFIXES
+from vcrast.data.audio import sound_suffixes
 from vcrast.data.clip import Clip, Corpus, fold_names
 from vcrast.data.copies import copies_across, find_copies
 from vcrast.data.folding import deal
@@ -41,7 +41,7 @@ def folder(data: DataConfig) -> Corpus:
     listing = find_sounds(existing_folder(data))
     if not listing.sounds:
         left_out = "; ".join(["", *listing.notes()])
-        raise ValueError(f"data.root={data.root}: no sound files ({', '.join(SUFFIXES)}){left_out}")
+        raise ValueError(f"data.root={data.root}: no sound files ({', '.join(sound_suffixes())}){left_out}")
     layout = read_layout(listing, splits)
     if not layout.places:
         raise ValueError(f"data.root={data.root}: no sound is left; {'; '.join(layout.notes)}")

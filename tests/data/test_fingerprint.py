@@ -1,0 +1,67 @@
+"""Fingerprint clips: equal after a move, different after any other change."""
+
+import dataclasses
+import shutil
+
+import pytest
+
+from vcrast.config.compose import compose
+from vcrast.data.clip import Clip, Corpus
+from vcrast.data.fingerprint import fingerprint
+from vcrast.runs.resume import check_clips
+from vcrast.runs.summary import Summary
+
+
+def corpus(root, labels=(0, 1, 0), folds=("1", "1", "2"), names=("a/x.wav", "a/y.wav", "b/x.wav"), sizes=(5, 6, 7)):
+    for name, size in zip(names, sizes, strict=True):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(bytes(size))
+    clips = [
+        Clip(str(root / name), (label,), fold=fold) for name, label, fold in zip(names, labels, folds, strict=True)
+    ]
+    return Corpus("folder", tuple(clips), ("dog", "cat"), False, ("1", "2"))
+
+
+def test_a_moved_dataset_is_the_same(tmp_path, monkeypatch):
+    found = fingerprint(corpus(tmp_path / "here"), "2")
+    assert (found["train"], found["test"]) == (2, 1)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert fingerprint(corpus(tmp_path / "there"), "2") == found
+    monkeypatch.chdir(tmp_path)
+    relative = corpus(tmp_path / "there")
+    clips = tuple(dataclasses.replace(clip, path=clip.path.removeprefix(f"{tmp_path}/")) for clip in relative.clips)
+    assert fingerprint(dataclasses.replace(relative, clips=clips), "2") == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": (0, 0, 0)}, {"folds": ("1", "2", "1")}, {"names": ("a/x.wav", "a/z.wav", "b/x.wav")},
+        {"sizes": (5, 6, 8)}, {"names": ("a/y.wav", "a/x.wav", "b/x.wav"), "sizes": (6, 5, 7), "labels": (1, 0, 0)},
+    ],
+)  # fmt: skip
+def test_any_other_change_shows(tmp_path, change):
+    assert fingerprint(corpus(tmp_path / "a"), "2") != fingerprint(corpus(tmp_path / "b", **change), "2")
+
+
+def test_the_names_of_the_classes_count_and_generated_clips_have_no_folder(tmp_path):
+    one = corpus(tmp_path)
+    assert fingerprint(one, "2") != fingerprint(dataclasses.replace(one, classes=("cat", "dog")), "2")
+    made = Corpus(
+        "s", (Clip("synth://1", (0,), fold="1"), Clip("synth://2", (0,), fold="2")), ("a",), False, ("1", "2")
+    )
+    assert fingerprint(made, "1")["train"] == 1
+
+
+def test_a_run_does_not_go_on_with_other_clips(tmp_path):
+    summary = Summary(tmp_path / "summary.json", recipe="demo", classes=())
+    was = {"train": 48, "test": 12, "digest": "a"}
+    summary.begin("1", "pretrain", {"clips": was})
+    config = compose(["recipe=demo", "data.root=elsewhere"])
+    check_clips(config, summary, {"1": dict(was), "2": {"train": 1, "test": 1, "digest": "z"}})
+    with pytest.raises(
+        ValueError, match=r"^data\.root=elsewhere: fold 1 now has 50 training and 12 test clips, not 48"
+    ):
+        check_clips(config, summary, {"1": {**was, "train": 50}})
+    with pytest.raises(ValueError, match=r"as many clips \(48 .*\), but other names, labels, file sizes"):
+        check_clips(config, summary, {"1": {**was, "digest": "b"}})

@@ -1,0 +1,54 @@
+"""Fingerprint the clips of a fold: names, stretches, labels, order and file sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from vcrast.data.audio import is_generated
+from vcrast.data.clip import Clip, Corpus
+from vcrast.data.preflight import MAX_HEADERS, spread
+
+
+def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
+    """Describe the clips that a fold trains on and is tested on; equal where the dataset has only been moved.
+
+    No file is read. Paths count from the folder that all clips of the corpus share; of a large corpus the sizes of
+    `MAX_HEADERS` files, spread evenly, count.
+
+    Returns:
+        `train` and `test`, how many there are, and `digest`.
+    """
+    base = _shared_folder(corpus.clips)
+    train, test = corpus.split(fold)
+    digest = hashlib.blake2b(json.dumps(corpus.classes).encode(), digest_size=16)
+    for part in (train, test):
+        digest.update(f"{len(part)} clips\n".encode())
+        for clip in part:
+            row = [_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels]
+            digest.update(json.dumps(row).encode())
+        for clip in spread(part, MAX_HEADERS):
+            digest.update(f"{_size(clip.path)} ".encode())
+    return {"train": len(train), "test": len(test), "digest": digest.hexdigest()}
+
+
+def _shared_folder(clips: Sequence[Clip]) -> str:
+    folders = {os.path.dirname(os.path.abspath(clip.path)) for clip in clips if not is_generated(clip.path)}
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:  # two drives share nothing
+        return ""
+
+
+def _name(path: str, base: str) -> str:
+    return path if is_generated(path) else os.path.abspath(path).removeprefix(base).replace(os.sep, "/").lstrip("/")
+
+
+def _size(path: str) -> int:
+    try:
+        return -1 if is_generated(path) else os.stat(path).st_size
+    except OSError:  # missing: left to the checks of the data
+        return -1
