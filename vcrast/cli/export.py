@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the model and print what was written."""
     if arguments.format == "onnx":
         require_onnx()
+    from vcrast.config.atomic import write_atomic
     from vcrast.inference import load
     from vcrast.models.export import DESCRIPTION, WEIGHTS, find_export, read_description, read_weights
 
@@ -40,20 +41,52 @@ def run(arguments: argparse.Namespace) -> int:
     # A damaged export must not be passed on.
     description = read_description(source)
     read_weights(source, description["weights_sha256"])
+    refuse_harm(arguments.out, source, description)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.format == "safetensors":
-        if arguments.out.resolve() == source.resolve():
-            raise ValueError(f"--out {arguments.out}: is the model itself; choose another folder")
-        names = [WEIGHTS, DESCRIPTION]
-        for name in names:
-            shutil.copyfile(source / name, arguments.out / name)
+    weights = WEIGHTS if arguments.format == "safetensors" else "model.onnx"
+    if weights == WEIGHTS:
+        write_atomic(arguments.out / WEIGHTS, (source / WEIGHTS).read_bytes())
     else:
-        names = ["model.onnx", DESCRIPTION]
-        write_onnx(load(source), arguments.out / "model.onnx")
-        (arguments.out / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-    for name in names:
+        write_onnx(load(source), arguments.out / weights)
+    # Last: it says that the folder holds a model.
+    write_atomic(arguments.out / DESCRIPTION, json.dumps(description, indent=2, allow_nan=False) + "\n")
+    for name in (weights, DESCRIPTION):
         print(arguments.out / name)
     return 0
+
+
+def refuse_harm(out: Path, source: Path, description: Mapping[str, Any]) -> None:
+    """Refuse a folder in which the export would replace another model or become part of a run.
+
+    Args:
+        out: folder to write; it need not exist.
+        source: of the model.
+        description: of the model.
+
+    Raises:
+        ValueError: says what lies there.
+    """
+    from vcrast.models.export import DESCRIPTION, WEIGHTS, is_run, read_description
+
+    place = out.resolve()
+    if place == source.resolve():
+        raise ValueError(f"--out {out}: is the model itself; choose another folder")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"--out {out}: is a file; name a folder")
+    holder = source.resolve().parent.parent
+    own = holder.parent if holder.name == "exported" else None
+    run = next((folder for folder in (place, *place.parents) if folder == own or is_run(folder)), None)
+    if run is not None:
+        raise ValueError(f"--out {out}: lies in the run {run}, whose own models must stay; choose a folder outside")
+    if (place / DESCRIPTION).is_file():
+        there = read_description(place)
+        if there["weights_sha256"] != description["weights_sha256"]:
+            meta = ", ".join(f"{key} {there['meta'][key]}" for key in ("recipe", "fold") if key in there["meta"])
+            raise ValueError(
+                f"--out {out}: holds another model{meta and f' ({meta})'}; delete it or choose a new folder"
+            )
+    elif held := [name for name in (WEIGHTS, "model.onnx") if (place / name).exists()]:
+        raise ValueError(f"--out {out}: holds {held[0]} of unknown origin; delete it or choose a new folder")
 
 
 def require_onnx() -> None:

@@ -129,8 +129,7 @@ def read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing beside {DESCRIPTION}; export the model again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     if digest != sha256:
         raise ValueError(f"{path}: damaged or replaced (sha256 {digest[:12]}, expected {sha256[:12]}); export again")
     try:
@@ -139,25 +138,28 @@ def read_weights(folder: Path, sha256: str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a safetensors file ({error})") from None
 
 
+def file_sha256(path: Path) -> str:
+    """The hash of a file's content, as `model.json` has it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path:
     """The folder with `model.json` that `run` means: itself, or one under `exported/`.
 
     Raises:
         FileNotFoundError: no such folder, or nothing exported yet.
-        ValueError: no such fold or stage there; the message lists those that are.
+        ValueError: no such fold or stage there, or a folder of runs; the message lists those that are.
     """
+    if run.name in (WEIGHTS, DESCRIPTION) and run.is_file():
+        run = run.parent
     if not run.is_dir():
         raise FileNotFoundError(f"{run}: no such folder; name a run folder (runs/<recipe>/<time>) or an exported model")
     if (run / DESCRIPTION).is_file():
         if fold is not None or stage is not None:
             raise ValueError(f"{run}: is one exported model; name the run folder to choose fold or stage")
         return run
-    found = _folds(run / "exported" if (run / "exported").is_dir() else run)
-    if not found:
-        raise FileNotFoundError(
-            f"{run}: no exported model yet; pretraining and finetuning write one when they end. "
-            f"Go on with `vcrast run run.resume={run}`"
-        )
+    found = exported_folds(run)
     name = next(iter(found)) if fold is None else str(fold)
     if name not in found:
         raise ValueError(f"{run}: no exported fold {name}; choose from {', '.join(found)}")
@@ -165,6 +167,42 @@ def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path
     if stage is not None and stage not in stages:
         raise ValueError(f"{run}: fold {name} has no stage {stage}; choose from {', '.join(stages)}")
     return stages[stage] if stage is not None else next(iter(stages.values()))
+
+
+def exported_folds(run: Path) -> dict[str, dict[str, Path]]:
+    """The exported models of a run by fold and stage; folds in natural order, finetuned before pretrained.
+
+    Args:
+        run: a run folder, its `exported/`, or one fold's folder.
+
+    Raises:
+        FileNotFoundError: nothing exported yet.
+        ValueError: a folder of runs; names the newest.
+    """
+    found = _folds(run / "exported" if (run / "exported").is_dir() else run)
+    if found:
+        return found
+    if not is_run(run) and (inside := runs_inside(run)):
+        shown = ", ".join(map(str, inside[:3])) + (f" and {len(inside) - 3} more" if len(inside) > 3 else "")
+        raise ValueError(f"{run}: is a folder of runs; name one of its runs: {shown}")
+    raise FileNotFoundError(
+        f"{run}: no exported model yet; pretraining and finetuning write one when they end. "
+        f"Go on with `vcrast run run.resume={run}`"
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / "config.yaml").is_file() and any(
+        (folder / name).exists() for name in ("overrides.txt", "summary.json", "exported", "checkpoints")
+    )
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """Runs up to two levels below a folder, the newest first; only those with exported models, if any has one."""
+    found = [path.parent for pattern in ("*/config.yaml", "*/*/config.yaml") for path in folder.glob(pattern)]
+    runs = sorted(filter(is_run, found), key=lambda run: (run / "config.yaml").stat().st_mtime, reverse=True)
+    return [run for run in runs if (run / "exported").is_dir()] or runs
 
 
 def _folds(exported: Path) -> dict[str, dict[str, Path]]:

@@ -1,10 +1,12 @@
-"""Load weights into an encoder: a file of ours, or a timm vision transformer."""
+"""Load weights into an encoder: an export of ours, or a timm vision transformer."""
 
 from __future__ import annotations
 
 import logging
-import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,113 +15,259 @@ from torch import Tensor
 
 from vcrast.models.attention import Attention
 from vcrast.models.backbone import Backbone
+from vcrast.models.checkpoint_source import find_source
+from vcrast.models.description import (
+    Difference,
+    front_end_differences,
+    model_differences,
+    other_normalisation,
+    other_options,
+    tensor_sizes,
+)
+from vcrast.models.export import to_plain
 from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
+from vcrast.models.timm_weights import (
+    SOURCES,
+    Vit,
+    Weights,
+    check_name,
+    find_grid,
+    from_timm,
+    is_vit,
+    read_timm,
+    refuse_unsupported,
+    said_of,
+)
 
 log = logging.getLogger(__name__)
 
-Weights = dict[str, Tensor]
+SETTING = "model.checkpoint="
+BESIDE = re.compile(
+    r"(cls_token|dist_token|reg_token|mask_token|pos_embed|head|head_dist|fc|fc_norm|mlp_head|classifier|pre_logits"
+    r"|attn_pool|projector|predictor|decoder\w*)(\.|$)"
+)
+"""Names of what may lie beside an encoder in a file and is not taken over."""
 
-TIMM_NAMES = {"attn.proj.": "attn.out.", "mlp.fc1.": "fc1.", "mlp.fc2.": "fc2."}
-TIMM_UNUSED = ("cls_token", "dist_token", "head.", "head_dist.", "fc_norm.", "pre_logits.")
 
-
-def load_encoder(encoder: Backbone, source: str | Path) -> None:
-    """Fill an encoder with trained weights.
+def load_encoder(
+    encoder: Backbone,
+    source: str | Path,
+    *,
+    features: Mapping[str, Any] | None = None,
+    fold: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Fill an encoder with trained weights; logs what was taken over and what was not.
 
     Args:
         encoder: of the same sizes as the weights; stride and clip length may differ.
-        source: a `.safetensors` file, exported by us or holding a timm ViT, or `timm:MODEL`, which timm downloads.
+        source: a `.safetensors` file of ours or of a timm ViT, an exported model, a run, or `timm:NAME` or
+            `hf-hub:ORG/NAME`, which timm downloads.
+        features: keywords of this run's `Fbank`, compared with those that the weights learnt with; None compares none.
+        fold: that the weights are used in; of a run its model is taken.
+        data: options of this run's data, which tell whether the weights have heard the fold's test clips.
+
+    Returns:
+        What the user must be told, one line each: positions that were dropped, another normalisation, and the like.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a safetensors file, or weights that do not fit the encoder.
+        ValueError: no safetensors file, or weights that do not fit the encoder or learnt with another front end.
     """
-    weights = read_timm(str(source).removeprefix("timm:")) if str(source).startswith("timm:") else read_file(source)
-    if any(".attn.qkv." in name for name in weights):
-        weights = from_timm(weights)
-    fill(encoder, weights, source)
-    log.info("encoder weights from %s", source)
+    where = f"{SETTING}{source}"
+    if (name := timm_name(source)) is not None:
+        vit = read_timm(name, where, num_mel_bins=getattr(encoder, "num_mel_bins", None))
+        notes = load_vit(encoder, vit.weights, where, vit)
+    else:
+        found = find_source(source, where, fold=fold, data=data)
+        notes = [*found.notes]
+        if found.description is not None:
+            notes += compare(found.description, encoder.options, where, features)
+        weights, beside = read_file(found.path, where)
+        if is_vit(weights):
+            notes += load_vit(encoder, weights, where, beside=beside)
+        else:
+            notes += fill(encoder, weights, where, beside)
+        if found.description is None and features is not None:
+            log.info("%s: no model.json beside it says which front end the weights learnt with", where)
+    return [f"{where}: {note}" for note in notes]
 
 
-def read_file(path: str | Path) -> Weights:
-    """The encoder's part of a safetensors file; a head or projector beside it is left out."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"model.checkpoint={path}: no such file; give a .safetensors file or timm:MODEL")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"model.checkpoint={path}: not a readable safetensors file ({error})") from error
-    own = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
-    return own or weights
-
-
-def read_timm(name: str) -> Weights:
-    """Pretrained weights of a timm vision transformer."""
-    import timm
-
-    if name not in timm.list_models():
-        raise ValueError(f"model.checkpoint=timm:{name}: timm {timm.__version__} has no such model")
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # no network, no such weights: the download's own errors are of many kinds
-        raise ValueError(f"model.checkpoint=timm:{name}: could not get the weights ({error})") from error
-
-
-def from_timm(weights: Weights, grid: tuple[int, int] | None = None) -> Weights:
-    """Translate a timm ViT's weights to ours, the way the AST takes over ImageNet's.
-
-    The image's height becomes frequency and its width time; the kernels of the colours are summed, so that a grey image
-    gives what it gave (paper and thesis say averaged; the AST's code sums).
+def check_checkpoint(
+    model: Mapping[str, Any],
+    *,
+    linear: Mapping[str, Any],
+    features: Mapping[str, Any],
+    fold: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse a `model.checkpoint` that cannot be loaded, as far as that shows before an encoder is built.
 
     Args:
-        weights: of the ViT.
-        grid: (height, width) of its patches; None means square.
+        model: options of the run's model.
+        linear: options of its linear layers.
+        features: keywords of the run's `Fbank`; mean and std are not needed.
+        fold: see `load_encoder`.
+        data: see `load_encoder`.
+
+    Raises:
+        FileNotFoundError: see `load_encoder`.
+        ValueError: see `load_encoder`.
     """
-    ours: Weights = {}
-    for name, value in weights.items():
-        if name.startswith(TIMM_UNUSED):
-            continue
-        if name == "patch_embed.proj.weight":
-            ours[name] = value.sum(dim=1, keepdim=True).transpose(2, 3).contiguous()
-        elif name == "pos_embed":
-            ours["pos_embed.table"] = image_positions(value, grid)
-        elif ".attn.qkv." in name:
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                ours[name.replace("qkv", letter)] = part.clone()
-        else:
-            for theirs, own in TIMM_NAMES.items():
-                name = name.replace(theirs, own)
-            ours[name] = value
-    return ours
+    source = model.get("checkpoint")
+    if source is None:
+        return
+    where = f"{SETTING}{source}"
+    if (name := timm_name(source)) is not None:
+        check_name(name, where)
+        return
+    found = find_source(source, where, fold=fold, data=data)
+    if found.description is not None:
+        compare(found.description, {**model, "linear": linear}, where, features)
 
 
-def image_positions(table: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-    """(1, prefix + height * width, D) -> (width, height, D), without the vectors of class tokens."""
-    num_tokens = table.shape[1]
-    height, width = grid or (math.isqrt(num_tokens), math.isqrt(num_tokens))
-    return table[0, num_tokens - height * width :].unflatten(0, (height, width)).transpose(0, 1).contiguous()
+def timm_name(source: str | Path) -> str | None:
+    """What timm calls the model that a source names, None if it names none of timm's."""
+    text = str(source)
+    return text.removeprefix("timm:") if text.startswith(("timm:", *SOURCES)) else None
 
 
-def fill(encoder: Backbone, weights: Weights, source: str | Path) -> None:
-    """Copy weights by name, after fitting learned positions to the encoder's grid.
+def compare(
+    description: Mapping[str, Any], own: Mapping[str, Any], where: str, features: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Compare a model's description with this run's encoder and front end.
+
+    Returns:
+        What differs and does no harm.
+
+    Raises:
+        ValueError: all that does, and the settings that would make both equal.
+    """
+    options, theirs = to_plain(own, "model"), description["features"]
+    differences = model_differences(description["model"], options)
+    notes = other_options(description["model"], options)
+    if features is not None:
+        plain = to_plain(features, "features")
+        differences += front_end_differences(theirs, plain)
+        notes += [text] if (text := other_normalisation(theirs, plain)) else []
+    refuse(differences, where)
+    return notes
+
+
+def refuse(differences: list[Difference], where: str) -> None:
+    """Refuse weights of another model.
+
+    Raises:
+        ValueError: there are differences; names them and the settings.
+    """
+    if differences:
+        settings = dict.fromkeys(setting for _, setting in differences if setting)
+        texts = "; ".join(text for text, _ in differences)
+        raise ValueError(f"{where}: does not fit this run: {texts}; set {' '.join(settings)}, or choose other weights")
+
+
+def read_file(path: Path, where: str) -> tuple[Weights, Weights]:
+    """The encoder's part of a safetensors file, and what lies beside it.
+
+    Raises:
+        ValueError: another file, or one of several encoders.
+    """
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{where}: not a readable safetensors file ({error})") from error
+    if any(re.search(r"attention\.(attention|self)\.(query|q_proj)", name) for name in tensors):
+        raise ValueError(f"{where}: has the names of Hugging Face transformers; give a timm ViT or an export of vcrast")
+    kernel = "patch_embed.proj.weight"
+    prefixes = [name.removesuffix(kernel) for name in tensors if name.endswith(kernel)]
+    if any(name.startswith("encoder.") for name in tensors):
+        prefixes = ["encoder."]
+    if len(prefixes) > 1:
+        raise ValueError(f"{where}: holds several encoders ({', '.join(prefixes)}); keep the tensors of one")
+    prefix = prefixes[0] if prefixes else ""
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return inside, {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+
+
+def load_vit(
+    encoder: Backbone, weights: Weights, where: str, vit: Vit | None = None, beside: Mapping[str, Tensor] | None = None
+) -> list[str]:
+    """Fill an encoder with a timm ViT's weights; returns what the user must know.
+
+    Args:
+        encoder: to be filled.
+        weights: of the ViT.
+        where: beginning of messages.
+        vit: the model as timm built it, None if there is only a file.
+        beside: what else lies in the file.
+
+    Raises:
+        ValueError: the ViT does not fit, or positions of which the grid cannot be told.
+    """
+    refuse_unsupported(weights, where)
+    if not encoder.options.get("num_channels", 1) == 1:
+        raise ValueError(f"{where}: weights of one channel, this run's features have several; set features=fbank")
+    grid = None if vit is None else vit.grid
+    doubt, positions = "", getattr(encoder, "pos_embed", None)
+    if grid is None and "pos_embed" in weights and isinstance(positions, LearnedPositions):
+        time, frequency, _ = positions.table.shape
+        grid, doubt = find_grid(weights, (time, frequency), where)
+    ours = from_timm(weights, grid)
+    if vit is not None and "num_heads" in encoder.options:
+        sizes = {"num_heads": vit.num_heads, **tensor_sizes(ours)}
+        refuse(model_differences(sizes, to_plain(encoder.options, "model")), where)
+    notes = [doubt, *said_of(weights, vit.eps)] if vit else [doubt, *said_of(weights)]
+    notes += fill(encoder, ours, where, beside)
+    if grid is not None and isinstance(positions, LearnedPositions):
+        log.info("%s: positions read as %s", where, grid.text())
+    return [note for note in notes if note]
+
+
+def fill(encoder: Backbone, weights: Weights, where: str, beside: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Copy weights by name, after fitting learned positions to the encoder's grid; logs how many, and what is left out.
 
     What belongs to an attention backend may be missing, superfluous or of another size, so that weights learnt under
     one backend load under another.
 
+    Args:
+        encoder: to be filled.
+        weights: by the encoder's names; a head or decoder among them is left out.
+        where: beginning of messages.
+        beside: tensors that are left out in any case.
+
+    Returns:
+        What the user must know: positions that are not used.
+
     Raises:
         ValueError: other names or shapes that differ.
     """
-    own = encoder.state_dict()
-    weights = dict(weights)
-    if "mask_token" not in own:
-        weights.pop("mask_token", None)  # of a pretraining that masked; this stage does not
-    elif "mask_token" not in weights:
+    own, notes = encoder.state_dict(), []
+    left = {name: value for name, value in weights.items() if name not in own and BESIDE.match(name)}
+    weights = {name: value for name, value in weights.items() if name not in left}
+    given = len(weights.keys() & own.keys())
+    if "mask_token" in own and "mask_token" not in weights:
         weights["mask_token"] = own["mask_token"]
+    left.pop("mask_token", None)  # of a pretraining that masked; this stage does not
+    if left.keys() & {"pos_embed.table", "pos_embed"}:
+        notes = ["its learned positions are not used under model.positions=sincos; set model.positions=learned"]
     if "pos_embed.table" in weights:
-        table = weights.pop("pos_embed.table")
-        if isinstance(getattr(encoder, "pos_embed", None), LearnedPositions):
-            weights["pos_embed.table"] = fit_positions(table, own["pos_embed.table"].shape)
-    weights = fit_backends(encoder, weights, source)
+        weights["pos_embed.table"] = fit_positions(weights["pos_embed.table"], own["pos_embed.table"].shape)
+    weights = fit_backends(encoder, weights, where)
+    refuse(model_differences(tensor_sizes(weights), tensor_sizes(own)), where)
+    refuse_others(weights, own, where)
+    encoder.load_state_dict(weights)
+    rest = left_out({**left, **(beside or {})})
+    name = where.removeprefix(SETTING)
+    log.info("encoder weights from %s: %d of %d tensors%s", name, given, len(own), rest and f"; left out: {rest}")
+    return notes
+
+
+def refuse_others(weights: Weights, own: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors of other names or shapes than the encoder's.
+
+    Raises:
+        ValueError: names the first ones.
+    """
     problems = [f"{name} is missing" for name in own if name not in weights]
     problems += [f"{name} is not in the encoder" for name in weights if name not in own]
     problems += [
@@ -129,11 +277,24 @@ def fill(encoder: Backbone, weights: Weights, source: str | Path) -> None:
     ]
     if problems:
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-        raise ValueError(f"{source}: does not fit this encoder: {shown}; choose the model and linear it was made with")
-    encoder.load_state_dict(weights)
+        raise ValueError(f"{where}: does not fit this encoder: {shown}; choose the model and linear it was made with")
 
 
-def fit_backends(encoder: Backbone, weights: Weights, source: str | Path) -> Weights:
+def left_out(tensors: Mapping[str, Tensor]) -> str:
+    """The parts that tensors belong to, with the classes of a head: `head (527 classes), cls_token`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        parts.setdefault(name.partition(".")[0], {})[name] = value
+    texts = []
+    for part, inside in parts.items():
+        layers = [value for value in inside.values() if value.ndim == 2]
+        is_head = layers and ("head" in part or part in ("fc", "classifier"))
+        size = f" ({len(layers[-1])} classes)" if is_head else f" ({len(inside)} tensors)" if len(inside) > 1 else ""
+        texts.append(part + size)
+    return ", ".join(texts)
+
+
+def fit_backends(encoder: Backbone, weights: Weights, where: str) -> Weights:
     """The weights, with the encoder's own tensors where the file has none for its attention backends; logs which."""
     mixes = tuple(f"{name}.mix." for name, part in encoder.named_modules() if isinstance(part, Attention))
     built = {name: value for name, value in encoder.state_dict().items() if name.startswith(mixes)}
@@ -141,7 +302,7 @@ def fit_backends(encoder: Backbone, weights: Weights, source: str | Path) -> Wei
     fitting = {name for name in given if name in built and given[name].shape == built[name].shape}
     for names, what in ((given.keys() - fitting, "left out"), (built.keys() - fitting, "kept as built")):
         if names:
-            log.info("%s: another attention backend; %s: %s", source, what, ", ".join(sorted(names)))
+            log.info("%s: another attention backend; %s: %s", where, what, ", ".join(sorted(names)))
     rest = {name: value for name, value in weights.items() if name not in given}
     return {**rest, **built, **{name: given[name] for name in fitting}}
 

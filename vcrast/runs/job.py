@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from vcrast.runs.interrupt import Interrupt
 from vcrast.runs.log import MetricLog
 from vcrast.runs.summary import Summary
 from vcrast.training.dist import rank_slice
+
+logger = logging.getLogger(__name__)
 
 
 def seed_for(run_seed: int, purpose: str) -> int:
@@ -132,11 +135,17 @@ class Job:
         return self.load_checkpoint(encoder)
 
     def load_checkpoint(self, encoder: Backbone) -> str:
-        """Fill an encoder from `model.checkpoint`, if one is named; says which."""
+        """Fill an encoder from `model.checkpoint`, if one is named; says which, and keeps warnings for the report."""
         source = self.config.model.get("checkpoint")  # a model file of a user's own may not have the key
         if source is None:
             return "scratch"
-        load_encoder(encoder, source)
+        warnings = load_encoder(
+            encoder, source, features=self.fbank_options(), fold=self.fold, data=vars(self.config.data)
+        )
+        for text in warnings:
+            if text not in self.summary.content["warnings"]:  # each stage of a fold loads them again
+                logger.warning(text)
+                self.summary.warn(text)
         return str(source)
 
     def embedder(self, windows: str | None = None) -> Embedder:
