@@ -19,11 +19,13 @@ from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
 from vcrast.data.clip import Corpus
 from vcrast.data.fingerprint import fingerprint
+from vcrast.data.folding import write_folds
 from vcrast.data.open import FoldData, OpenData, open_corpus, open_data, resolve_stats
 from vcrast.evaluate import evaluate
 from vcrast.evaluation.embedding import Known
 from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.finetune import check_finetuning, finetune
+from vcrast.models.pretrained import check_checkpoint
 from vcrast.pretrain import pretrain
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.environment import redact_arguments, write_environment
@@ -80,6 +82,10 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
         for text in [*opened.notes, *notes_of(plans)]:
             log.warning("%s", text)
             summary.warn(text)
+        if opened.data.left_out:
+            summary.warn(opened.data.left_out)
+        if is_rank_zero() and not corpus.listed:  # of millions of clips the lists are kept with the dataset
+            write_folds(corpus, folder / "clips.csv")
         for text in said_of(plans):
             log.info("%s", text)
         clear(plans, before, metrics)
@@ -106,6 +112,10 @@ def check(config: Config) -> tuple[Corpus, list[str]]:
     folds = folds_of(config, corpus)
     check_parts(config, corpus)
     check_finetuning(config, corpus)
+    if not holds_work(Path(str(config.run.dir))):
+        features = {**config.features, "sample_rate": config.data.sample_rate}
+        for fold in folds:
+            check_checkpoint(config.model, linear=config.linear, features=features, fold=fold, data=vars(config.data))
     if config.data.mean is not None or config.data.std is not None:
         resolve_stats(config.data, ())
     undecoded = OpenData(config.data, corpus, store=None)
@@ -135,8 +145,8 @@ class OpenFolds:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the results should know of the data, its clips that are left out, and its classes."""
-        return [*self.data.warnings, *fold_notes(self.corpus, list(self.parts))]
+        """What a reader of the results should know of the data and its classes."""
+        return [*self.data.notes, *fold_notes(self.corpus, list(self.parts))]
 
 
 def open_folds(config: Config, corpus: Corpus, folds: Sequence[str]) -> OpenFolds:

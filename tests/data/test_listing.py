@@ -72,6 +72,7 @@ def test_two_folders_that_lead_to_each_other(tmp_path):
     assert names(tmp_path, find_sounds(tmp_path).sounds) == ["a/1.wav", "b/2.wav"]
 
 
+@pytest.mark.usefixtures("no_ffmpeg")
 def test_names_that_are_not_utf8_are_left_out_and_said_readably(tmp_path):
     make(tmp_path, "cat/fine ü.wav")
     latin1 = os.fsencode(tmp_path) + "/hündin".encode("latin-1")

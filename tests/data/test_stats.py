@@ -99,8 +99,8 @@ def test_open_data_hangs_together(clips, tmp_path):
     corpus = Corpus("toy", folded, ("a", "b"), False, ("1", "2", "3"))
     chosen = settings("folder", cache=True, cache_dir=str(tmp_path / "c"), max_bad_fraction=0.2, clip_duration_s=0.02)
     data = open_data(chosen, corpus)
-    assert len(data.warnings) == 1
-    assert "1 of 6 clips left out" in data.warnings[0]
+    assert data.left_out is not None
+    assert data.left_out.startswith("1 of 6 clips left out")
     part = data.fold("1", seed=5)
     assert (len(part.train), len(part.test)) == (3, 2)
     assert part.train[0, 0].wav.shape == (320,)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from vcrast.config.schema import Config
 
 
+log = logging.getLogger(__name__)
+
+
 def add_parser(subparsers: Any) -> None:
     """Add `data` with its verbs to the command line."""
     data = subparsers.add_parser("data", help="download, prepare, measure or preview a dataset")
@@ -64,12 +67,15 @@ def run_download(args: argparse.Namespace) -> int:
 
 def run_prepare(args: argparse.Namespace) -> int:
     """`vcrast data prepare NAME [key=value ...]`: counts and faults on standard output."""
-    from vcrast.data.open import open_corpus, prepare
+    from vcrast.data.open import open_corpus, open_data
 
     _show_log()
     data = _config(args).data
     corpus = open_corpus(data)
-    store = prepare(data, corpus.clips)
+    opened = open_data(data, corpus)
+    store = opened.store
+    for text in opened.notes:
+        log.warning("note: %s", text)
     folds = " ".join(corpus.folds) or "none"
     print(f"{corpus.name}: {len(corpus.clips)} clips, {len(corpus.classes)} classes, folds: {folds}")
     if store is None:

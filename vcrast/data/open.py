@@ -116,17 +116,20 @@ class OpenData:
     store: WavStore | None
 
     @property
-    def warnings(self) -> list[str]:
-        """Notes for a reader of the results: what is here of the dataset, what was left out, how much is padding."""
-        store, corpus = self.store, self.corpus
-        every = self.dataset(corpus.clips, seed=0)
+    def left_out(self) -> str | None:
+        """The clips that the cache could not decode, and the classes that lost all of theirs; it logs them itself."""
+        return left_out(self.corpus, self.store.faults) if self.store else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the results should know: how the data was read, copies, what was scaled, padding."""
+        every = self.dataset(self.corpus.clips, seed=0)
         found = [
-            left_out(corpus, store.faults) if store else None,
-            scaled(store.scaled) if store else None,
-            None if corpus.listed else copies_across(corpus),
+            scaled(self.store.scaled) if self.store else None,
+            None if self.corpus.listed else copies_across(self.corpus),
             padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate),
         ]
-        return list(dict.fromkeys([*corpus.notes, *(text for text in found if text)]))
+        return list(dict.fromkeys([*self.corpus.notes, *(text for text in found if text)]))
 
     def fold(self, fold: str, *, seed: int) -> FoldData:
         """Return the training and the test clips of one fold, none to test where the corpus has no folds.

@@ -128,12 +128,10 @@ def audioset(data: DataConfig) -> Corpus:
         raise ValueError(f"{lists}: {len(faults)} faults in the segment lists{fault_list(faults)}")
     if not clips:
         raise ValueError(_no_sound(start, files))
-    for note in notes:
-        log.info("%s", note)
     if left := len(files.path) - files.num_used:
         log.info("audioset: %d sound files belong to no segment of these lists", left)
     if files.ignored.total():
-        log.warning("audioset: %s", _unreadable(files))
+        notes.append(f"audioset: {_unreadable(files)}")
     return Corpus(
         "audioset", tuple(clips), tuple(classes.values()), True, fold_names(clips), notes=tuple(notes), listed=True
     )

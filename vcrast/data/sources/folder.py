@@ -46,11 +46,9 @@ def folder(data: DataConfig) -> Corpus:
     if not layout.places:
         raise ValueError(f"data.root={data.root}: no sound is left; {'; '.join(layout.notes)}")
     num_folds = _num_folds(data, layout)
-    if layout.decision:
-        log.info("data=folder: %s", layout.decision)
+    notes = [*([layout.decision] if layout.decision else []), *listing.notes(), *layout.notes]
     if others := listing.others():
         log.info("data=folder: %s", others)
-    notes = [*listing.notes(), *layout.notes]
     classes = tuple(sorted({place.label for place in layout.places} - {""}))
     number = {name: index for index, name in enumerate(classes)}
     # Without classes there is nothing to test, so folds would only keep clips from pretraining.
@@ -65,8 +63,6 @@ def folder(data: DataConfig) -> Corpus:
     corpus = Corpus("folder", clips, classes, False, fold_names(clips))
     copies = copies_across(corpus)
     notes += [copies] if copies else []
-    for note in notes:
-        log.warning("data=folder: %s", note)
     return replace(corpus, notes=tuple(notes))
 
 
@@ -86,9 +82,7 @@ def make_folds(places: Sequence[Place], num_folds: int, group: str, notes: list[
     names = [unicodedata.normalize("NFC", "/".join(place.parts)) for place in places]
     files = [Named(name, place.label, place.folders) for name, place in zip(names, places, strict=True)]
     groups = group_files(files, group, num_folds)
-    if groups.text:
-        log.info("data=folder: %s", groups.text)
-    notes += groups.notes
+    notes += [*([groups.text] if groups.text else []), *groups.notes]
     labels = [place.label for place in places]
     joined = join_copies([str(place.path) for place in places], groups.names, labels)
     counts: dict[str, Counter[str]] = defaultdict(Counter)

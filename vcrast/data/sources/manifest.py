@@ -66,8 +66,6 @@ def manifest(data: DataConfig) -> Corpus:
     _stop(table)
     lines = [_roles_line(table, roles), *table.notes, *doubts, *labels.said, *labels.doubts, *fold_lines, *found.said]
     lines += [line for line in (merged.said, odd_folds(folds)) if line] + near_equal(rows, labels.names)
-    for line in lines:
-        log.info("%s", line)
     several = labels.multilabel or bool(merged.said)
     return Corpus("manifest", merged.clips, classes, several, fold_names(merged.clips), notes=tuple(lines))
 
