@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcrast.config.files import options
+from vcrast.config.quoting import home, literal
 from vcrast.config.words import suggest
 
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -106,8 +107,8 @@ def _check_words(words: list[str]) -> None:
 
 def resumed_folder(words: Sequence[str]) -> str | None:
     """The folder of `run.resume=FOLDER`; None for `auto`, `never` and when it is not given."""
-    given = [word.partition("=")[2] for word in words if word.startswith("run.resume=")]
-    return given[-1] if given and given[-1] not in ("auto", "never") else None
+    given = [literal(word.partition("=")[2]) for word in words if word.startswith("run.resume=")]
+    return home("run.resume", given[-1]) if given and given[-1] not in ("auto", "never") else None
 
 
 def asks_hydra(words: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from vcrast.config.quoting import for_hydra, quote
 from vcrast.config.resume import resolve
 from vcrast.config.schema import Config
 
@@ -108,21 +109,12 @@ def bound(overrides: Sequence[str], folder: Path) -> tuple[str, ...]:
     """The command line of a run with its folder in it, where it goes on whenever it starts again."""
     if resumed_folder(overrides) is not None:
         return (*(word for word in overrides if not word.startswith("run.resume=")), f"run.resume={folder}")
-    return (*overrides, f"run.dir={quoted(str(folder))}", "run.resume=auto")
-
-
-def quoted(text: str) -> str:
-    r"""Any text as a quoted value of Hydra's grammar; a quote, and the backslashes before it, get one backslash more.
-
-    >>> quoted("/data/it's")
-    "'/data/it\\'s'"
-    """
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + "\\'" * bool(found[2]), text) + "'"
+    return (*overrides, f"run.dir={quote(str(folder))}", "run.resume=auto")
 
 
 def _parsed(word: str) -> Override:
     try:
-        return OverridesParser.create().parse_overrides([word])[0]
+        return OverridesParser.create().parse_overrides([for_hydra(word, sweep=True)])[0]
     except HydraException as error:
         shown = word if word.isprintable() else repr(word)
         raise ValueError(f"{shown}: write group=option or key=value ({str(error).splitlines()[0]})") from None

@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.arguments import Arguments, parse
-from launch.sweep import expand, folder_name, is_sweep, quoted
+from launch.sweep import expand, folder_name, is_sweep
+from vcrast.config.quoting import quote
 
 
 def overrides(words):
@@ -81,6 +82,6 @@ def test_a_flag_asks_for_a_sweep(flag):
 @example("both\\\\'")
 @example("a,b={c} [d]")
 def test_a_folder_of_any_name_reaches_the_run(name):
-    word = f"run.dir={quoted(name)}"
+    word = f"run.dir={quote(name)}"
     assert OverridesParser.create().parse_overrides([word])[0].value() == name
     assert not is_sweep([word])

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vcrast.config.files import config_dir, options, search_path
+from vcrast.config.quoting import for_hydra
 from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
@@ -98,7 +99,8 @@ def read_option(group: str, name: str) -> dict[str, Any]:
 def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
-        return hydra_compose(name, overrides=[*map(in_hydras_words, overrides), *search_path()])
+        words = [for_hydra(in_hydras_words(word)) for word in overrides]
+        return hydra_compose(name, overrides=[*words, *search_path()])
 
 
 ONLY_PRETRAINING = ("source", "views", "objective", "optim", "schedule")

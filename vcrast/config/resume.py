@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
+from vcrast.config.quoting import home, literal
 from vcrast.config.saved import changed, load_config, read_saved
 from vcrast.config.schema import Config, keys
 
@@ -30,7 +31,10 @@ def resolve(overrides: Sequence[str]) -> Config:
     """
     asked = [word.partition("=")[2] for word in overrides if word.startswith("run.resume=")]
     if asked and asked[-1] not in ("auto", "never"):
-        return _resumed(Path(asked[-1]), [word for word in overrides if not word.startswith("run.resume=")])
+        return _resumed(
+            Path(home("run.resume", literal(asked[-1]))),
+            [word for word in overrides if not word.startswith("run.resume=")],
+        )
     config = compose(overrides)
     if config.run.dir is None:
         config.run.dir = f"runs/{config.recipe}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"

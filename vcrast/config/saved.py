@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from vcrast.config.compose import choices, to_config
+from vcrast.config.quoting import escape, home, literal, text_settings
 from vcrast.config.schema import Config
 
 
@@ -55,9 +56,19 @@ def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise ValueError(
                 f"{override}: a resumed run has its groups fixed and takes key=value; {choices(saved, key)}"
             )
-    merged = OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides)))
+    merged = OmegaConf.merge(saved, *map(_change, overrides))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _change(override: str) -> DictConfig:
+    """One `key=value` as settings; text is taken as it was typed, anything else is YAML."""
+    key, _, value = override.partition("=")
+    if key not in text_settings() or value in ("", "null"):
+        return OmegaConf.from_dotlist([override])
+    changed = OmegaConf.create({})
+    OmegaConf.update(changed, key, escape(home(key, literal(value))))
+    return changed
 
 
 _MISSING = object()
