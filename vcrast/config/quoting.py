@@ -30,7 +30,8 @@ def for_hydra(word: str, *, sweep: bool = False) -> str:
     if not equals or is_quoted(value) or CONTROL.search(value):  # a line break is refused by Hydra: no setting has one
         return word
     if name not in text_settings():
-        return word if _readable(word) else f"{key}={quote(value)}"
+        several = sweep and "," in value
+        return word if several or _readable(word) else f"{key}={quote(value)}"
     if value in PLAIN:
         return word
     if sweep and (SWEEP.fullmatch(value) or "," in value) and not _exists(name, value):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-FULL_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 2.0**15, 2.0**23, 2.0**31)
-"""Full scale of floats: 1; a recording that went up to 30 dB over it; 16-, 24- and 32-bit integers in floats."""
+FULL_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 2.0**15, 2.0**16, 2.0**23, 2.0**24, 2.0**31, 2.0**32)
+"""Full scale of floats: 1; a recording that went up to 30 dB over it; integers of 16, 24 and 32 bits in floats, or what
+a codec has made of them, a little louder."""
 
 
 def full_scale(peak: float) -> float:

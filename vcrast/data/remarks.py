@@ -36,5 +36,5 @@ def scaled(clips: Sequence[tuple[Clip, float]]) -> str | None:
     if not clips:
         return None
     counts = Counter(scale for _, scale in clips)
-    shares = in_short([f"{count} by {scale:g}" for scale, count in sorted(counts.items())])
+    shares = in_short([f"{count} by {scale:.0f}" for scale, count in sorted(counts.items())])
     return f"{len(clips)} clips of float files reach beyond 1 and were divided ({shares}), first {clips[0][0].path}"
