@@ -17,6 +17,28 @@ CPU_BF16 = {"avx512_bf16", "amx_bf16"}  # where bf16 was measured to pay; Arm's 
 CPUINFO = Path("/proc/cpuinfo")
 
 
+def existing_device(setting: str, name: str | torch.device, *, also: tuple[str, ...] = ()) -> torch.device:
+    """The device that a setting names; `also`: other values of the setting, for its message.
+
+    Raises:
+        ValueError: no such device, or one that this machine lacks.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{setting}={name}: no such device; choose from {', '.join([*also, 'cpu, cuda, cuda:N'])}")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and not count:
+        raise ValueError(
+            f"{setting}={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
+        )
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"{setting}={name}: there are {count} CUDA devices here, the first is cuda:0")
+    return device
+
+
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one; `cuda` is the GPU of this process's place on its machine.
 
@@ -26,14 +48,7 @@ def resolve_device(name: str) -> torch.device:
     here = torchrun_rank()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"run.device={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
-        )
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"run.device={name}: no such device; choose from auto, cpu, cuda, cuda:N") from None
+    device = existing_device("run.device", name, also=("auto",))
     if device.type != "cuda" or here.local_world_size == 1:
         return device
     if device.index is not None:
