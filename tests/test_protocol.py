@@ -30,6 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rate = 16000 if number % 3 else 44100
         noise = np.random.default_rng(number).uniform(-0.5, 0.5, round(seconds * rate))
         wav = np.convolve(noise, [0.5, 0.5 if label == "low" else -0.5], "same")
+        if seconds > 2:
+            wav[round(0.75 * rate) : round(1.75 * rate)] *= 1e-3  # the middle is quiet
         sf.write(folder / f"{number}.wav", wav, rate)
         rows.append(f"{number}.wav,{label},{split}")
     (folder / "clips.csv").write_text("\n".join(rows) + "\n")
