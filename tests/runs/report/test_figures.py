@@ -14,7 +14,7 @@ from vcrast.runs.report.figures import (
     rate_figure,
     views_figure,
 )
-from vcrast.runs.report.style import class_mark, plain
+from vcrast.runs.report.style import class_mark, class_names, plain, undrawn
 
 SHOWN = {"parts": ["invariance", "floor", "above_floor"], "labels": {"invariance": "Pull of the views"}}
 LINES = [*pretrain_lines("1", 0), *finetune_lines("1", 0), *pretrain_lines("2", 1)]
@@ -90,13 +90,23 @@ def test_class_marks_differ_between_the_first_64_classes():
     assert len({class_mark(number) for number in range(64)}) == 64
 
 
-@pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "a\nb\x00c", "x" * 80, "$x$", ""])
+@pytest.mark.parametrize(
+    "name", ["$\\frac{$", "_hidden", "a\nb\x00c", "x" * 80, "$x$", "", "狗の声", "كلب", "🐶 bark", "Ünï ñ"]
+)
+@pytest.mark.filterwarnings("error")
 def test_any_class_name_can_be_drawn(name, tmp_path):
     drawn = confusion_figure(np.eye(2), np.eye(2), [name, "other"])
     assert drawn.save(tmp_path / "a.png").startswith(b"\x89PNG")
     drawn = map_figure(np.arange(8.0).reshape(4, 2) ** 2, np.eye(2)[[0, 0, 1, 1]], [name, "other"])
     assert drawn.save(tmp_path / "b.png").startswith(b"\x89PNG")
     assert not plain(name).startswith("_")
+
+
+def test_names_that_no_font_has_are_numbers_and_told_beside_the_figure():
+    names = ["dog", "\U00012000", "كلب", "a" * 40]
+    assert class_names(names) == ["dog", "class 2", "class 3", "a" * 16 + "…" + "a" * 9]
+    assert undrawn(names) == "No font here has the letters of: 2 \U00012000, 3 كلب."
+    assert undrawn(["dog", "Jürgen"]) == ""
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

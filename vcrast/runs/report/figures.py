@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vcrast.runs.record import Arrays
 from vcrast.runs.report.numbers import Curve, confusion, curves, most_frequent, moving_mean, principal_plane
-from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, fold_colour, house_style, new_figure, plain
+from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, class_names, fold_colour, house_style, new_figure
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -177,7 +177,7 @@ def confusion_figure(scores: NDArray[Any], labels: NDArray[Any], classes: Sequen
     """
     matrix = confusion(scores, labels)
     num_classes = len(matrix.counts)
-    names = [plain(name) for name in classes]
+    names = class_names(classes)
     side = min(max(4.6, 1.6 + 0.4 * num_classes), 13.0)
     with house_style():
         figure, [axis] = new_figure(side + 0.9, side)
@@ -203,6 +203,7 @@ def map_figure(embeddings: NDArray[Any], labels: NDArray[Any] | None, classes: S
     points, shares = principal_plane(embeddings)
     # More points than this make the file large and the picture no clearer.
     step = -(-len(points) // 4000)
+    names = class_names(classes)
     belongs = np.zeros(len(points), dtype=np.int64) if labels is None else labels.argmax(axis=1)
     shown = most_frequent(belongs, 24 if len(classes) <= 24 else 12)
     with house_style():
@@ -219,7 +220,7 @@ def map_figure(embeddings: NDArray[Any], labels: NDArray[Any] | None, classes: S
             )
         for position, number in enumerate(shown):
             colour, marker = class_mark(position)
-            name = plain(classes[number]) if labels is not None else "clips"
+            name = names[number] if labels is not None else "clips"
             place = points[belongs == number][::step]
             axis.scatter(
                 place[:, 0], place[:, 1], s=32, color=colour, marker=marker, label=name, alpha=0.8, linewidths=0

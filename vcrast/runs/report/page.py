@@ -15,6 +15,7 @@ from vcrast.runs.report import figures
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.headline import headline, wall_seconds
 from vcrast.runs.report.numbers import stack_folds
+from vcrast.runs.report.style import undrawn
 from vcrast.runs.report.write import address, write_page
 
 
@@ -122,11 +123,12 @@ def plans(record: RunRecord) -> list[Plan]:
              lambda: figures.accuracy_figure(lines, len(classes))),
         Plan("confusion", "Confusion matrix",
              "A row holds the test clips of one class, a column what they were taken for; the diagonal is right. "
-             "Counts are added over the folds, colour is the share of the row.",
+             f"Counts are added over the folds, colour is the share of the row. {undrawn(classes)}",
              lambda: _confusion(record)),
         Plan("embedding_map", "Map of the embeddings",
              "Each mark is a test clip. Classes that form separate clouds are told apart by the encoder; the axes "
-             "show only the two largest directions, so clouds that overlap here may still be apart.",
+             "show only the two largest directions, so clouds that overlap here may still be apart. "
+             f"{undrawn(classes)}",
              lambda: _map(record)),
         Plan("collapse", "Does the embedding stay alive?",
              "Both curves should stay well above zero. A std near 0 means that every clip gets the same "
