@@ -49,14 +49,18 @@ def _main(words: Sequence[str], program: Program) -> int:
     if (code := _sweep(arguments, program)) is not None:
         return code
     if not (is_child() or arguments.dry_run or arguments.show_config):
-        from vcrast.config.resume import resolve
+        from vcrast.config.resume import claim, give_back, names_folder, resolve
 
         config = resolve(arguments.overrides)
         if config.launch.num_processes > 1:
             overrides = list(arguments.overrides)
-            if not any(word.startswith(("run.dir=", "run.resume=")) for word in overrides):
-                overrides.append(f"run.dir={config.run.dir}")  # the same for all, whenever each of them starts
-            return launch(program, config.launch.num_processes, overrides)
+            if names_folder(overrides):
+                return launch(program, config.launch.num_processes, overrides)
+            folder = claim(Path(str(config.run.dir)))  # the same for all, whenever each of them starts
+            try:
+                return launch(program, config.launch.num_processes, [*overrides, f"run.dir={folder}"])
+            finally:
+                give_back(folder)
     follow_launcher()
     from vcrast.cli.start import start
 

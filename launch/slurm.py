@@ -154,7 +154,7 @@ def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Pro
     from .snapshot import take
     from .submission import Submission, why_never
 
-    is_new = not base.exists()
+    is_new = not base.exists() or not any(base.iterdir())
     code = take(ROOT, base / "code")
     tasks = [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program) for run in runs]
     try:

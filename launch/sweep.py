@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from vcrast.config.quoting import for_hydra, quote
-from vcrast.config.resume import resolve
+from vcrast.config.resume import claimed, names_folder, resolve
 from vcrast.config.schema import Config
 
 from .arguments import Arguments, resumed_folder
@@ -49,15 +50,15 @@ def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
         if is_sweep(arguments.overrides):
             raise ValueError(SEVERAL_VALUES)
         config = resolve(arguments.overrides)
-        folder = free_folder(Path(str(config.run.dir)).absolute(), arguments.overrides)
-        return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
+        with own_folder(config, arguments) as folder:
+            return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
     points = expand(arguments.overrides)
-    base = free_folder(Path(str(resolve(points[0][0]).run.dir)).absolute(), arguments.overrides)
     runs = []
-    for number, (overrides, varied) in enumerate(points):
-        folder = base / folder_name(varied, number, len(points))
-        words = bound(overrides, folder)
-        runs.append(PlannedRun(resolve(words), folder, words, varied))
+    with own_folder(resolve(points[0][0]), arguments) as base:
+        for number, (overrides, varied) in enumerate(points):
+            folder = base / folder_name(varied, number, len(points))
+            words = bound(overrides, folder)
+            runs.append(PlannedRun(resolve(words), folder, words, varied))
     return base, runs
 
 
@@ -95,14 +96,15 @@ def is_sweep(overrides: Sequence[str]) -> bool:
     return any(_parsed(word).is_sweep_override() for word in overrides)
 
 
-def free_folder(folder: Path, overrides: Sequence[str]) -> Path:
-    """The folder, or a new one beside it when nobody named it and this second's is taken."""
-    named = resumed_folder(overrides) or any(word.lstrip("+").startswith("run.dir=") for word in overrides)
-    number, free = 1, folder
-    while not named and free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}_{number}")
-    return free
+@contextmanager
+def own_folder(config: Config, arguments: Arguments) -> Iterator[Path]:
+    """The folder of a command line: the one that it names, else one of its own, made unless it is a rehearsal."""
+    folder = Path(str(config.run.dir)).absolute()
+    if names_folder(arguments.overrides) or arguments.dry_run:
+        yield folder
+        return
+    with claimed(folder) as own:
+        yield own
 
 
 def bound(overrides: Sequence[str], folder: Path) -> tuple[str, ...]:

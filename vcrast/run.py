@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import to_dict
-from vcrast.config.resume import holds_work
+from vcrast.config.resume import claim, holds_work, names_folder
 from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
 from vcrast.data.clip import Corpus
@@ -41,6 +41,7 @@ from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
+    broadcast_object,
     is_rank_zero,
     rank,
     rank_zero_first,
@@ -61,6 +62,9 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
     folder = Path(str(config.run.dir))
     # Checked before the folder exists: a mistake in the command must not leave a run behind.
     corpus, folds = check(config)
+    if overrides and not names_folder(overrides):
+        folder = broadcast_object(claim(folder) if is_rank_zero() else folder)
+        config.run.dir = str(folder)
     with ExitStack() as stack:
         if is_rank_zero():
             stack.enter_context(RunLock(folder))

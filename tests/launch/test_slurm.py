@@ -13,9 +13,10 @@ from filelock import SoftFileLease
 from small_run import small, weights_hash
 
 from launch import slurm
+from launch.arguments import Arguments
 from launch.slurm import main
 from launch.submission import Submission, choose_cluster, clean_environment
-from launch.sweep import bound, free_folder
+from launch.sweep import bound, plan
 from vcrast.config.resume import resolve
 from vcrast.run import run
 
@@ -127,10 +128,13 @@ def test_a_job_is_bound_to_its_folder_and_may_always_go_on(tmp_path):
     )
 
 
-def test_two_submissions_within_a_second_get_two_folders(tmp_path):
-    (tmp_path / "now").mkdir()
-    assert free_folder(tmp_path / "now", ["recipe=demo"]) == tmp_path / "now_2"
-    assert free_folder(tmp_path / "now", ["recipe=demo", f"run.dir={tmp_path}/now"]) == tmp_path / "now"
+def test_two_submissions_within_a_second_get_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vcrast.config.resume.time.strftime", lambda _: "now")
+    here, words = tmp_path / "runs" / "demo", ("recipe=demo",)
+    assert [plan(Arguments(words))[0] for _ in range(2)] == [here / "now", here / "now_2"]
+    assert plan(Arguments(words, dry_run=True))[0] == here / "now"
+    assert plan(Arguments((*words, f"run.dir={here}/now")))[0] == here / "now"
 
 
 def test_variables_of_another_run_or_job_are_hidden_while_submitting(monkeypatch):

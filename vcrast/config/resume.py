@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,44 @@ def resolve(overrides: Sequence[str]) -> Config:
     else:  # a run that has pretrained goes on with the words that it was begun with
         refuse_without_effect(config, overrides)
     return config
+
+
+def names_folder(overrides: Sequence[str]) -> bool:
+    """Whether a command line says where its run lies; otherwise the folder is named after the time."""
+    return any(word.lstrip("+").startswith(("run.dir=", "run.resume=")) for word in overrides)
+
+
+def claim(folder: Path) -> Path:
+    """Make a folder that nobody else has: this one, or `<name>_2`, `<name>_3`, ... beside it.
+
+    Runs that are started in one second, on several GPUs or from a script, get different folders.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        own = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            own.mkdir()
+        except FileExistsError:
+            continue
+        return own
+    raise AssertionError("there is always another number")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """`claim`, taken back if what is done with the folder fails before anything is in it."""
+    own = claim(folder)
+    try:
+        yield own
+    except BaseException:
+        give_back(own)
+        raise
+
+
+def give_back(folder: Path) -> None:
+    """Remove a claimed folder that has stayed empty."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def is_one_of(key: str, names: Sequence[str]) -> bool:
