@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcrast.config.files import options
-from vcrast.config.quoting import home, literal
+from vcrast.config.quoting import as_list, home, literal
 from vcrast.config.words import suggest
 
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -76,10 +76,13 @@ def parse(argv: Sequence[str]) -> Arguments:
     words = [word for word in words if word not in ("--dry-run", *SWEEP_FLAGS)]
     for word in words:
         if word.startswith("-"):
-            raise ValueError(f"{word}: no such flag; {suggest(word, FLAGS)}")
+            name = word.lstrip("-").partition("=")[0].replace("-", "_")
+            raise ValueError(f"{word}: no such flag; {suggest(word, FLAGS)}. Settings have no dashes: {name}=VALUE")
     if words and "=" not in words[0]:
         words[0] = f"recipe={words[0]}"
     _check_words(words)
+    if not sweep:  # there, a comma separates runs
+        words = [as_list(word) for word in words]
     return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=sweep)
 
 

@@ -11,6 +11,7 @@ from vcrast.cli import compare, data, doctor, embed, evaluate, export, predict, 
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
 from vcrast.cli.errors import exit_code
+from vcrast.config.files import options
 from vcrast.config.version import __version__
 from vcrast.config.words import suggest
 
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     if words and not words[0].startswith("-") and words[0] not in VERBS:
-        raise ValueError(f"{words[0]}: no such verb; {suggest(words[0], VERBS)}")
+        recipes = [name for name, _ in options("recipe")]
+        meant = f"did you mean `vcrast run {words[0]}`?" if words[0] in recipes else suggest(words[0], VERBS)
+        raise ValueError(f"{words[0]}: no such verb; {meant}")
     arguments = parser().parse_args(words)
     return int(arguments.run(arguments))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vcrast.config.files import config_dir, options, search_path
-from vcrast.config.quoting import for_hydra
+from vcrast.config.quoting import as_list, for_hydra
 from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
@@ -74,7 +75,7 @@ GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/
 def in_hydras_words(word: str) -> str:
     """`finetune.optim=lars`, which picks a file, as Hydra writes it: `optim@finetune.optim=lars`."""
     found = GROUPS_OF_STAGES.fullmatch(word)
-    return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else word
+    return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else as_list(word)
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
@@ -140,6 +141,8 @@ def to_config(raw: Any) -> Config:
     except OmegaConfBaseException as error:
         value = OmegaConf.select(raw, error.full_key) if error.full_key else None
         reason = str(error).splitlines()[0]
+        if thousands := re.fullmatch(r"([\d.]+) ?k(?:hz)?", str(value), re.IGNORECASE):
+            reason += f"; did you mean {float(thousands[1]) * 1000:.0f}?"
         raise ValueError(f"{error.full_key or 'config'}={value}: {reason}") from None
     assert isinstance(config, Config)
     _check_values(config)
@@ -193,6 +196,11 @@ def _check_values(config: Config) -> None:
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line for the user: what, which value, what to do."""
     text = str(error)
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key == "data" and Path(value).expanduser().exists():
+            kind = "manifest data.path" if Path(value).expanduser().is_file() else "folder data.root"
+            return f"{word}: is a path; write data={kind}={value}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         names = error.options or [name for name, _ in options(group)]
@@ -206,15 +214,21 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         written = next((item for item in overrides if item.lstrip("+~").startswith(f"{key}=")), key)
         whole = _compose_quietly(groups)
         elsewhere = [full for full, _ in flatten(as_dict(whole)) if same_setting(full, key)]
-        meant = f"did you mean {' or '.join(elsewhere)}?" if elsewhere else choices(whole, key)
+        value = written.partition("=")[1] + written.partition("=")[2]
+        meant = f"did you mean {' or '.join(full + value for full in elsewhere)}?" if elsewhere else choices(whole, key)
         return f"{written}: no such setting; {meant}"
     return text.splitlines()[0]
 
 
 def same_setting(full: str, key: str) -> bool:
-    """Whether a setting has the first and last name of a key: `finetune.optim.lr` has those of `finetune.lr`."""
+    """Whether a setting has the first and last name of a key: `finetune.optim.lr` has those of `finetune.lr`.
+
+    A key of one name is the last name of many; those of the batch system are not meant.
+    """
     own, asked = full.split("."), key.split(".")
-    return len(asked) > 1 and len(own) > len(asked) and (own[0], own[-1]) == (asked[0], asked[-1])
+    if len(asked) == 1:
+        return own[-1] == key and own[0] not in ("slurm", "launch", "evaluate")
+    return len(own) > len(asked) and (own[0], own[-1]) == (asked[0], asked[-1])
 
 
 def _compose_quietly(overrides: Sequence[str]) -> Any:

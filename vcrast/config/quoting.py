@@ -41,6 +41,23 @@ def for_hydra(word: str, *, sweep: bool = False) -> str:
     return f"{key}={quote(home(name, value))}"
 
 
+LISTS = ("stages", "logger", "evaluation")
+"""Settings that are lists of names; one name alone, or several between commas, is such a list."""
+
+
+def as_list(word: str) -> str:
+    """Put the names of a list in brackets, where they have none; `logger=wandb` adds to the file that is always kept.
+
+    >>> as_list("stages=pretrain,finetune"), as_list("logger=wandb"), as_list("stages=[finetune]")
+    ('stages=[pretrain,finetune]', 'logger=[jsonl,wandb]', 'stages=[finetune]')
+    """
+    key, _, value = word.partition("=")
+    if key not in LISTS or not re.fullmatch(r"\w+(,\w+)*", value) or value == "null":
+        return word
+    always = "jsonl," if key == "logger" and "jsonl" not in value.split(",") else ""
+    return f"{key}=[{always}{value}]"
+
+
 def quote(value: str) -> str:
     r"""A value as text in Hydra's words: in quotes, what is special within them escaped.
 
