@@ -47,7 +47,7 @@ def write(folder: Path, *, seed: int = 0, classifier: bool = True, **changes) ->
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return (0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).clamp(-1, 1)
+    return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def clip_vector(encoder: Backbone, wav: torch.Tensor) -> torch.Tensor:
@@ -62,11 +62,11 @@ def test_embed_is_the_mean_of_the_tokens_of_the_exported_encoder(tmp_path):
     model = vcrast.load(tmp_path / "m")
     wavs = noise(3, WINDOW)
     expected = torch.stack([clip_vector(encoder, wav) for wav in wavs])
-    torch.testing.assert_close(model.embed(wavs, layout="batch"), expected)
+    torch.testing.assert_close(model.embed(wavs), expected)
     torch.testing.assert_close(model.embed(wavs[1].numpy()), expected[1])
     torch.testing.assert_close(model.embed(list(wavs), batch_size=2), expected)
     assert model.tokens(wavs[0]).shape == (1, encoder.num_tokens(98), 16)
-    torch.testing.assert_close(model.tokens(wavs, layout="batch")[:, 0].mean(dim=1), expected)
+    torch.testing.assert_close(model.tokens(wavs)[:, 0].mean(dim=1), expected)
     assert (model.labels, model.sample_rate, model.embed_dim, model.meta["recipe"]) == (LABELS, RATE, 16, "test")
 
 
@@ -79,7 +79,7 @@ def test_predict_is_the_sorted_softmax_of_the_head(tmp_path):
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert sum(found.values()) == pytest.approx(1)
     assert list(load(tmp_path / "m").predict(noise(WINDOW), top=2)) == list(found)[:2]
-    assert len(load(tmp_path / "m").predict(noise(2, WINDOW), layout="batch")) == 2
+    assert len(load(tmp_path / "m").predict(noise(2, WINDOW))) == 2
 
 
 def test_predict_of_several_labels_is_a_sigmoid_each(tmp_path):
@@ -102,13 +102,6 @@ def test_long_clips_are_averaged_over_windows_that_reach_both_ends(tmp_path):
     assert model.predict(wav) == pytest.approx(dict(zip(LABELS, chances.tolist(), strict=True)))
     assert model.tokens(wav).shape[0] == 3
     assert len(model.windows(noise(2 * WINDOW))) == 2
-    windows = model.predict_windows(wav)
-    assert [(start, end) for start, end, _ in windows] == [(s / RATE, (s + WINDOW) / RATE) for s in starts]
-    with torch.no_grad():
-        each = head(vectors).softmax(-1)
-    assert [found.scores for found in windows] == [
-        pytest.approx(dict(zip(LABELS, row.tolist(), strict=True))) for row in each
-    ]
     with pytest.raises(ValueError, match="once per sound"):
         model.tokens([wav, wav[:WINDOW]])
 
@@ -138,7 +131,7 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
     assert from_file.shape == (16,)
     assert torch.equal(from_file, from_array)
     batch = torch.from_numpy(np.stack([wav, 0.5 * wav]))
-    torch.testing.assert_close(model.embed(batch, 22050, layout="batch")[0], from_file)
+    torch.testing.assert_close(model.embed(batch, 22050)[0], from_file)
     assert (model.embed(wav) - from_array).abs().max() > 0.05  # taken at the wrong rate it is another sound
     torch.testing.assert_close(model.embed([str(tmp_path / "a.wav"), tmp_path / "a.wav"])[0], from_file)
 
@@ -146,9 +139,9 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
 @pytest.mark.parametrize(
     ("wav", "message"),
     [
-        (np.zeros(100, np.int64), "give floats in"),
-        (np.zeros((1, 2, 100), np.float32), "of several channels"),
-        (np.zeros(0, np.float32), "have shape"),
+        (np.zeros(100, np.int16), "divide by 32768"),
+        (np.zeros((1, 2, 100), np.float32), "mono"),
+        (np.zeros(0, np.float32), "not empty"),
         (np.array([0, np.nan], np.float32), "NaN"),
         ([], "at least one"),
         ("absent.wav", "absent.wav"),
@@ -364,56 +357,3 @@ def test_export_takes_the_options_from_the_encoder(tmp_path):
     encoder.set_stride([8, 16])  # after it was built
     export(tmp_path, encoder=encoder, **common)
     assert load(tmp_path).encoder.grid(98) == encoder.grid(98) != make_ast(**MODEL).grid(98)
-
-
-def test_windows_at_a_hop_reach_the_end_and_are_clipped_to_it(tmp_path):
-    encoder, _ = write(tmp_path / "m", pad="silence")
-    model, wav = load(tmp_path / "m"), noise(2 * WINDOW + 1000)
-    vectors, times = model.embed_windows(wav, RATE, hop_s=0.5, batch_size=2)
-    assert times.tolist() == [[0, 1], [0.5, 1.5], [1, 2], [1.5, 2.125]]
-    padded = torch.cat([wav, torch.zeros(WINDOW)])
-    expected = [clip_vector(encoder, padded[start : start + WINDOW]) for start in (0, 4000, 8000, 12000)]
-    torch.testing.assert_close(vectors, torch.stack(expected))
-    assert model.embed_windows(wav[:100], RATE, hop_s=0.5)[1].tolist() == [[0, 0.0125]]
-    with pytest.raises(ValueError, match="give seconds above 0"):
-        model.embed_windows(wav, RATE, hop_s=0.0)
-    with pytest.raises(ValueError, match="once per sound"):
-        model.predict_windows(noise(20, WINDOW), RATE)
-
-
-def test_the_padding_can_be_chosen_and_much_of_it_is_said_once(tmp_path, caplog):
-    encoder, _ = write(tmp_path / "m", pad="silence")
-    model, wav = load(tmp_path / "m"), noise(WINDOW // 4)
-    for _ in range(2):
-        torch.testing.assert_close(model.embed(wav, RATE, pad="repeat"), clip_vector(encoder, wav.repeat(4)))
-    assert caplog.text.count("75 % of what the model hears is padding") == 1
-    with pytest.raises(ValueError, match=r"pad='zeros': choose from repeat, silence"):
-        model.embed(wav, RATE, pad="zeros")
-
-
-def test_a_file_and_its_samples_in_any_layout_are_the_same(tmp_path):
-    write(tmp_path / "m")
-    model = load(tmp_path / "m")
-    sound = np.random.default_rng(0).uniform(-0.9, 0.9, (30000, 2))
-    sf.write(tmp_path / "a.wav", sound, 44100)
-    expected = model.embed(tmp_path / "a.wav")
-    for kind in ("float32", "float64", "int16", "int32"):
-        wav, rate = sf.read(tmp_path / "a.wav", dtype=kind)
-        torch.testing.assert_close(model.embed(wav, rate), expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(model.embed(wav.T, rate, layout="channels_first"), expected, atol=1e-6, rtol=0)
-
-
-def test_a_rate_that_is_assumed_is_said_once(tmp_path, caplog):
-    write(tmp_path / "m")
-    model = load(tmp_path / "m")
-    model.embed(noise(WINDOW))
-    model.embed(noise(WINDOW))
-    assert caplog.text.count("8000 Hz assumed") == 1
-
-
-def test_a_model_says_what_it_is(tmp_path):
-    write(tmp_path / "m")
-    said = "AST of 0.0 M weights, 16 numbers a clip, 3 classes; clips of 1 s at 8000 Hz; recipe test, fold 1; on cpu"
-    assert repr(load(tmp_path / "m")) == f"vcrast.Model({said})"
-    with pytest.raises(ValueError, match="device=banana: no such device; choose from cpu, cuda, cuda:N"):
-        load(tmp_path / "m", device="banana")
