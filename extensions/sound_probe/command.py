@@ -98,8 +98,8 @@ def probe_model(
     trained = of_length(model, -(-num_samples * model.sample_rate // rate))
     fresh = untrained(trained, run_seed=int(model.meta.get("seed", 0)))
     embedders = {
-        "encoder": lambda wavs: trained.embed(wavs, rate, batch_size=batch_size),
-        "untrained": lambda wavs: fresh.embed(wavs, rate, batch_size=batch_size),
+        "encoder": lambda wavs: trained.embed(wavs, rate, layout="batch", batch_size=batch_size),
+        "untrained": lambda wavs: fresh.embed(wavs, rate, layout="batch", batch_size=batch_size),
         "log_mel": lambda wavs: log_mel_statistics(trained, wavs, rate),
     }
     with Progress("probe", "", num_sounds, shown=shown, device=model.device) as progress:
@@ -128,7 +128,7 @@ def untrained(model: Model, *, run_seed: int) -> Model:
 
 def log_mel_statistics(model: Model, wavs: Tensor, sample_rate: int) -> Tensor:
     """(b, S) -> (b, 2 F) mean and std over time of the filterbank, all channels: what needs no encoder."""
-    clips, _ = model.read(wavs, sample_rate)
+    clips, _ = model.read(wavs, sample_rate, layout="batch")
     with torch.no_grad():
         fbank = model.features(torch.stack(clips).to(model.device))
     return torch.cat([fbank.mean(dim=-2).flatten(1), fbank.std(dim=-2).flatten(1)], dim=1)

@@ -84,7 +84,7 @@ def test_mistakes_are_one_line_and_exit_2(capsys, tmp_path):
         (["embed", str(tmp_path), str(tmp_path), "--out", "x.parquet"], ".npz or .csv"),
         (["embed", str(tmp_path), str(tmp_path), "--out", "no/such/x.npz"], "does not exist"),
         (["embed", str(tmp_path), str(tmp_path), "--batch-size", "0"], "at least 1"),
-        (["predict", str(tmp_path), "x.wav", "--top", "0"], "at least 1"),
+        (["predict", str(tmp_path), "x.wav", "--top", "-1"], "at least 1"),
     ):
         assert main(words) == 2
         error = capsys.readouterr().err

@@ -83,6 +83,22 @@ def test_no_declared_length(server, tmp_path):
     assert get(server, tmp_path / "a.zip").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("declared", [True, False])
+def test_no_more_than_was_allowed_is_fetched(server, tmp_path, declared):
+    server.length = declared
+    assert get(server, tmp_path / "a.zip", max_bytes=len(CONTENT)).read_bytes() == CONTENT
+    with pytest.raises(ValueError, match=r"a\.zip: .*more than the 1 MB that are fetched"):
+        get(server, tmp_path / "b.zip", max_bytes=1_000_000)
+    assert not (tmp_path / "b.zip").exists()
+
+
+def test_what_is_not_kept_is_not_left(server, tmp_path):
+    server.cut_after = 1000
+    with pytest.raises(ConnectionError, match=r"after 1 attempts$"):
+        get(server, tmp_path / "a.zip", attempts=1, keep_part=False)
+    assert not (tmp_path / "a.zip.part").exists()
+
+
 def test_broken_connections_are_continued(server, tmp_path):
     server.cut_after = 300_000
     assert get(server, tmp_path / "a.zip", attempts=2).read_bytes() == CONTENT

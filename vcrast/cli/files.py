@@ -1,51 +1,193 @@
-"""Read the sound files given to a verb one by one; name and leave out bad ones."""
+"""Find and read the sounds that a verb is given: files, folders, patterns, addresses, standard input."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vcrast.inference import Model
 
+STDIN = "-"
+MAX_DOWNLOAD_BYTES = 2 * 10**9
+ATTEMPTS = 3
+SHOWN = 20  # files left out that are named; more are counted
+PATHS_HELP = "sound files, folders to search through, patterns in quotes, http(s) addresses, or - for standard input"
+HEAD_BYTES = 16
+CONTAINERS = {b"ftyp": (4, ".m4a"), b"\x1aE\xdf\xa3": (0, ".webm"), b"0&\xb2u": (0, ".wma"), b"#!AMR": (0, ".amr")}
+"""First bytes of what ffmpeg decodes, which is known by its ending: where they stand, and the ending."""
 
-def find_sounds(paths: Sequence[str]) -> list[str]:
-    """Files as given, folders searched through, sorted; each file once.
+
+class Sounds:
+    """The sounds that the words of a command line mean, each once; what is left out is told on stderr.
+
+    Attributes:
+        names: of the sounds, as results name them: paths as given or below the folder given, addresses, `-`.
+        below: name -> path below the folder that it was found in, for files written about it.
+        bad: how many sounds were left out so far.
+        unread: those of them that were found to be unreadable while reading.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Search.
+
+        Raises:
+            FileNotFoundError: a path that does not exist, or nothing to read.
+            ValueError: standard input twice, or a terminal.
+        """
+        self.below: dict[str, str] = {}
+        self.bad = self.unread = self._lost = 0
+        self._seen: set[str] = set()
+        reasons: list[str] = []
+        for word in words:
+            reasons += self._find(word)
+        if not self.below:
+            from vcrast.data.audio import sound_suffixes
+
+            why = "; ".join(reasons) or f"looked for {', '.join(sound_suffixes())}"
+            raise FileNotFoundError(f"{', '.join(words)}: no sound files there; {why}")
+        for reason in reasons:
+            print(f"note: {reason}", file=sys.stderr)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all sounds, in order."""
+        return list(self.below)
+
+    def read(self, model: Model) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and samples of every readable sound; the others are named on stderr."""
+        import torch
+
+        scaled: list[str] = []
+        for name in self.names:
+            try:
+                with _local(name) as path:
+                    found = model.read_file(path)
+            except (ValueError, OSError) as error:
+                self._leave_out(f"{name}: {getattr(error, 'reason', None) or _without(name, str(error))}")
+                continue
+            if found.scale != 1.0:
+                scaled.append(f"{name} by {found.scale:g}")
+            yield name, torch.from_numpy(found.wav)
+        if scaled:
+            from vcrast.data.listing import in_short
+
+            print(f"note: samples beyond 1, divided by their full scale: {in_short(scaled)}", file=sys.stderr)
+
+    def tell(self) -> None:
+        """Tell how many were left out."""
+        if self.bad:
+            total = len(self.below) + self._lost
+            print(f"{self.bad} of {total} files left out", file=sys.stderr)
+
+    def _leave_out(self, text: str) -> None:
+        self.bad += 1
+        self.unread += 1
+        if self.unread <= SHOWN:
+            print(f"left out: {text}", file=sys.stderr)
+        elif self.unread == SHOWN + 1:
+            print("left out: more, which are only counted", file=sys.stderr)
+
+    def _find(self, word: str) -> list[str]:
+        """Enter what a word means; returns what was left out and why."""
+        from vcrast.data.audio import is_generated
+        from vcrast.data.listing import find_sounds
+
+        if word == STDIN:
+            if STDIN in self.below:
+                raise ValueError("-: standard input can be read once")
+            if sys.stdin is None or sys.stdin.isatty():
+                raise ValueError("-: standard input is a terminal; pipe a sound file into it")
+            self.below[STDIN] = "stdin"
+            return []
+        if is_address(word):
+            self.below.setdefault(word, unquote(Path(urlsplit(word).path).name) or urlsplit(word).netloc)
+            return []
+        if is_generated(word):
+            self.below.setdefault(word, word.replace("/", "_"))
+            return []
+        reasons = []
+        for path in _meant(word):
+            listing = find_sounds(path)
+            for sound in listing.sounds:
+                identity = os.path.abspath(sound)
+                if identity not in self._seen:
+                    self._seen.add(identity)
+                    self.below[str(sound)] = os.path.relpath(sound, listing.root)
+            lost = len(listing.lost)
+            self._lost += lost
+            self.bad += lost
+            others = listing.others()
+            reasons += [f"{path}: {note}" for note in (*listing.notes(), *([others] if others else []))]
+        return reasons
+
+
+def is_address(word: str) -> bool:
+    """Tell whether a word is fetched."""
+    return word.lower().startswith(("http://", "https://"))
+
+
+def _meant(word: str) -> list[Path]:
+    """Return the file or folder called so, or else those that fit the pattern.
 
     Raises:
-        FileNotFoundError: a path that does not exist, or nothing to read.
+        FileNotFoundError: there is none.
     """
-    from vcrast.data.audio import SUFFIXES, is_generated
+    from vcrast.data.listing import SKIPPED
 
-    found: dict[str, None] = {}
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            inside = (each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
-            found.update(dict.fromkeys(sorted(map(str, inside))))
-        elif path.exists() or is_generated(given):
-            found[given] = None
+    path = Path(word)
+    if not path.exists():
+        path = path.expanduser()
+    if path.exists():
+        return [path]
+    if glob.has_magic(word):
+        found = [Path(each) for each in sorted(glob.glob(os.path.expanduser(word), recursive=True))]
+        found = [each for each in found if not set(SKIPPED).intersection(each.parts)]
+        if not found:
+            raise FileNotFoundError(f"{word}: nothing fits this pattern")
+        return found
+    raise FileNotFoundError(f"{word}: no such file or folder")
+
+
+@contextlib.contextmanager
+def _local(name: str) -> Iterator[str]:
+    """The path of a sound's file; what is fetched or piped in lies in a temporary folder as long as it is needed.
+
+    Raises:
+        OSError: it cannot be fetched.
+    """
+    if name != STDIN and not is_address(name):
+        yield name
+        return
+    from vcrast.data.audio import sound_suffixes
+    from vcrast.data.download import fetch
+
+    with tempfile.TemporaryDirectory(prefix="vcrast-") as folder:
+        path = Path(folder) / "sound"
+        if name == STDIN:
+            with path.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
         else:
-            raise FileNotFoundError(f"{given}: no such file or folder")
-    if not found:
-        raise FileNotFoundError(f"{', '.join(paths)}: no sound files there; looked for {', '.join(SUFFIXES)}")
-    return list(found)
+            fetch(name, path, attempts=ATTEMPTS, max_bytes=MAX_DOWNLOAD_BYTES, keep_part=False)
+        suffix = Path(urlsplit(name).path).suffix.lower()
+        yield str(path.rename(path.with_suffix(suffix if suffix in sound_suffixes() else _container(path))))
 
 
-def read_sounds(model: Model, paths: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-    """(path, samples) of every readable file; the others are named on stderr and counted at the end."""
-    bad = 0
-    for path in paths:
-        try:
-            clips, _ = model.read(path)
-        except ValueError as error:
-            bad += 1
-            print(f"left out: {error}", file=sys.stderr)
-        else:
-            yield path, clips[0]
-    if bad:
-        print(f"{bad} of {len(paths)} files left out", file=sys.stderr)
+def _container(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return next((suffix for mark, (at, suffix) in CONTAINERS.items() if head[at:].startswith(mark)), ".wav")
+
+
+def _without(name: str, text: str) -> str:
+    return text.removeprefix(f"{name}: ")

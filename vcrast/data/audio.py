@@ -122,7 +122,7 @@ def explain_suffixes(suffixes: Iterable[str]) -> str:
     return f"convert them, for instance: ffmpeg -i IN{min(suffixes)} OUT.flac"
 
 
-def resample(wav: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+def resample(wav: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
     """Resample (S,) from `from_rate` to `to_rate` Hz by soxr HQ; at least one sample is left."""
     if from_rate == to_rate:
         return wav

@@ -26,7 +26,10 @@ class BrokenTransfer(Exception):
     """A transfer broke off and may be continued."""
 
 
-def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, timeout_s: float = 30.0) -> Path:
+def fetch(
+    url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, timeout_s: float = 30.0,
+    max_bytes: int | None = None, keep_part: bool = True,
+) -> Path:  # fmt: skip
     """Download `url` to `path`, going on with `<path>.part` where an earlier attempt stopped.
 
     Args:
@@ -35,10 +38,12 @@ def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, time
         attempts: in a row without a byte of progress, before giving up.
         pause_s: before the first repetition; doubles with each.
         timeout_s: without a byte, before an attempt counts as broken.
+        max_bytes: that the file may have; None is any number.
+        keep_part: whether what arrived is left there when all attempts have failed, for the next call to go on with.
 
     Raises:
-        ValueError: not an http(s) address.
-        ConnectionError: the server refuses, or cannot be reached; what arrived is kept.
+        ValueError: not an http(s) address, or more than `max_bytes`.
+        ConnectionError: the server refuses, or cannot be reached.
         OSError: the disk is full.
     """
     if urlsplit(url).scheme not in ("http", "https"):
@@ -49,7 +54,7 @@ def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, time
     while True:
         before = _size(part)
         try:
-            _transfer(url, part, timeout_s)
+            _transfer(url, part, timeout_s, max_bytes)
             part.replace(path)
             _etag_file(part).unlink(missing_ok=True)
             return path
@@ -57,10 +62,10 @@ def fetch(url: str, path: Path, *, attempts: int = 6, pause_s: float = 1.0, time
             failed = 1 if _size(part) > before else failed + 1
             reason = _retry_reason(url, error)
             if failed >= attempts:
-                raise ConnectionError(
-                    f"{url}: {reason}; gave up after {attempts} attempts, {_size(part)} bytes are kept in {part}: "
-                    "run the command again to go on"
-                ) from None
+                kept = f", {_size(part)} bytes are kept in {part}: run the command again to go on" if keep_part else ""
+                if not keep_part:
+                    part.unlink(missing_ok=True)
+                raise ConnectionError(f"{url}: {reason}; gave up after {attempts} attempts{kept}") from None
             wait_s = pause_s * 2 ** (failed - 1)
             log.info("download: %s; trying again in %.0f s", reason, wait_s)
             time.sleep(wait_s)
@@ -115,7 +120,7 @@ def _etag_file(part: Path) -> Path:
     return part.with_name(part.name + ".etag")
 
 
-def _transfer(url: str, part: Path, timeout_s: float) -> None:
+def _transfer(url: str, part: Path, timeout_s: float, max_bytes: int | None) -> None:
     """Try once: append to `part`, or start it again where the server cannot continue."""
     have = _size(part)
     tag = _etag_file(part).read_text(encoding="utf-8") if have and _etag_file(part).exists() else ""
@@ -139,7 +144,9 @@ def _transfer(url: str, part: Path, timeout_s: float) -> None:
             _etag_file(part).write_text(etag, encoding="utf-8")
         else:
             _etag_file(part).unlink(missing_ok=True)
-        _save(answer, part, start, total)
+        if max_bytes is not None and total is not None and total > max_bytes:
+            raise ValueError(f"{url}: {total / 1e6:.0f} MB, more than the {max_bytes / 1e6:.0f} MB that are fetched")
+        _save(answer, part, start, total, max_bytes)
     if total is not None and _size(part) < total:
         raise BrokenTransfer(f"the connection ended at {_size(part)} of {total} bytes")
 
@@ -154,7 +161,7 @@ def _first_byte(answer: HTTPResponse, have: int) -> int:
     return have
 
 
-def _save(answer: HTTPResponse, part: Path, start: int, total: int | None) -> None:
+def _save(answer: HTTPResponse, part: Path, start: int, total: int | None, max_bytes: int | None) -> None:
     last, done = time.monotonic(), start
     with open(part, "ab" if start else "wb") as file:
         while block := answer.read(BLOCK):
@@ -167,6 +174,8 @@ def _save(answer: HTTPResponse, part: Path, start: int, total: int | None) -> No
                 free = shutil.disk_usage(part.parent).free
                 raise OSError(f"{part}: disk full; {need}{free} are free") from None
             done += len(block)
+            if max_bytes is not None and done > max_bytes:
+                raise ValueError(f"{answer.url}: more than the {max_bytes / 1e6:.0f} MB that are fetched")
             if time.monotonic() - last > PROGRESS_S:
                 last = time.monotonic()
                 log.info("download: %.0f MB%s", done / 1e6, f" of {total / 1e6:.0f}" if total else "")

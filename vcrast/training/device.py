@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from vcrast.config.words import suggest
 from vcrast.training.dist import torchrun_rank
 
+DEVICES = ("cpu", "cuda", "cuda:0", "mps")
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # As Linux names them in /proc/cpuinfo.
 CPU_INSTRUCTIONS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp"}}
@@ -24,19 +26,23 @@ def existing_device(setting: str, name: str | torch.device, *, also: tuple[str, 
         ValueError: no such device, or one that this machine lacks.
     """
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{setting}={name}: no such device; choose from {', '.join([*also, 'cpu, cuda, cuda:N'])}")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and not count:
+        found = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{setting}={name}: no such device; {suggest(str(name), (*also, *DEVICES))}") from None
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"{setting}={name}: torch {torch.__version__} sees no CUDA device; use cpu, or see `vcrast doctor`"
         )
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(f"{setting}={name}: there are {count} CUDA devices here, the first is cuda:0")
-    return device
+    here = torch.accelerator.current_accelerator(check_available=True)
+    if here is None or here.type != found.type:
+        raise ValueError(f"{setting}={name}: this machine has none; choose from cpu{f', {here}' if here else ''}")
+    count = torch.accelerator.device_count()
+    if found.index is not None and found.index >= count:
+        names = ", ".join(f"{found.type}:{number}" for number in range(count))
+        raise ValueError(f"{setting}={name}: this machine has {count}; choose from cpu, {names}")
+    return found
 
 
 def resolve_device(name: str) -> torch.device:

@@ -18,6 +18,7 @@ from vcrast.inference import load
 from vcrast.models.backbone import Backbone
 from vcrast.models.export import build_head, describe_head, export, load_head, to_plain
 from vcrast.models.pretrained import load_encoder
+from vcrast.training.device import existing_device
 
 RATE = 8000
 WINDOW = RATE  # 1 s
@@ -47,7 +48,7 @@ def write(folder: Path, *, seed: int = 0, classifier: bool = True, **changes) ->
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return 0.3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return 0.2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def clip_vector(encoder: Backbone, wav: torch.Tensor) -> torch.Tensor:
@@ -62,11 +63,11 @@ def test_embed_is_the_mean_of_the_tokens_of_the_exported_encoder(tmp_path):
     model = vcrast.load(tmp_path / "m")
     wavs = noise(3, WINDOW)
     expected = torch.stack([clip_vector(encoder, wav) for wav in wavs])
-    torch.testing.assert_close(model.embed(wavs), expected)
+    torch.testing.assert_close(model.embed(wavs, RATE, layout="batch"), expected)
     torch.testing.assert_close(model.embed(wavs[1].numpy()), expected[1])
     torch.testing.assert_close(model.embed(list(wavs), batch_size=2), expected)
     assert model.tokens(wavs[0]).shape == (1, encoder.num_tokens(98), 16)
-    torch.testing.assert_close(model.tokens(wavs)[:, 0].mean(dim=1), expected)
+    torch.testing.assert_close(model.tokens(wavs, layout="batch")[:, 0].mean(dim=1), expected)
     assert (model.labels, model.sample_rate, model.embed_dim, model.meta["recipe"]) == (LABELS, RATE, 16, "test")
 
 
@@ -79,7 +80,7 @@ def test_predict_is_the_sorted_softmax_of_the_head(tmp_path):
     assert list(found.values()) == sorted(found.values(), reverse=True)
     assert sum(found.values()) == pytest.approx(1)
     assert list(load(tmp_path / "m").predict(noise(WINDOW), top=2)) == list(found)[:2]
-    assert len(load(tmp_path / "m").predict(noise(2, WINDOW))) == 2
+    assert len(load(tmp_path / "m").predict(list(noise(2, WINDOW)))) == 2
 
 
 def test_predict_of_several_labels_is_a_sigmoid_each(tmp_path):
@@ -131,7 +132,7 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
     assert from_file.shape == (16,)
     assert torch.equal(from_file, from_array)
     batch = torch.from_numpy(np.stack([wav, 0.5 * wav]))
-    torch.testing.assert_close(model.embed(batch, 22050)[0], from_file)
+    torch.testing.assert_close(model.embed(batch, 22050, layout="batch")[0], from_file)
     assert (model.embed(wav) - from_array).abs().max() > 0.05  # taken at the wrong rate it is another sound
     torch.testing.assert_close(model.embed([str(tmp_path / "a.wav"), tmp_path / "a.wav"])[0], from_file)
 
@@ -139,8 +140,13 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
 @pytest.mark.parametrize(
     ("wav", "message"),
     [
-        (np.zeros(100, np.int16), "divide by 32768"),
-        (np.zeros((1, 2, 100), np.float32), "mono"),
+        (np.zeros(100, np.int64), "int16, int32 or uint8"),
+        (np.zeros((1, 2, 100), np.float32), "a list of sounds"),
+        (np.zeros((2, 8000), np.float32), r'2 channels .* or 2 clips: say layout="channels" or layout="batch"'),
+        (np.zeros((80000, 150), np.float32), "neither"),  # rows too short for a frame of 25 ms, too many for channels
+        ([np.zeros((40, 8000), np.float32)], "each must be one"),
+        ([np.zeros(100, np.float32), 16000], r"not int 16000; .*embed\(samples, sample_rate\)"),
+        ({"array": np.zeros(100), "sampling_rate": 8000}, r"not a mapping \(of array, sampling_rate\)"),
         (np.zeros(0, np.float32), "not empty"),
         (np.array([0, np.nan], np.float32), "NaN"),
         ([], "at least one"),
@@ -149,8 +155,26 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
 )
 def test_bad_sounds_are_refused(tmp_path, wav, message):
     write(tmp_path / "m")
+    with pytest.raises(ValueError, match=message) as raised:
+        load(tmp_path / "m").embed(wav, RATE)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"pad": "zero"}, "pad='zero': choose from model, repeat, silence"),
+        ({"layout": "chanels"}, "layout='chanels': did you mean channels"),
+        ({"sample_rate": 44.1}, "sample_rate=44.1: must be a number in Hz"),
+        ({"sample_rate": "16k"}, "sample_rate='16k'"),
+        ({"top": 0}, "top=0: must be at least 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(tmp_path, options, message):
+    write(tmp_path / "m")
     with pytest.raises(ValueError, match=message):
-        load(tmp_path / "m").embed(wav)
+        load(tmp_path / "m").predict(noise(WINDOW), **{"sample_rate": RATE, **options})
 
 
 def test_a_pretrained_model_embeds_but_does_not_predict(tmp_path):
@@ -334,8 +358,37 @@ def test_plain_data_of_config_objects():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_a_device_that_is_not_there(tmp_path):
     write(tmp_path)
-    with pytest.raises(ValueError, match="sees no CUDA device"):
-        load(tmp_path, device="cuda")
+    for device, message in (
+        ("cuda", "sees no CUDA device"),
+        ("cuda:7", "sees no CUDA device"),
+        ("mps", "this machine has none; choose from cpu"),
+        ("banana", "device=banana: no such device; choose from cpu, cuda"),
+        ("cdua", "did you mean cuda"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, device=device)
+
+
+def test_a_gpu_beyond_those_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert existing_device("device", "cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device=cuda:7: this machine has 2; choose from cpu, cuda:0, cuda:1"):
+        existing_device("device", "cuda:7")
+
+
+def test_repr_says_what_a_model_is(tmp_path):
+    write(tmp_path / "exported" / "fold_1" / "finetuned", meta={"recipe": "esc50", "fold": "1", "seed": 3})
+    encoder, _ = write(tmp_path / "exported" / "fold_1" / "pretrained", classifier=False, labels=())
+    weights = sum(each.numel() for each in encoder.parameters())
+    assert repr(load(tmp_path)) == (
+        f"<vcrast.Model ast, 2 layers of 16, {weights / 1e6:.1f} M weights, on cpu\n"
+        "  from recipe esc50, fold 1, seed 3, stage finetuned\n"
+        "  hears 1 s at 8000 Hz, 32 mel bins; longer sounds are cut into windows, shorter ones followed by silence\n"
+        "  3 classes, one a sound: dog, rain, sea>"
+    )
+    assert repr(load(tmp_path, stage="pretrained")).endswith("no classifier: embeds, cannot predict>")
 
 
 @pytest.mark.gpu
@@ -344,7 +397,7 @@ def test_the_gpu_gives_the_cpu_vectors(tmp_path):
     write(tmp_path)
     wavs = noise(3, WINDOW)
     torch.testing.assert_close(
-        load(tmp_path, device="cuda").embed(wavs), load(tmp_path).embed(wavs), atol=1e-4, rtol=1e-3
+        load(tmp_path, device="cuda").embed(list(wavs)), load(tmp_path).embed(list(wavs)), atol=1e-4, rtol=1e-3
     )
 
 

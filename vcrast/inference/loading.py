@@ -1,0 +1,53 @@
+"""Rebuild a trained model from its exported folder, on the device asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vcrast.features.fbank import Fbank
+from vcrast.inference.model import Model
+from vcrast.models.backbone import build_backbone
+from vcrast.models.export import STAGES, build_head, fill, find_export, read_description, read_weights
+from vcrast.training.device import existing_device
+
+
+def load(
+    run: str | Path, *, fold: str | int | None = None, stage: str | None = None, device: str | torch.device = "cpu"
+) -> Model:
+    """A trained model, ready to embed and predict.
+
+    Only data is read: no pickle, and no code but this package's and its extensions'.
+
+    Args:
+        run: a run folder, or a folder that `vcrast export` wrote.
+        fold: which fold's model; None is the first.
+        stage: `finetuned`, `pretrained` or `probe`; None is the first of them that there is.
+        device: where it computes: cpu, cuda, cuda:1, mps.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing exported yet.
+        ValueError: no such fold or stage, damaged files, or a device that this machine lacks.
+    """
+    device = existing_device("device", device)
+    folder = find_export(Path(run), fold=fold, stage=stage)
+    found = read_description(folder)
+    tensors = read_weights(folder, found["weights_sha256"])
+    try:
+        encoder = build_backbone(found["model"])
+        features = Fbank(**found["features"])
+        head = None if found["head"] is None else build_head(found["head"])
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        reason = error.args[0] if error.args else error  # text of a KeyError is quoted
+        raise ValueError(f"{folder / 'model.json'}: does not describe a model ({reason}); export it again") from None
+    if "encoder.mask_token" in tensors:
+        encoder.enable_mask_token()
+    fill(encoder, tensors, "encoder.", folder)
+    if head is not None:
+        fill(head, tensors, "head.", folder)
+    return Model(
+        encoder, features, head, labels=tuple(found["labels"]), multilabel=found["multilabel"],
+        clip_duration_s=found["clip_duration_s"], pad=found["pad"], device=device,
+        meta={**found["meta"], **({"stage": folder.name} if folder.name in STAGES else {})},
+    )  # fmt: skip

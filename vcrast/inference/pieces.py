@@ -1,0 +1,138 @@
+"""Cut sounds into the pieces that get a result, and those into windows, computed in batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vcrast.config.words import suggest
+from vcrast.data.dataset import fit
+from vcrast.data.padding import MUCH
+from vcrast.data.windows import hop_starts, window_starts
+
+FILLED = {"silence": "silence behind them", "repeat": "the sounds repeated"}
+"""Ways to fill short sounds, in words."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a sound that gets a result of its own.
+
+    Attributes:
+        sound: whose stretch it is.
+        start_s: where it begins in the sound, s.
+        end_s: where it ends, s.
+        wav: (S,) of any length.
+    """
+
+    sound: str
+    start_s: float
+    end_s: float
+    wav: Tensor
+
+
+class Cutter:
+    """How a model's windows lie in sounds, and how short ones are filled.
+
+    Args:
+        num_samples: that the model hears at once.
+        sample_rate: Hz.
+        pad: `silence` or `repeat`.
+    """
+
+    def __init__(self, num_samples: int, sample_rate: int, pad: str) -> None:
+        if pad not in FILLED:
+            raise ValueError(f"pad={pad!r}: {suggest(str(pad), (*FILLED, 'model'))}")
+        self.num_samples, self.sample_rate, self.pad = num_samples, sample_rate, pad
+
+    def whole(self, sound: str, wav: Tensor) -> Iterator[Piece]:
+        """Yield a sound (S,) as one piece: its windows are averaged."""
+        yield Piece(sound, 0.0, len(wav) / self.sample_rate, wav)
+
+    def along(
+        self, sound: str, wav: Tensor, *, window_s: float | None = None, hop_s: float | None = None
+    ) -> Iterator[Piece]:
+        """Yield the pieces of a sound (S,), one after the other, without copying it.
+
+        Args:
+            sound: its name.
+            wav: its samples.
+            window_s: length of a piece, s; None is what the model hears. The last one may be shorter.
+            hop_s: between the beginnings of two pieces, s; None is `window_s`. With neither, they are the windows that
+                the result of the whole sound is the mean of.
+
+        Raises:
+            ValueError: less than one sample.
+        """
+        for name, seconds in (("window_s", window_s), ("hop_s", hop_s)):
+            if seconds is not None and not 1 <= seconds * self.sample_rate < float("inf"):
+                raise ValueError(f"{name}={seconds:g}: must be at least one sample, in seconds")
+        length = self.num_samples if window_s is None else round(window_s * self.sample_rate)
+        if window_s is None and hop_s is None:
+            starts = window_starts(len(wav), length)
+        else:
+            starts = hop_starts(len(wav), length, length if hop_s is None else hop_s * self.sample_rate)
+        for start in starts:
+            end = min(start + length, len(wav))
+            yield Piece(sound, start / self.sample_rate, end / self.sample_rate, wav[start:end])
+
+    def windows(self, wav: Tensor) -> Iterator[Tensor]:
+        """(S,) -> windows (num_samples,) spread evenly from beginning to end; a short sound is padded to one."""
+        if len(wav) < self.num_samples:
+            yield torch.from_numpy(fit(wav.numpy(), self.num_samples, self.pad))
+            return
+        for start in window_starts(len(wav), self.num_samples):
+            yield wav[start : start + self.num_samples]
+
+    def heard(
+        self, pieces: Iterable[Piece], batch_result: Callable[[Tensor], Tensor], *, batch_size: int
+    ) -> Iterator[tuple[Piece, Tensor]]:
+        """Yield each piece with the results (W, ...) of its windows, in order.
+
+        Windows of several pieces share a batch; no more than a batch of windows is copied at a time, and pieces are
+        taken only when they are needed.
+
+        Args:
+            pieces: of one sound or several.
+            batch_result: (B, num_samples) -> (B, ...).
+            batch_size: B.
+
+        Raises:
+            ValueError: a batch size below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        waiting: deque[tuple[Piece, int]] = deque()
+
+        def every_window() -> Iterator[Tensor]:
+            for piece in pieces:
+                waiting.append((piece, len(window_starts(len(piece.wav), self.num_samples))))
+                yield from self.windows(piece.wav)
+
+        windows, rows = every_window(), list[Tensor]()
+        while batch := list(itertools.islice(windows, batch_size)):
+            rows += batch_result(torch.stack(batch))
+            while waiting and len(rows) >= waiting[0][1]:
+                piece, count = waiting.popleft()
+                yield piece, torch.stack(rows[:count])
+                rows = rows[count:]
+
+    def padding_note(self, lengths: list[int]) -> str | None:
+        """Say that most of what the model hears is padding; None where at most half is.
+
+        Args:
+            lengths: of the pieces, in samples.
+        """
+        share = sum(max(0, self.num_samples - length) for length in lengths) / self.num_samples / max(1, len(lengths))
+        if share <= MUCH:
+            return None
+        median_s = sorted(lengths)[(len(lengths) - 1) // 2] / self.sample_rate
+        return (
+            f"{100 * share:.0f} % of the sounds' time is padding ({FILLED[self.pad]}): the model hears windows of "
+            f"{self.num_samples / self.sample_rate:g} s, half of the sounds are no longer than {median_s:.2g} s; "
+            f"results may be poor, compare with pad={'silence' if self.pad == 'repeat' else 'repeat'}"
+        )
