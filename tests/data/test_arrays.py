@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -97,6 +99,22 @@ def test_layout_decides():
         split_sounds(samples[0], layout="batch")
     with pytest.raises(ValueError, match="as many channels"):
         split_sounds(np.zeros((7, 7)), layout="channels")
+    hall = np.broadcast_to(np.float32(0.1), (10**9, 16000))  # no memory is taken
+    with pytest.raises(ValueError, match="16000 channels cannot be, at most 1024"):
+        split_sounds(hall, layout="channels")
+
+
+def test_many_channels_are_averaged_a_block_at_a_time():
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (1_100_000, 3), np.int16)  # two blocks and a bit
+    wav, _ = to_mono(samples, 16000, 16000)
+    np.testing.assert_allclose(wav, samples.mean(axis=1) / 2**15, atol=1e-7)
+
+
+def test_samples_that_may_not_be_written_are_read():
+    samples = np.frombuffer(noise(8000).astype(np.float32).tobytes(), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.from_numpy(to_mono(samples, 16000, 16000)[0])
 
 
 def test_in_a_list_each_array_is_one_sound():

@@ -205,3 +205,19 @@ def test_reading_is_what_evaluate_reads(model, tmp_path):
     (wav,), several = model.read(path)
     assert not several
     np.testing.assert_array_equal(wav, read_wav(path, sample_rate=RATE))
+
+
+@pytest.mark.parametrize(
+    ("wav", "said"),
+    [
+        ({"array": noise(1.0), "sampling_rate": RATE}, "of array, sampling_rate.*two arguments"),
+        ([{"array": noise(1.0)}], "of array.*two arguments"),
+        ((noise(1.0), RATE), "not int 8000; samples and their rate are two arguments"),
+        ((path for path in ["a.wav"]), "generator: make a list of it"),
+        ("FOLDER", "a folder; give a list of its sounds"),
+        (b"RIFF", "not int 82"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sound_is_named(model, tmp_path, wav, said):
+    with pytest.raises(ValueError, match=said):
+        model.predict(tmp_path if isinstance(wav, str) else wav)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,16 @@ def run(arguments: argparse.Namespace) -> int:
     names: list[str] = []
     times: list[tuple[float, float]] = []
     vectors: list[np.ndarray] = []
-    for piece, row in hearing.results(model.vectors):
-        names.append(piece.sound)
-        times.append((piece.start_s, piece.end_s))
-        vectors.append(row.numpy())
+    try:
+        for piece, row in hearing.results(model.vectors):
+            names.append(piece.sound)
+            times.append((piece.start_s, piece.end_s))
+            vectors.append(row.numpy())
+    except BaseException:  # Ctrl-C as well: hours of work are kept
+        if names:
+            write_vectors(out, names, vectors, times if windows else None)
+            print(f"note: stopped early; the {len(names)} vectors so far are in {out}", file=sys.stderr)
+        raise
     code = hearing.finish()
     if names:
         write_vectors(out, names, vectors, times if windows else None)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,8 @@ MAX_DOWNLOAD_BYTES = 2 * 10**9
 ATTEMPTS = 3
 SHOWN = 20  # files left out that are named; more are counted
 PATHS_HELP = "sound files, folders to search through, patterns in quotes, http(s) addresses, or - for standard input"
+ADDRESS_SIGNS = "%/:?#[]@!$&'()*+,;=~"
+"""What stands in addresses as it is; spaces and letters that are not ASCII are written in code, as browsers do."""
 HEAD_BYTES = 16
 CONTAINERS = {b"ftyp": (4, ".m4a"), b"\x1aE\xdf\xa3": (0, ".webm"), b"0&\xb2u": (0, ".wma"), b"#!AMR": (0, ".amr")}
 """First bytes of what ffmpeg decodes, which is known by its ending: where they stand, and the ending."""
@@ -43,7 +45,7 @@ class Sounds:
 
         Raises:
             FileNotFoundError: a path that does not exist, or nothing to read.
-            ValueError: standard input twice, or a terminal.
+            ValueError: standard input twice, or a terminal; an address of no server.
         """
         self.below: dict[str, str] = {}
         self.bad = self.unread = self._lost = 0
@@ -111,7 +113,7 @@ class Sounds:
             self.below[STDIN] = "stdin"
             return []
         if is_address(word):
-            self.below.setdefault(word, unquote(Path(urlsplit(word).path).name) or urlsplit(word).netloc)
+            self.below.setdefault(word, _named(word))
             return []
         if is_generated(word):
             self.below.setdefault(word, word.replace("/", "_"))
@@ -135,6 +137,23 @@ class Sounds:
 def is_address(word: str) -> bool:
     """Tell whether a word is fetched."""
     return word.lower().startswith(("http://", "https://"))
+
+
+def _named(address: str) -> str:
+    """Return the name of the file at an address, for files written about it: never a path.
+
+    Raises:
+        ValueError: it names no server.
+    """
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError as error:
+        raise ValueError(f"{address}: no address ({error})") from None
+    if not host:
+        raise ValueError(f"{address}: names no server, such as https://example.org/dog.wav")
+    name = Path(unquote(parts.path).replace("\\", "/")).name
+    return "".join(letter for letter in name if ord(letter) >= ord(" ")).strip(". ") or host
 
 
 def _meant(word: str) -> list[Path]:
@@ -178,7 +197,8 @@ def _local(name: str) -> Iterator[str]:
             with path.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         else:
-            fetch(name, path, attempts=ATTEMPTS, max_bytes=MAX_DOWNLOAD_BYTES, keep_part=False)
+            address = quote(name, safe=ADDRESS_SIGNS)
+            fetch(address, path, attempts=ATTEMPTS, max_bytes=MAX_DOWNLOAD_BYTES, keep_part=False)
         suffix = Path(urlsplit(name).path).suffix.lower()
         yield str(path.rename(path.with_suffix(suffix if suffix in sound_suffixes() else _container(path))))
 
@@ -190,4 +210,4 @@ def _container(path: Path) -> str:
 
 
 def _without(name: str, text: str) -> str:
-    return text.removeprefix(f"{name}: ")
+    return text.removeprefix(f"{name}: ").removeprefix(f"{quote(name, safe=ADDRESS_SIGNS)}: ")

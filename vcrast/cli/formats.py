@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Stream(Writer):
     def file(self) -> TextIO:
         """Where it is written to."""
         if self._file is None:
-            self._file = sys.stdout if self.out is None else self.out.open("w", encoding="utf-8", newline="")
+            self._file = _stdout() if self.out is None else self.out.open("w", encoding="utf-8", newline="")
         return self._file
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class Text(Stream):
         """Write one line."""
         times = f"{found.start_s:9.2f} - {found.end_s:9.2f} s  " if self.windows else ""
         scores = "   ".join(f"{label} {100 * score:.1f} %" for label, score in found.scores.items())
-        print(f"{found.sound:<{self.width}}  {times}{scores or '-'}", file=self.file, flush=True)
+        print(f"{_in_line(found.sound):<{self.width}}  {times}{scores or '-'}", file=self.file, flush=True)
 
 
 class JsonLines(Stream):
@@ -91,7 +92,7 @@ class JsonLines(Stream):
 
     def write(self, found: Prediction) -> None:
         """Write one line."""
-        print(json.dumps(self.plain(found), ensure_ascii=False), file=self.file, flush=True)
+        print(json.dumps(self.plain(found), ensure_ascii=not _holds_any_text(self.file)), file=self.file, flush=True)
 
     def plain(self, found: Prediction) -> dict[str, object]:
         """A prediction as JSON knows it."""
@@ -113,7 +114,7 @@ class JsonArray(JsonLines):
     def close(self) -> None:
         """Write the array."""
         if self.all:
-            print(json.dumps(self.all, indent=1, ensure_ascii=False), file=self.file)
+            print(json.dumps(self.all, indent=1, ensure_ascii=not _holds_any_text(self.file)), file=self.file)
         super().close()
 
 
@@ -172,7 +173,7 @@ class Track(Writer):
         self._end_runs()
         text = "".join(self._lines(sorted(self.done)))
         if self.out is None:
-            sys.stdout.write(text)
+            _stdout().write(text)
         else:
             path = self._path(self.out, self.sound)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,9 +245,27 @@ def open_writer(kind: str, out: Path | None, *, below: Mapping[str, str], window
         top_hz: half the model's sample rate.
     """
     if kind == "text":
-        return Text(out, width=max(map(len, below)), windows=windows)
+        return Text(out, width=max(len(_in_line(name)) for name in below), windows=windows)
     if kind == "csv":
         return Csv(out)
     if kind in TRACKS:
         return Track(out, below=below, top_hz=top_hz, kind=kind)
     return (JsonLines if kind == "jsonl" else JsonArray)(out, windows=windows)
+
+
+def _stdout() -> TextIO:
+    """Stdout, where letters that its encoding lacks (Latin-1, cp1252) are escaped rather than end the work."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None and not _holds_any_text(sys.stdout):
+        reconfigure(errors="backslashreplace")
+    return sys.stdout
+
+
+def _holds_any_text(file: TextIO) -> bool:
+    return (file.encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+
+def _in_line(name: str) -> str:
+    """A name with line ends and the like escaped: it stays on its line."""
+    breaks = ("Cc", "Zl", "Zp")
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) in breaks else letter for letter in name)

@@ -11,6 +11,7 @@ from vcrast.data.full_scale import finite_peak, full_scale
 LAYOUTS = ("channels", "batch")
 FEW = 8  # rows that may be channels of one sound as well as clips
 MOST_CHANNELS = 32  # nobody has clips of so few samples
+MOST_MICROPHONES = 1024  # the largest arrays that there are; more channels than that are samples
 SLOWEST = 100.0  # Hz; a lower sample rate is one in kHz
 FULL = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31, "u1": 2.0**7}
 """Full scale of integers, by kind and bytes; 8 bits without sign lie around 128, as in wav files."""
@@ -86,11 +87,15 @@ def channels_last(samples: np.ndarray) -> np.ndarray:
     """Turn (S, C) or (C, S) into (S, C): there are fewer channels than samples.
 
     Raises:
-        ValueError: as many of one as of the other.
+        ValueError: as many of one as of the other, or more channels than anybody records.
     """
     rows, columns = samples.shape
     if rows == columns > 1:
         raise ValueError(f"samples have shape {(rows, columns)}: as many channels as samples; cut or transpose them")
+    if min(rows, columns) > MOST_MICROPHONES:
+        raise ValueError(
+            f"samples have shape {(rows, columns)}: {min(rows, columns)} channels cannot be, at most {MOST_MICROPHONES}"
+        )
     return samples if rows >= columns else samples.T
 
 
@@ -116,7 +121,8 @@ def to_mono(sound: np.ndarray, from_rate: float, to_rate: int) -> tuple[np.ndarr
             f"samples are {sound.dtype}: give floats in [-1, 1], or int16, int32 or uint8 as sound files hold them"
         )
     frames = sound if sound.ndim == 2 else sound[:, None]
-    blocks = (frames[first : first + BLOCK_FRAMES] for first in range(0, len(frames), BLOCK_FRAMES))
+    step = max(1, BLOCK_FRAMES // frames.shape[1])  # integers and float64 are converted a block at a time
+    blocks = (frames[first : first + step] for first in range(0, len(frames), step))
     mono, peak = mix_down(_as_floats(block) for block in blocks)
     if not np.isfinite(mono).all():
         raise ValueError("samples hold NaN or infinite values; repair the recording")

@@ -20,6 +20,7 @@ from vcrast.models.backbone import Backbone, Tokens
 
 log = logging.getLogger(__name__)
 
+TWO_ARGUMENTS = "samples and their rate are two arguments: embed(samples, sample_rate)"
 Clip = str | Path | np.ndarray | Tensor
 Result = tuple[float, float, Tensor]
 """Begin and end of a piece in s, and what its windows gave, (W, ...)."""
@@ -84,14 +85,15 @@ class Model:
     def __repr__(self) -> str:
         options, meta = self.encoder.options, self.meta
         depth = f"{options['depth']} layers of " if isinstance(options.get("depth"), int) else ""
-        weights = sum(weight.numel() for weight in self.encoder.parameters()) / 1e6
+        count = sum(weight.numel() for weight in self.encoder.parameters())
+        weights = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
         origin = ", ".join(f"{key} {meta[key]}" for key in ("recipe", "fold", "seed", "stage") if key in meta)
         shorter = "repeated" if self.pad == "repeat" else "followed by silence"
         names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
         classes = f"{len(self.labels)} classes, {'any number' if self.multilabel else 'one'} a sound: {names}"
         lines = [
             f"<vcrast.Model {options.get('name', type(self.encoder).__name__)}, {depth}{self.embed_dim}, "
-            f"{weights:.1f} M weights, on {self.device}",
+            f"{weights} weights, on {self.device}",
             f"from {origin}" if origin else "",
             f"hears {self.clip_duration_s:g} s at {self.sample_rate} Hz, {self.features.num_mel_bins} mel bins; "
             f"longer sounds are cut into windows, shorter ones {shorter}",
@@ -328,13 +330,12 @@ class Model:
             arrays, several = split_sounds(_as_array(wav), layout=layout, shortest=self.features.window_samples)
             return (self._samples(array, sample_rate) for array in arrays), several
         if not isinstance(wav, Sequence) or not len(wav):
-            raise ValueError(f"a sound is a path or an array, or a list of at least one of them; not {_called(wav)}")
+            raise ValueError(
+                f"a sound is a path or an array, or a list of at least one of them; not {_called(wav)}; {TWO_ARGUMENTS}"
+            )
         for each in wav:
             if not isinstance(each, str | Path) and not _is_array(each):
-                raise ValueError(
-                    f"a list of sounds must hold paths and arrays, not {_called(each)}; samples and their rate are two "
-                    "arguments: embed(samples, sample_rate)"
-                )
+                raise ValueError(f"a list of sounds must hold paths and arrays, not {_called(each)}; {TWO_ARGUMENTS}")
         return (self._one(each, sample_rate, layout) for each in wav), True
 
     def _one(self, wav: Clip, sample_rate: float | None, layout: str | None) -> Tensor:
@@ -343,6 +344,8 @@ class Model:
         return self._samples(one_sound(_as_array(wav), layout=layout), sample_rate)
 
     def _file(self, path: str | Path) -> Tensor:
+        if Path(path).is_dir():
+            raise ValueError(f"{path}: a folder; give a list of its sounds, or use `vcrast predict` and `vcrast embed`")
         found = self.read_file(str(path))
         self._say_scale(found.scale, str(path))
         return torch.from_numpy(found.wav)
@@ -381,4 +384,6 @@ def _called(wav: object) -> str:
     """A thing that is no sound, as a message names it."""
     if isinstance(wav, Mapping):
         return f"a mapping (of {', '.join(map(str, list(wav)[:4]))})"
+    if isinstance(wav, Iterator):
+        return f"{type(wav).__name__}: make a list of it"
     return "an empty list" if isinstance(wav, Sequence) and not len(wav) else f"{type(wav).__name__} {wav!r:.40}"

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 
 import pytest
 
@@ -134,3 +136,26 @@ def test_outputs_that_cannot_be(tmp_path, asked, out, said):
     (tmp_path / "there.csv").touch()
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         choose_format(asked, out and tmp_path / out, num_sounds=2)
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "json", "jsonl", "audacity"])
+def test_letters_that_stdout_lacks_do_not_end_the_work(monkeypatch, kind):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="latin-1", newline=""))
+    sound, label = "\u97f3\U0001f415\xe9.wav", "\u72ac\xfc"
+    write(kind, None, [Prediction(sound, 0.0, 1.0, {label: 0.5})])
+    sys.stdout.flush()
+    shown = raw.getvalue().decode("latin-1")
+    if kind.startswith("json"):
+        found = json.loads(shown)
+        found = found[0] if kind == "json" else found
+        assert (found["path"], found["scores"]) == (sound, {label: 0.5})
+    else:
+        assert "\\u72ac\xfc" in shown
+        assert ("\\u97f3\\U0001f415\xe9.wav" in shown) == (kind != "audacity")
+
+
+def test_a_name_stays_on_its_line(capsys):
+    names = ["a\nb.wav", "\u3000\xe9.wav", "c.wav"]
+    write("text", None, [Prediction(name, 0, 1, {"d": 0.5}) for name in names], windows=False)
+    assert capsys.readouterr().out == ("a\\nb.wav  d 50.0 %\n\u3000\xe9.wav    d 50.0 %\nc.wav     d 50.0 %\n")

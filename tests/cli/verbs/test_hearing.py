@@ -25,7 +25,7 @@ from vcrast.cli import files
 from vcrast.cli.main import main
 from vcrast.cli.progress import Progress
 from vcrast.data import download
-from vcrast.inference import load
+from vcrast.inference import Model, load
 from vcrast.models.export import export
 
 RATE = 8000
@@ -168,6 +168,35 @@ def test_sounds_at_addresses(trained, recordings, capsys, monkeypatch):
     assert "are kept" not in said
 
 
+def test_addresses_as_people_write_them(trained, recordings, tmp_path, capsys):
+    (recordings / "a.wav").rename(recordings / "jürgens hund.wav")
+    with served(recordings) as url:
+        given = [f"{url}/jürgens hund.wav", f"{url}/j%C3%BCrgens%20hund.wav?a=[1]&b=c d#e"]
+        code, found, said = predicted(capsys, trained, *given)
+        assert (code, [each["path"] for each in found], said) == (0, given, "")
+        assert found[0]["scores"] == found[1]["scores"]
+        words = ["--format", "audacity", "--out", f"{tmp_path}/labels"]
+        assert main(["predict", str(trained), *given, *words]) == 0
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["jürgens hund.txt", "jürgens hund.wav.txt"]
+    capsys.readouterr()
+    for word, said in (("http://[::1/x.wav", "no address (Invalid IPv6 URL)"), ("https://", "names no server")):
+        code, _, found = predicted(capsys, trained, word)
+        assert code == 2
+        assert found.startswith(f"vcrast: error: {word}: {said}")
+        assert found.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/dog.wav", "dog.wav"), ("/a/b%20c.wav?x=/y", "b c.wav"), ("/..%2F..%2Fetc%2Fdog.wav", "dog.wav"),
+        ("/..%5C..%5Cdog.wav", "dog.wav"), ("/%2e%2e", "h"), ("/", "h"), ("", "h"), ("/a%00%0Ab.wav", "ab.wav"),
+    ],
+)  # fmt: skip
+def test_an_address_names_a_file_and_never_a_folder(path, name):
+    assert files._named(f"http://h{path}") == name
+
+
 def test_containers_are_known_by_their_first_bytes(tmp_path):
     for head, suffix in (
         (b"\0\0\0\x20ftypM4A ", ".m4a"),
@@ -261,6 +290,23 @@ def test_vectors_of_windows_with_times(trained, recordings, tmp_path):
     assert head == ["path", "start", "end", *(f"d{number}" for number in range(16))]
     assert [row[:3] for row in rows][-1] == [str(long), "3.0", "3.3"]
     np.testing.assert_array_equal(np.array([row[3:] for row in rows], np.float32), found["embeddings"])
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, MemoryError])
+def test_vectors_are_kept_when_embed_is_stopped(trained, recordings, tmp_path, capsys, monkeypatch, stopped):
+    def read(model, path):
+        if path.endswith("a.ogg"):
+            raise stopped
+        return real(model, path)
+
+    real = Model.read_file
+    monkeypatch.setattr(Model, "read_file", read)
+    out, names = tmp_path / "v.npz", ["a.wav", "b.flac", "deep/a.ogg"]
+    words = ["embed", str(trained), *(f"{recordings}/{name}" for name in names), "--out", str(out), "--batch-size", "1"]
+    with contextlib.suppress(MemoryError):
+        assert main(words) == 130
+    assert np.load(out)["paths"].tolist() == [f"{recordings}/{name}" for name in names[:2]]
+    assert capsys.readouterr().err == f"note: stopped early; the 2 vectors so far are in {out}\n"
 
 
 def test_embed_takes_the_stage_that_is_named(trained, recordings, tmp_path):
