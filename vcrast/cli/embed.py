@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     code = hearing.finish()
     if names:
         write_vectors(out, names, vectors, times if windows else None)
-        what = f"{len(names)} vectors of {model.embed_dim} numbers"
+        what = f"{len(names)} {'vector' if len(names) == 1 else 'vectors'} of {model.embed_dim} numbers"
         print(f"{what} ({len(hearing.read)} sounds in windows) -> {out}" if windows else f"{what} -> {out}")
     return code
 
