@@ -117,14 +117,16 @@ def test_samples_that_may_not_be_written_are_read():
         torch.from_numpy(to_mono(samples, 16000, 16000)[0])
 
 
-def test_in_a_list_each_array_is_one_sound():
+def test_in_place_of_one_sound_there_is_one():
     samples = np.arange(80.0).reshape(2, 40)
-    for given_so in (samples, samples.T):
-        np.testing.assert_array_equal(one_sound(given_so), samples.T)
-    assert one_sound(np.zeros((1, 40))).shape == (40, 1)
+    np.testing.assert_array_equal(one_sound(samples, layout="channels"), samples.T)
+    np.testing.assert_array_equal(one_sound(samples.T), samples.T)
+    assert one_sound(np.zeros((1, 40))).shape == (40,)
     assert one_sound(np.zeros(40)).shape == (40,)
-    with pytest.raises(ValueError, match="each must be one"):
-        one_sound(np.zeros((64, 500)))
+    with pytest.raises(ValueError, match=r"2 channels .* or 2 clips"):
+        one_sound(samples)
+    with pytest.raises(ValueError, match="20 sounds in place of one"):
+        one_sound(np.zeros((20, 500)))
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(33, 60), seed=st.integers(0, 99))

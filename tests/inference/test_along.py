@@ -112,11 +112,15 @@ def test_a_file_and_its_samples_are_the_same_sound(model, tmp_path):
     assert torch.equal(model.embed(sf.read(path, dtype="int16")[0], rate), expected)
     of_torchaudio = torch.from_numpy(samples.T).float()  # (channels, samples)
     assert torch.equal(model.embed(of_torchaudio, rate, layout="channels"), expected)
-    assert torch.equal(model.embed([of_torchaudio, samples], rate)[1], expected)
+    assert torch.equal(model.embed([samples, path], rate)[0], expected)
+    assert torch.equal(model.embed([of_torchaudio], rate, layout="channels")[0], expected)
     assert model.embed(of_torchaudio, rate, layout="batch").shape == (2, 16)
     assert model.embed(of_torchaudio[:1], rate).shape == (1, 16)  # a batch of one, as torchaudio's mono
     assert model.embed(np.stack([noise(0.1, seed) for seed in range(9)]), RATE).shape == (9, 16)
-    assert torch.equal(model.embed_windows(of_torchaudio, rate)[1].mean(dim=0), expected)
+    assert torch.equal(model.embed_windows(of_torchaudio, rate, layout="channels")[1].mean(dim=0), expected)
+    for batch, said in ((np.zeros((2, RATE)), "2 channels .* or 2 clips"), (np.zeros((20, RATE)), "in place of one")):
+        with pytest.raises(ValueError, match=said):
+            model.predict_windows(batch, RATE)  # else they would be mixed into one sound
     assert model.embed([path, noise(1.0)], RATE).shape == (2, 16)
 
 

@@ -144,7 +144,8 @@ def test_files_and_arrays_of_another_rate_agree(tmp_path):
         (np.zeros((1, 2, 100), np.float32), "a list of sounds"),
         (np.zeros((2, 8000), np.float32), r'2 channels .* or 2 clips: say layout="channels" or layout="batch"'),
         (np.zeros((80000, 150), np.float32), "neither"),  # rows too short for a frame of 25 ms, too many for channels
-        ([np.zeros((40, 8000), np.float32)], "each must be one"),
+        ([np.zeros((20, 8000), np.float32)], "20 sounds in place of one"),
+        ([np.zeros((4, 8000), np.float32)], "4 channels .* or 4 clips"),
         ([np.zeros(100, np.float32), 16000], r"not int 16000; .*embed\(samples, sample_rate\)"),
         ({"array": np.zeros(100), "sampling_rate": 8000}, r"not a mapping \(of array, sampling_rate\)"),
         (np.zeros(0, np.float32), "not empty"),

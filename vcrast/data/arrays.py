@@ -67,18 +67,16 @@ def split_sounds(samples: np.ndarray, *, layout: str | None = None, shortest: in
 
 
 def one_sound(samples: np.ndarray, *, layout: str | None = None) -> np.ndarray:
-    """Take an array that stands for one sound, in a list of several: (S,), (S, C) or (C, S).
+    """Take an array that stands for one sound, alone or in a list of several: the rules of `split_sounds`.
 
     Raises:
-        ValueError: it can only be several sounds.
+        ValueError: as there, or more than one sound.
     """
-    if samples.ndim == 2 and samples.size and layout is None and min(samples.shape) <= MOST_CHANNELS:
-        layout = "channels"
-    sounds, several = split_sounds(samples, layout=layout)
-    if several:
+    sounds, _ = split_sounds(samples, layout=layout)
+    if len(sounds) > 1:
         raise ValueError(
-            f"samples have shape {tuple(samples.shape)} in a list of sounds: each must be one, a path, (S,), or up to "
-            f"{MOST_CHANNELS} channels (S, C) or (C, S)"
+            f"samples have shape {tuple(samples.shape)}, {len(sounds)} sounds in place of one: call once for each, or "
+            'give list(samples); layout="channels" if the rows are channels'
         )
     return sounds[0]
 
