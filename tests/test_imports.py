@@ -25,9 +25,10 @@ ONLY_IN = {
     "wandb": {"vcrast/runs/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
-    "soundfile": {"vcrast/data/audio.py", "vcrast/cli/doctor.py"},
+    "soundfile": {"vcrast/data/sndfile.py", "vcrast/cli/doctor.py"},
     "sklearn": {"extensions/sound_probe/ridge.py"},
     "soxr": {"vcrast/data/audio.py"},
+    "torchcodec": {"vcrast/data/ffmpeg_libraries.py"},
     "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py", "launch/requeue.py"},
 }
 

@@ -33,6 +33,15 @@ def cut(path, fraction):
     return str(path)
 
 
+def without_length(path):
+    """Make a FLAC file declare no length, as one written to a pipe does."""
+    data = bytearray(Path(path).read_bytes())
+    data[21] &= 0xF0  # the 36-bit count of samples in STREAMINFO
+    data[22:26] = bytes(4)
+    Path(path).write_bytes(data)
+    return str(path)
+
+
 def settings(name, *, options=(), **values):
     """What ships for this dataset (for one of a test's own: for none of them), small and without a cache."""
     shared = shipped(f"data/{name}") if name in NAMES else {**shipped("data/folder", name=name), "options": {}}

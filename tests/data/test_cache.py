@@ -285,3 +285,13 @@ def test_real_esc10_builds_and_reuses(esc10_root, tmp_path):
     store = build(clips, tmp_path)
     direct = audio.read_wav(str(paths[5]), sample_rate=16000)
     np.testing.assert_allclose(store.read(5), np.clip(direct, -1, 32767 / 32768), atol=0.5 / 32768 + 1e-7)
+
+
+def test_a_class_of_silence_is_named_with_the_way_out(tmp_path):
+    clips = [Clip(write(tmp_path / f"{i}.wav", noise(400, seed=i) * (i % 2)), (i % 2,)) for i in range(12)]
+    named = {"classes": ("silence", "dog")}
+    with pytest.raises(ValueError, match=r"every clip of silence is silent: data\.keep_silent=true keeps them\n"):
+        build(clips, tmp_path / "cache", **named)
+    assert build(clips, tmp_path / "cache", keep_silent=True, **named).good == list(range(12))
+    with pytest.raises(ValueError, match=r"or raise it\n.*silent: every sample is 0"):
+        build([*clips, Clip(write(tmp_path / "loud.wav", noise(400)), (0,))], tmp_path / "cache", **named)

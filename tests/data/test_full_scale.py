@@ -13,6 +13,7 @@ from sound_files import noise, write
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip, Corpus
+from vcrast.data.dataset import ClipDataset
 from vcrast.data.full_scale import full_scale, to_full_scale
 from vcrast.data.remarks import left_out, scaled
 
@@ -87,3 +88,20 @@ def test_the_class_that_lost_all_its_clips_is_named() -> None:
     few = left_out(corpus, [(clips[0], "empty file")])
     assert few is not None
     assert few.splitlines()[0] == "1 of 7 clips left out (1 of 3 of cat)"
+
+
+def test_without_a_cache_each_scale_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gains = (3, 3, 20000, 1)
+    paths = [write(tmp_path / f"{i}.wav", gain * noise(500), subtype="FLOAT") for i, gain in enumerate(gains)]
+    dataset = ClipDataset(
+        [Clip(path, (0,)) for path in paths], num_classes=1, sample_rate=16000, clip_duration_s=0.1, pad="silence",
+        store=None, seed=0,
+    )  # fmt: skip
+    for _ in range(2):
+        for index in range(4):
+            wav = dataset[index, -1].wav
+            assert wav[:500].tolist() == pytest.approx((noise(500) * gains[index] / (2, 2, 2**15, 1)[index]).tolist())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data: {paths[0]} reaches beyond 1; it and others like it are divided by 2",
+        f"data: {paths[2]} reaches beyond 1; it and others like it are divided by 32768",
+    ]

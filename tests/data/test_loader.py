@@ -340,9 +340,9 @@ def test_a_long_clip_is_decoded_once_for_all_its_windows(tmp_path, monkeypatch):
 
     def counting(*given, **own):
         decoded.append(given)
-        return audio.read_wav(*given, **own)
+        return audio.read_scaled(*given, **own)
 
-    monkeypatch.setattr("vcrast.data.dataset.read_wav", counting)
+    monkeypatch.setattr("vcrast.data.dataset.read_scaled", counting)
     data = dataset([Clip(str(path), (0,))])
     rows = list(evaluation_batches(data, batch_size=4, num_workers=0, device="cpu", windows="all"))
     assert sum(len(batch.wav) for batch in rows) == len(window_starts(16000, data.num_samples)) > 4

@@ -105,7 +105,7 @@ def run_stats(args: argparse.Namespace) -> int:
     corpus = open_corpus(data)
     folds = select_folds(corpus, data.folds)
     clips = corpus.split(folds[0])[0] if folds else list(corpus.clips)
-    store = prepare(data, corpus.clips)
+    store = prepare(data, corpus.clips, corpus.classes)
     fbank = build_fbank({**config.features, "name": "fbank"}, sample_rate=data.sample_rate)
     mean, std = resolve_stats(data, clips, fbank=fbank, features=config.features, store=store)
     print(f"mean: {mean:.7f}\nstd: {std:.6f}")

@@ -120,6 +120,7 @@ def data_settings(words: Sequence[str], model: Model) -> DataConfig:
 
     data = compose(words).data
     data.sample_rate, data.clip_duration_s, data.pad = model.sample_rate, model.clip_duration_s, model.pad
+    data.keep_silent = data.keep_silent or bool(model.meta.get("keep_silent"))
     return data
 
 
@@ -169,7 +170,7 @@ def scores(
     read: list[Clip] = []
     faults: list[str] = []
     rows: list[Tensor] = []
-    for some, wavs in batches(model, clips, faults, batch_size=batch_size):
+    for some, wavs in batches(model, clips, faults, batch_size=batch_size, keep_silent=data.keep_silent):
         for named in model.predict(wavs, model.sample_rate, batch_size=batch_size):
             row = torch.empty(len(places))
             row[[places[name] for name in named]] = torch.tensor(list(named.values()))
@@ -186,7 +187,7 @@ def scores(
 
 
 def batches(
-    model: Model, clips: Sequence[Clip], faults: list[str], *, batch_size: int
+    model: Model, clips: Sequence[Clip], faults: list[str], *, batch_size: int, keep_silent: bool
 ) -> Iterator[tuple[list[Clip], list[Tensor]]]:
     """Readable clips with their samples, about `batch_size` windows at a time; the reasons of others go to `faults`."""
     import torch
@@ -197,7 +198,10 @@ def batches(
     wavs: list[Tensor] = []
     for clip in clips:
         try:
-            wav = read_wav(clip.path, sample_rate=model.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            wav = read_wav(
+                clip.path, sample_rate=model.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
+                keep_silent=keep_silent,
+            )  # fmt: skip
         except AudioFault as fault:
             faults.append(f"{clip.where}: {fault.reason}")
             continue

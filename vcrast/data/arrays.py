@@ -6,7 +6,7 @@ import numpy as np
 
 from vcrast.config.words import suggest
 from vcrast.data.audio import BLOCK_FRAMES, mix_down, resample
-from vcrast.data.full_scale import finite_peak, full_scale
+from vcrast.data.full_scale import full_scale, limit
 
 LAYOUTS = ("channels", "batch")
 FEW = 8  # rows that may be channels of one sound as well as clips
@@ -131,7 +131,7 @@ def to_mono(sound: np.ndarray, from_rate: float, to_rate: int) -> tuple[np.ndarr
     if scale != 1.0:
         mono = mono / np.float32(scale)
     wav = np.ascontiguousarray(resample(mono, from_rate, to_rate), dtype=np.float32)
-    return (wav.clip(-1.0, 1.0) if finite_peak(wav) > 1.0 else wav), scale
+    return limit(wav), scale
 
 
 def _as_floats(block: np.ndarray) -> np.ndarray:

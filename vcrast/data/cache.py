@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vcrast.config.atomic import open_aside, publish, remove_abandoned
+from vcrast.data import ffmpeg
 from vcrast.data.audio import READERS, AudioFault, is_generated, read_scaled
 from vcrast.data.clip import Clip
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
@@ -34,7 +36,7 @@ from vcrast.data.store import SCALE, Index, WavStore
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # raise when decoding changes what ends up in the cache
+VERSION = 3  # raise when decoding changes what ends up in the cache
 CHUNK = 8  # clips per message to a worker
 PROGRESS_S = 5.0
 
@@ -79,6 +81,7 @@ def open_or_build(
     num_workers: int | None,
     max_bad_fraction: float,
     keep_silent: bool = False,
+    classes: Sequence[str] = (),
 ) -> WavStore:
     """Open the cache of these clips; build it if there is none, or if a file's content changed.
 
@@ -89,9 +92,10 @@ def open_or_build(
         num_workers: processes that decode; 0 is this one, None one per core.
         max_bad_fraction: of the clips that may fail to decode; those are left out, named and counted.
         keep_silent: as in `read_wav`.
+        classes: their names, for messages.
 
     Raises:
-        ValueError: more clips than that failed; lists the first 20.
+        ValueError: more clips than that failed; lists the first 20, and names classes that are silent.
         OSError: the folder cannot be written, or the disk is full; says how many bytes are needed.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
@@ -100,13 +104,14 @@ def open_or_build(
     path = folder / f"{key}.json"
     index = _current(path, clips, stats)
     if index is None:
-        index = _build(path, clips, stats, sample_rate, num_workers, max_bad_fraction, keep_silent)
+        index = _build(path, clips, stats, sample_rate, num_workers, max_bad_fraction, keep_silent, classes)
     else:
         log.info("data cache: %d clips already decoded in %s", len(clips) - len(index.faults), folder)
-    faults = [f"{clips[int(i)].where}: {reason}" for i, reason in index.faults.items()]
+    faults = [(clips[int(i)], reason) for i, reason in index.faults.items()]
     if faults:
-        _check_faults(faults, len(clips), len(clips), max_bad_fraction)
-        log.warning("data: %d of %d clips are left out%s", len(faults), len(clips), fault_list(faults))
+        _check_faults(faults, clips, len(clips), max_bad_fraction, classes)
+        listed = fault_list([f"{clip.where}: {reason}" for clip, reason in faults])
+        log.warning("data: %d of %d clips are left out%s", len(faults), len(clips), listed)
     return WavStore(path.with_name(index.data), index, clips)
 
 
@@ -194,6 +199,7 @@ def _build(
     num_workers: int | None,
     max_bad_fraction: float,
     keep_silent: bool,
+    classes: Sequence[str],
 ) -> Index:
     tasks = [
         Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent)
@@ -205,7 +211,7 @@ def _build(
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
         with _decoders(tasks, num_workers) as decoded, open_aside(path.with_suffix(".i16")) as file:
-            _write(file, decoded, index, clips, max_bad_fraction)
+            _write(file, decoded, index, clips, max_bad_fraction, classes)
             digest = hashlib.blake2b("\n".join(index.content).encode(), digest_size=8).hexdigest()
             index.data = f"{path.stem}-{digest}.i16"
             publish(file, path.with_name(index.data))
@@ -232,7 +238,10 @@ def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterab
     """Yield the decoded clips in order, from worker processes where enough clips pay for starting them."""
     workers = min(num_cores() if num_workers is None else num_workers, len(tasks) // (2 * CHUNK))
     if workers < 1 or not can_start_workers():
-        yield map(_decode, tasks)
+        try:
+            yield map(_decode, tasks)
+        finally:
+            ffmpeg.forget()
         return
     pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(dict(READERS),))
     try:
@@ -247,10 +256,15 @@ def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterab
 
 
 def _write(
-    file: BinaryIO, decoded: Iterable[Decoded], index: Index, clips: Sequence[Clip], max_bad_fraction: float
+    file: BinaryIO,
+    decoded: Iterable[Decoded],
+    index: Index,
+    clips: Sequence[Clip],
+    max_bad_fraction: float,
+    classes: Sequence[str],
 ) -> None:
     """Append the clips' samples to `file` and what is known of them to `index`."""
-    faults: list[str] = []
+    faults: list[tuple[Clip, str]] = []
     start = last = time.monotonic()
     for i, (samples, content, reason, scale) in enumerate(decoded):
         index.num_samples.append(len(samples))
@@ -259,20 +273,36 @@ def _write(
             index.scales[str(i)] = scale
         if reason:
             index.faults[str(i)] = reason
-            faults.append(f"{clips[i].where}: {reason}")
+            faults.append((clips[i], reason))
             if len(faults) >= LISTED:  # enough to list; do not decode the rest of a dataset that cannot be used
-                _check_faults(faults, i + 1, len(clips), max_bad_fraction)
+                _check_faults(faults, clips[: i + 1], len(clips), max_bad_fraction, classes)
         file.write(samples.tobytes())
         if time.monotonic() - last > PROGRESS_S:
             last = time.monotonic()
             log.info("data cache: %d of %d clips, %.0f per second", i + 1, len(clips), (i + 1) / (last - start))
-    _check_faults(faults, len(clips), len(clips), max_bad_fraction)
+    _check_faults(faults, clips, len(clips), max_bad_fraction, classes)
 
 
-def _check_faults(faults: Sequence[str], seen: int, total: int, max_bad_fraction: float) -> None:
-    if len(faults) > allowed_faults(total, max_bad_fraction):
-        raise ValueError(
-            f"{len(faults)} of {seen} clips cannot be used ({total} in all); data.max_bad_fraction="
-            f"{max_bad_fraction:g} allows {allowed_faults(total, max_bad_fraction)}: repair or remove them, or raise it"
-            f"{fault_list(faults)}"
-        )
+def _check_faults(
+    faults: Sequence[tuple[Clip, str]],
+    seen: Sequence[Clip],
+    total: int,
+    max_bad_fraction: float,
+    classes: Sequence[str],
+) -> None:
+    if len(faults) <= allowed_faults(total, max_bad_fraction):
+        return
+    silent = silent_classes(seen, faults, classes)
+    kept = f"; every clip of {', '.join(silent)} is silent: data.keep_silent=true keeps them" if silent else ""
+    raise ValueError(
+        f"{len(faults)} of {len(seen)} clips cannot be used ({total} in all); data.max_bad_fraction="
+        f"{max_bad_fraction:g} allows {allowed_faults(total, max_bad_fraction)}: repair or remove them, or raise it"
+        f"{kept}{fault_list([f'{clip.where}: {reason}' for clip, reason in faults])}"
+    )
+
+
+def silent_classes(seen: Sequence[Clip], faults: Sequence[tuple[Clip, str]], classes: Sequence[str]) -> list[str]:
+    """Name the classes of which every clip seen is digital silence."""
+    there = Counter(label for clip in seen for label in clip.labels)
+    silent = Counter(label for clip, reason in faults for label in clip.labels if reason.startswith("silent"))
+    return [classes[label] for label in sorted(silent) if label < len(classes) and silent[label] == there[label]]

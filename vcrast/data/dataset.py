@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vcrast.config.words import suggest
-from vcrast.data.audio import AudioFault, header, is_generated, read_wav
+from vcrast.data.audio import AudioFault, header, is_generated, read_scaled
 from vcrast.data.clip import Clip
 from vcrast.data.hashing import stable_hash
 from vcrast.data.preflight import allowed_faults, fault_list
@@ -78,6 +78,7 @@ class ClipDataset(Dataset[Example]):
         self.keep_silent = keep_silent
         self.faults: dict[int, str] = {}
         self.logged: set[int] = set()
+        self.scales: set[float] = set()  # that were said, without a cache
         self.last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -166,10 +167,13 @@ class ClipDataset(Dataset[Example]):
         last = self.last
         if last is None or last[0] != index:
             clip = self.clips[index]
-            wav = read_wav(
+            wav, _, scale = read_scaled(
                 clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
                 keep_silent=self.keep_silent,
             )  # fmt: skip
+            if scale != 1.0 and scale not in self.scales:
+                self.scales.add(scale)
+                log.warning("data: %s reaches beyond 1; it and others like it are divided by %g", clip.path, scale)
             self.last = last = (index, wav)
         return last[1]
 

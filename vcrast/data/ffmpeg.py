@@ -1,143 +1,220 @@
-"""Decode m4a, mp4, webm, wma and the like through ffmpeg or torchcodec, where installed."""
+"""Decode m4a, mp4, webm, wma and the like through ffmpeg or torchcodec, where installed.
+
+Seeking in these containers goes by timestamps and is samples off, so a file is always decoded from its beginning; the
+last one stays open, and the next clip of the same recording goes on from there.
+"""
 
 from __future__ import annotations
 
+import atexit
 import functools
-import importlib.util
-import json
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from typing import NamedTuple
+import threading
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+from vcrast.data import ffmpeg_libraries, ffmpeg_pipe
+from vcrast.data.ffmpeg_pipe import Info
+from vcrast.data.full_scale import finite_peak
+from vcrast.data.stretch import AudioFault, Stretch, file_key, is_tolerated, mix_down
 
 SUFFIXES = (
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".webm", ".weba", ".mka", ".mkv", ".wma", ".wmv", ".amr",
     ".3gp", ".3g2", ".ac3", ".eac3", ".ape", ".wv", ".tta", ".spx", ".avi", ".flv", ".mpg", ".mpeg",
 )  # fmt: skip
 """Kinds of files that libsndfile does not read."""
-INSTALL = "needs ffmpeg (apt install ffmpeg, brew install ffmpeg) or `pip install torchcodec`"
-TIMEOUT_S = 60.0  # for a header
-BLOCK_BYTES = 1 << 22
+INSTALL = "needs ffmpeg (apt install ffmpeg, brew install ffmpeg, conda install ffmpeg)"
+BLOCK_FRAMES = 1 << 18
+PACKETS_S = 0.1  # a container counts whole packets, of up to 50 ms, and what an encoder put in front
 
 
-class Stream(NamedTuple):
-    """The first audio stream of a file: its rate in Hz, channels, and length in seconds (0: unknown)."""
+class Scan(NamedTuple):
+    """Of a whole file: frames at the rate that its container declares, and the largest finite absolute sample."""
+
+    frames: int
+    peak: float
+
+
+class Decoder(Protocol):
+    """A file being decoded from its beginning on."""
 
     sample_rate: int
-    num_channels: int
-    duration_s: float
 
+    def read(self, num_frames: int) -> np.ndarray:
+        """Decode the next frames, (S, channels) float32; fewer at the end, then none."""
 
-class DecodingError(ValueError):
-    """What ffmpeg or torchcodec said."""
+    def close(self) -> None:
+        """End it."""
 
 
 def decoder() -> str | None:
     """Name what decodes these files here: `ffmpeg`, `torchcodec`, or None."""
-    if shutil.which("ffmpeg") and shutil.which("ffprobe"):
+    if ffmpeg_pipe.is_installed():
         return "ffmpeg"
-    return "torchcodec" if _torchcodec_works() else None
+    return "torchcodec" if ffmpeg_libraries.is_installed() else None
 
 
-def probe(path: str) -> Stream:
-    """Read what a file says of its first audio stream.
+def is_known(path: str) -> bool:
+    """Tell from its first bytes whether a file is of a format for ffmpeg, whatever its name ends in."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    return (
+        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")  # mp4, m4a, mov
+        or head.startswith((b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR", b"\x0b\x77"))  # webm, wma, amr, ac3
+        or (head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0)  # aac
+    )
+
+
+def header(path: str) -> tuple[int, int]:
+    """Read the sample rate in Hz and the length in samples; errors as in `read`.
+
+    A file that declares no length (aac, amr, a recording of a browser) is decoded once to count; a guess from the bit
+    rate would refuse clips at its end.
+    """
+    key = file_key(path)
+    info = _probe(*key)
+    if info.exact:
+        return info.sample_rate, round(info.duration_s * info.sample_rate)
+    return info.sample_rate, _scan(*key).frames
+
+
+def read(path: str, start_s: float, duration_s: float | None) -> Stretch:
+    """Decode a stretch; less is returned where the file ends earlier.
 
     Raises:
-        DecodingError: no decoder is installed, no audio in it, or not readable.
+        AudioFault: nothing here decodes it, missing, empty, damaged, without sound, shorter than its header says, or
+            over before the stretch begins.
     """
-    if decoder() == "ffmpeg":
-        return _probe(path)
-    return Stream(*_torchcodec(path)[1:])
-
-
-def blocks(path: str, stream: Stream) -> Iterator[np.ndarray]:
-    """Yield the first audio stream from its beginning as (frames, channels) float32 blocks.
-
-    Raises:
-        DecodingError: the file is damaged, or the decoder gave up.
-    """
-    if decoder() == "ffmpeg":
-        yield from _read_pipe(path, stream)
-        return
-    samples, _, num_channels, _ = _torchcodec(path, decode=True)
-    yield samples.reshape(-1, num_channels)
-
-
-def _probe(path: str) -> Stream:
-    # `file:` keeps a name with a colon from being a protocol, and a dash from being an option; whitelisted, so that a
-    # playlist inside the file cannot reach the network.
-    command = [
-        "ffprobe", "-v", "error", "-protocol_whitelist", "file", "-select_streams", "a:0", "-show_entries",
-        "stream=sample_rate,channels,duration:format=duration", "-of", "json", f"file:{path}",
-    ]  # fmt: skip
+    key = file_key(path)
+    info = _probe(*key)
+    track = _take(key) or Track(key, info)
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        raise DecodingError(f"ffprobe has not answered for {TIMEOUT_S:g} s") from None
+        start = round(start_s * track.decoder.sample_rate)
+        if start < track.first:
+            track.close()
+            track = Track(key, info)
+        wav = track.read(start, None if duration_s is None else start + max(1, round(duration_s * track.rate)))
+    except BaseException:
+        track.close()
+        raise
+    if track.at_end and start and start >= track.position:
+        seconds = track.position / track.rate
+        track.close()
+        raise AudioFault(path, f"starts at {start_s:g} s, but the file has {seconds:.3f} s")
+    if duration_s is None:
+        track.close()
+    else:
+        _keep(track)
+    return Stretch(wav, track.rate, _scan(*key).peak if info.floats else None)
+
+
+class Track:
+    """A file that is being decoded, and its samples from frame `first` to `position`, which were read last."""
+
+    def __init__(self, key: tuple[str, int, int], info: Info) -> None:
+        self.key, self.info = key, info
+        self.decoder = _decoder(key[0])
+        self.rate, self.position, self.at_end = self.decoder.sample_rate, 0, False
+        self.kept = np.zeros(0, np.float32)
+
+    @property
+    def first(self) -> int:
+        """The first frame that can still be read."""
+        return self.position - len(self.kept)
+
+    def read(self, start: int, stop: int | None) -> np.ndarray:
+        """Decode frames start..stop, averaged to mono (S,), as far as the file has them."""
+        kept = self.kept[start - self.first :]
+        while not self.at_end and self.position < start:
+            self.next(start - self.position)
+        blocks = []
+        while not self.at_end and (stop is None or self.position < stop):
+            blocks.append(self.next(BLOCK_FRAMES if stop is None else stop - self.position))
+        self.kept = np.concatenate([kept, mix_down(blocks, find_peak=False)[0]])
+        return self.kept[: None if stop is None else stop - start].copy()
+
+    def close(self) -> None:
+        """End the decoder."""
+        self.decoder.close()
+
+    def next(self, num_frames: int) -> np.ndarray:
+        """Decode the next frames, (S, channels), at most a block; fewer at the end, which is checked.
+
+        Raises:
+            AudioFault: the file is damaged, has no samples, or ends before its container says.
+        """
+        wanted = min(num_frames, BLOCK_FRAMES)
+        block = self.decoder.read(wanted)
+        self.position += len(block)
+        if len(block) < wanted:
+            self.at_end = True
+            _check_end(self.key[0], self.position, self.rate, self.info)
+        return block
+
+
+_kept: list[Track] = []
+_lock = threading.Lock()
+
+
+def forget() -> None:
+    """End the decoder that waits for the next clip of its recording."""
+    with _lock:
+        while _kept:
+            _kept.pop().close()
+
+
+atexit.register(forget)
+
+
+def _take(key: tuple[str, int, int]) -> Track | None:
+    with _lock:
+        if _kept and _kept[0].key == key:
+            return _kept.pop()
+    return None
+
+
+def _keep(track: Track) -> None:
+    forget()
+    with _lock:
+        _kept.append(track)
+
+
+def _decoder(path: str) -> Decoder:
+    return ffmpeg_pipe.Decoder(path) if decoder() == "ffmpeg" else ffmpeg_libraries.Decoder(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _probe(path: str, size: int, mtime_ns: int) -> Info:  # noqa: ARG001 (a changed file is another file)
+    name = decoder()
+    if name is None:
+        raise AudioFault(path, f"cannot be decoded ({INSTALL})")
+    if name == "ffmpeg":
+        return ffmpeg_pipe.probe(path)
+    # torchcodec takes no list of allowed formats: a playlist is none of those that are recognised.
+    if not is_known(path):
+        raise AudioFault(path, "cannot be decoded (its content is none of the formats that torchcodec is given)")
+    return ffmpeg_libraries.probe(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _scan(path: str, size: int, mtime_ns: int) -> Scan:
+    """Decode a whole file, remember its length and peak only."""
+    track = Track((path, size, mtime_ns), _probe(path, size, mtime_ns))
+    peak = 0.0
     try:
-        found = json.loads(done.stdout)
-        stream = found["streams"][0]
-        rate, channels = int(stream["sample_rate"]), int(stream["channels"])
-        duration = float(stream.get("duration") or found.get("format", {}).get("duration") or 0.0)
-    except (ValueError, LookupError, TypeError):
-        raise DecodingError(_last_line(done.stderr) or "no audio in it") from None
-    if rate < 1 or channels < 1:
-        raise DecodingError("no audio in it")
-    return Stream(rate, channels, max(0.0, duration))
+        while not track.at_end:
+            peak = max(peak, finite_peak(track.next(BLOCK_FRAMES)))
+    finally:
+        track.close()
+    return Scan(round(track.position * track.info.sample_rate / track.rate), peak)
 
 
-def _read_pipe(path: str, stream: Stream) -> Iterator[np.ndarray]:
-    command = [
-        "ffmpeg", "-nostdin", "-v", "error", "-xerror", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}",
-        "-map", "0:a:0", "-ac", str(stream.num_channels), "-ar", str(stream.sample_rate), "-f", "f32le", "-",
-    ]  # fmt: skip
-    frame_bytes = 4 * stream.num_channels
-    with (
-        tempfile.TemporaryFile() as errors,  # a pipe that nobody reads would stop it when full
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=BLOCK_BYTES
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            while data := process.stdout.read(BLOCK_BYTES // frame_bytes * frame_bytes):
-                whole = len(data) // frame_bytes * frame_bytes
-                yield np.frombuffer(data[:whole], "<f4").reshape(-1, stream.num_channels)
-            if process.wait() != 0:
-                errors.seek(0)
-                raise DecodingError(_last_line(errors.read()) or f"ffmpeg ended with {process.returncode}")
-        finally:  # the reader has enough, or something went wrong
-            if process.poll() is None:
-                process.kill()
-
-
-def _last_line(text: bytes) -> str:
-    lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("file:") if lines else ""
-
-
-@functools.cache
-def _torchcodec_works() -> bool:
-    if importlib.util.find_spec("torchcodec") is None:
-        return False
-    try:
-        importlib.import_module("torchcodec.decoders")
-    except (ImportError, OSError, RuntimeError):  # it is there, but FFmpeg's libraries are not
-        return False
-    return True
-
-
-def _torchcodec(path: str, *, decode: bool = False) -> tuple[np.ndarray, int, int, float]:
-    if decoder() is None:
-        raise DecodingError(INSTALL)
-    decoders = importlib.import_module("torchcodec.decoders")
-    try:
-        opened = decoders.AudioDecoder(path)
-        about = opened.metadata
-        samples = opened.get_all_samples().data.T.contiguous().numpy() if decode else np.zeros(0, np.float32)
-        return samples, int(about.sample_rate), int(about.num_channels), float(about.duration_seconds_from_header or 0)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise DecodingError(str(error).splitlines()[0]) from None
+def _check_end(path: str, frames: int, rate: int, info: Info) -> None:
+    if not frames:
+        raise AudioFault(path, "no samples")
+    missing_s = info.duration_s - frames / rate
+    if info.exact and not is_tolerated(missing_s, info.duration_s, frame_s=PACKETS_S):
+        raise AudioFault(path, f"truncated: {missing_s:.3f} of {info.duration_s:.3f} s missing")

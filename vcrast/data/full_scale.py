@@ -46,4 +46,11 @@ def to_full_scale(wav: np.ndarray, peak: float | None = None) -> tuple[np.ndarra
 def finite_peak(wav: np.ndarray) -> float:
     """Largest absolute value that is finite; 0 where there is none."""
     size = np.abs(wav)
-    return float(size.max(where=np.isfinite(size), initial=0.0))
+    peak = float(size.max(initial=0.0))
+    return peak if np.isfinite(peak) else float(size.max(where=np.isfinite(size), initial=0.0))
+
+
+def limit(wav: np.ndarray) -> np.ndarray:
+    """Clip samples to [-1, 1]: what a codec or the resampler overshoots. The same array if they are there already."""
+    inside = not wav.size or (wav.max() <= 1.0 and wav.min() >= -1.0)
+    return wav if inside else wav.clip(-1.0, 1.0)

@@ -49,7 +49,7 @@ def open_corpus(data: DataConfig, *, trains: bool = True) -> Corpus:
     return corpus
 
 
-def prepare(data: DataConfig, clips: Sequence[Clip]) -> WavStore | None:
+def prepare(data: DataConfig, clips: Sequence[Clip], classes: Sequence[str] = ()) -> WavStore | None:
     """Open the cache of these clips, built if need be; None when `data.cache` is false.
 
     Give all clips of a corpus at once: a `ClipDataset` of any part finds its clips in the store.
@@ -63,6 +63,7 @@ def prepare(data: DataConfig, clips: Sequence[Clip]) -> WavStore | None:
         num_workers=data.num_workers,
         max_bad_fraction=data.max_bad_fraction,
         keep_silent=data.keep_silent,
+        classes=classes,
     )
 
 
@@ -165,4 +166,4 @@ class OpenData:
 
 def open_data(data: DataConfig, corpus: Corpus) -> OpenData:
     """Open the cache of a corpus, built if need be; errors as in `open_or_build`."""
-    return OpenData(data, corpus, prepare(data, corpus.clips))
+    return OpenData(data, corpus, prepare(data, corpus.clips, corpus.classes))

@@ -110,10 +110,12 @@ def _pieces(clip: Clip, store: WavStore | None, sample_rate: int) -> list[Tensor
         if store is not None and row is not None:
             wav = store.read(row)
         else:
-            wav = read_wav(clip.path, sample_rate=sample_rate, start_s=clip.start_s, duration_s=clip.duration_s)
+            wav = read_wav(
+                clip.path, sample_rate=sample_rate, start_s=clip.start_s, duration_s=clip.duration_s, keep_silent=True
+            )
     except AudioFault as fault:
         log.warning("data statistics: %s left out", fault)
         return []
-    if float(np.abs(wav).max()) < SILENCE:  # kept by data.keep_silent: it would stand for the level of nothing
+    if float(np.abs(wav).max()) < SILENCE:  # a fault elsewhere, or kept: it would stand for the level of nothing
         return []
     return list(torch.from_numpy(wav)[None].split(round(PIECE_S * sample_rate), dim=1))

@@ -7,21 +7,29 @@ sizes are read here.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
-from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from vcrast.data.stretch import is_tolerated
 
 # Writers to a pipe cannot go back to fill in the size; they leave 0, 0xFFFFFFFF (ffmpeg) or about 0x7FFFFFFF (sox).
 UNKNOWN_SIZE = 0x7FFF0000
-TOLERATED_S = 0.01  # and 1 %: a header that counts a byte too many is no broken download
+STREAMED = b"\xff\xff\xff\xff"
 
 
-def missing_end(path: str, format_name: str) -> str:
-    """Say what a WAV, AIFF or Ogg file lacks of what its header declares, or ""; `format_name` as libsndfile's."""
+def missing_end(path: str, format_name: str, there_s: float) -> str:
+    """Say what a WAV, AIFF or Ogg file lacks of what its header declares, or "" if nothing that counts.
+
+    Args:
+        path: of the file.
+        format_name: as libsndfile calls it.
+        there_s: length of the sound that is there, in seconds.
+    """
     with open(path, "rb") as file:
         if format_name in ("WAV", "WAVEX", "AIFF"):
-            return _missing_samples(file)
+            return _missing_samples(file, there_s)
         return _missing_page(file) if format_name == "OGG" else ""
 
 
@@ -37,51 +45,72 @@ def mp3_declares_length(path: str) -> bool:
     return b"Xing" in frame or b"Info" in frame
 
 
-def with_its_size(path: str) -> bytes | None:
-    """Return the bytes of a WAV file whose header declares no samples though there are some, with the right size in it.
-
-    Writers to a pipe leave 0 there when they end badly; libsndfile takes it at its word. None for any other file.
-    """
+def streamed_size(path: str) -> int:
+    """Return where a WAV file declares 0 bytes of samples although samples follow, as written to a pipe; else 0."""
     with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return None
-        for name, length, place in _chunks(file, "<I"):
-            there = os.fstat(file.fileno()).st_size - place
-            if name == b"data":
-                if length or there <= 0:
-                    return None
-                file.seek(0)
-                whole = bytearray(file.read())
-                whole[place - 4 : place] = struct.pack("<I", min(there, 0xFFFFFFFF))
-                return bytes(whole)
-    return None
+        order, block_bytes, length = _sample_chunk(file)
+        place = file.tell()
+        return 0 if block_bytes < 0 or length or _only_chunks(file, order) else place - 4
 
 
-def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, declared length and place of the content of each chunk of a RIFF or AIFF file."""
+class StreamedWav(io.FileIO):
+    """A WAV file whose size of samples reads as unknown, so that libsndfile goes on to the end."""
+
+    def __init__(self, path: str, place: int) -> None:
+        super().__init__(path, "rb")
+        self.place = place
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as a file does, with the four bytes of the size replaced."""
+        start = self.tell()
+        view = memoryview(buffer).cast("B")
+        count = super().readinto(view) or 0
+        for i, byte in enumerate(STREAMED):
+            if start <= self.place + i < start + count:
+                view[self.place + i - start] = byte
+        return count
+
+
+def _missing_samples(file: BinaryIO, there_s: float) -> str:
+    """Compare the size of the sample chunk of a RIFF, RIFX or AIFF file with the file's size."""
+    _, block_bytes, length = _sample_chunk(file)
+    there = os.fstat(file.fileno()).st_size - file.tell()
+    if block_bytes < 0 or not 0 < length < UNKNOWN_SIZE or there >= length:
+        return ""
+    missing_s = (length - there) * there_s / there if there > 0 and there_s else 0.0
+    total_s = there_s + missing_s
+    if there > 0 and (length - there <= block_bytes or is_tolerated(missing_s, total_s)):
+        return ""
+    seconds = f"{missing_s:.3f} of {total_s:.3f} s missing, " if missing_s else ""
+    return f"{seconds}{there} of the {length} bytes that its header declares"
+
+
+def _sample_chunk(file: BinaryIO) -> tuple[str, int, int]:
+    """Go to where the samples begin; return byte order, bytes of a WAV's block (-1: no samples), declared bytes."""
+    order = "<I" if file.read(4) == b"RIFF" else ">I"
+    block_bytes = 0
     file.seek(12)
     while len(head := file.read(8)) == 8:
-        length, place = struct.unpack(order, head[4:])[0], file.tell()
-        yield head[:4], length, place
-        file.seek(place + length + length % 2)
+        length = struct.unpack(order, head[4:])[0]
+        if head[:4] in (b"data", b"SSND"):
+            return order, block_bytes, length
+        content = file.read(14) if head[:4] == b"fmt " else b""
+        if len(content) == 14:
+            block_bytes = struct.unpack(order[0] + "H", content[12:])[0]
+        file.seek(length + length % 2 - len(content), os.SEEK_CUR)
+    return order, -1, 0
 
 
-def _missing_samples(file: BinaryIO) -> str:
-    """Compare the size of the sample chunk of a RIFF, RIFX or AIFF file with the file's size."""
+def _only_chunks(file: BinaryIO, order: str) -> bool:
+    """Tell whether nothing but whole chunks, or nothing at all, follows."""
     size = os.fstat(file.fileno()).st_size
-    order = "<I" if file.read(4) == b"RIFF" else ">I"
-    tolerated = 2  # bytes: some writers count the byte that pads a chunk
-    for name, length, place in _chunks(file, order):
-        if name == b"fmt " and length >= 12:
-            file.seek(place + 8)
-            tolerated = max(tolerated, round(TOLERATED_S * struct.unpack(order, file.read(4))[0]))
-        if name in (b"data", b"SSND"):
-            missing = length - (size - place)
-            known = 0 < length < UNKNOWN_SIZE
-            if known and missing > min(tolerated, max(2, length // 100)):
-                return f"{size - place} of the {length} bytes that its header declares"
-            return ""
-    return ""
+    while file.tell() < size:
+        head = file.read(8)
+        if len(head) < 8 or not all(0x20 <= byte < 0x7F for byte in head[:4]):
+            return False
+        length = struct.unpack(order, head[4:])[0]
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return file.tell() <= size + 1
 
 
 def _missing_page(file: BinaryIO) -> str:

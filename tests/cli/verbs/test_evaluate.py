@@ -121,6 +121,8 @@ def test_a_stretch_of_a_file_several_labels_and_an_unreadable_clip(model, tmp_pa
     assert {name: float(rows[0][f"score_{name}"]) for name in LABELS} == pytest.approx(expected, abs=1e-6)
     assert rows[0]["label"] == "dog;rain"
     assert main([*words, "--out", str(tmp_path / "out"), "data.max_bad_fraction=0"]) == 2
+    assert main([*words, "--out", str(tmp_path / "kept"), "data.max_bad_fraction=0", "data.keep_silent=true"]) == 0
+    assert len(read(tmp_path / "kept")[1]) == 3
 
 
 def test_the_probe_is_scored_where_nothing_was_finetuned(model, folder, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,124 @@
+"""Decode through libsndfile: wav, flac, ogg, opus, mp3, aiff and whatever else it opens."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+from vcrast.data.full_scale import finite_peak
+from vcrast.data.stretch import AudioFault, Stretch, UnknownFormat, file_key, is_tolerated, mix_down
+from vcrast.data.truncation import StreamedWav, missing_end, mp3_declares_length, streamed_size
+
+SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".w64", ".caf", ".rf64",
+    ".bwf", ".sph", ".voc", ".nist", ".mp2", ".wave",
+)  # fmt: skip
+"""Kinds of files that libsndfile reads."""
+BLOCK_FRAMES = 1 << 20
+UNKNOWN_FRAMES = 2**62
+NO_LENGTH = "its header declares no length; convert it, for instance with `flac -d` and `flac`, or install ffmpeg"
+# libvorbis is some samples off after seeking into the last page of a file; decoding from before it is exact.
+LAST_PAGE_S = 10.0
+
+
+def read(path: str, start_s: float, duration_s: float | None) -> Stretch:
+    """Decode a stretch; less is returned where the file ends earlier.
+
+    Raises:
+        AudioFault: missing, empty, undecodable, shorter than its header says, or over before the stretch begins.
+    """
+    with _open(path) as file:
+        rate, frames, floats = file.samplerate, file.frames, file.subtype in ("FLOAT", "DOUBLE")
+        if missing := missing_end(path, file.format, frames / rate):
+            raise AudioFault(path, f"truncated: {missing}")
+        if frames == 0:
+            raise AudioFault(path, "no samples")
+        start = round(start_s * rate)
+        if start >= frames:
+            raise AudioFault(path, f"starts at {start_s:g} s, but the file has {frames / rate:.3f} s")
+        wanted = frames - start if duration_s is None else min(frames - start, max(1, round(duration_s * rate)))
+        exact = file.format != "MP3" or mp3_declares_length(path)
+        try:
+            _go_to(file, start)
+            wav, peak = mix_down(_blocks(file, wanted), find_peak=floats)
+        except sf.SoundFileRuntimeError as error:
+            raise AudioFault(path, f"cannot be decoded ({_reason(error)})") from None
+    missing_s = (wanted - len(wav)) / rate
+    if exact and missing_s and not is_tolerated(missing_s, frames / rate, frame_s=1 / rate):
+        lacking = f"{missing_s:.3f} s or more of the {frames / rate:.3f} s that its header declares"
+        raise AudioFault(path, f"truncated: {lacking} are missing")
+    if not floats:
+        return Stretch(wav, rate, None)
+    return Stretch(wav, rate, peak if wanted == frames else _peak(*file_key(path)))
+
+
+def header(path: str) -> tuple[int, int]:
+    """Read the sample rate in Hz and the length in samples, without decoding; errors as in `read`."""
+    with _open(path) as file:
+        return file.samplerate, file.frames
+
+
+@functools.lru_cache(maxsize=4096)
+def _peak(path: str, size: int, mtime_ns: int) -> float:  # noqa: ARG001 (a changed file is another file)
+    """Find the peak of a whole file; remembered, because the clips of a long recording share it."""
+    with _open(path) as file:
+        try:
+            return max(map(finite_peak, _blocks(file, file.frames)), default=0.0)
+        except sf.SoundFileRuntimeError as error:
+            raise AudioFault(path, f"cannot be decoded ({_reason(error)})") from None
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
+    file_key(path)
+    try:
+        file = sf.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
+        if file.frames == 0 and file.format in ("WAV", "WAVEX") and (place := streamed_size(path)):
+            file.close()
+            file = sf.SoundFile(StreamedWav(path, place))
+    except sf.LibsndfileError as error:
+        raise UnknownFormat(path, f"cannot be decoded ({_reason(error)})") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise AudioFault(path, f"cannot be opened ({error})") from None
+    with file:
+        if file.format == "RAW":
+            # libsndfile takes any bytes for 8 kHz telephone sound if their file is called .au, .snd, .gsm or .vox.
+            raise UnknownFormat(path, "cannot be decoded (no header that says what it is)")
+        if file.frames > UNKNOWN_FRAMES:
+            # FLAC written to a pipe; libsndfile can neither seek in it nor read it in blocks.
+            raise UnknownFormat(path, NO_LENGTH)
+        if file.samplerate < 1:
+            raise AudioFault(path, f"its header declares a sample rate of {file.samplerate} Hz")
+        yield file
+
+
+def _go_to(file: Any, start: int) -> None:
+    """Go to frame `start`; read up to it where libsndfile cannot seek (GSM 6.10, G.721, G.723)."""
+    position = 0
+    if start and file.seekable():
+        position = start
+        if file.subtype == "VORBIS":
+            position = max(0, min(start, file.frames - round(LAST_PAGE_S * file.samplerate)))
+        file.seek(position)
+    for _ in _blocks(file, start - position):
+        pass
+
+
+def _blocks(file: Any, wanted: int) -> Iterator[np.ndarray]:
+    """Read (frames, channels) in blocks: all channels of an hour need not be in memory at once."""
+    while wanted > 0:
+        block = file.read(min(wanted, BLOCK_FRAMES), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        yield block
+        wanted -= len(block)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error))
