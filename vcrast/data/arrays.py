@@ -131,7 +131,8 @@ def to_mono(sound: np.ndarray, from_rate: float, to_rate: int) -> tuple[np.ndarr
     if scale != 1.0:
         mono = mono / np.float32(scale)
     wav = np.ascontiguousarray(resample(mono, from_rate, to_rate), dtype=np.float32)
-    return limit(wav), scale
+    wav = limit(wav)
+    return (wav if wav.flags.writeable else wav.copy()), scale
 
 
 def _as_floats(block: np.ndarray) -> np.ndarray:

@@ -46,7 +46,9 @@ def folder(data: DataConfig) -> Corpus:
     if not layout.places:
         raise ValueError(f"data.root={data.root}: no sound is left; {'; '.join(layout.notes)}")
     num_folds = _num_folds(data, layout)
-    notes = [*([layout.decision] if layout.decision else []), *listing.notes(), *layout.notes]
+    notes = [*listing.notes(), *layout.notes]
+    if layout.decision:
+        log.info("data=folder: %s", layout.decision)
     if others := listing.others():
         log.info("data=folder: %s", others)
     classes = tuple(sorted({place.label for place in layout.places} - {""}))
@@ -82,7 +84,9 @@ def make_folds(places: Sequence[Place], num_folds: int, group: str, notes: list[
     names = [unicodedata.normalize("NFC", "/".join(place.parts)) for place in places]
     files = [Named(name, place.label, place.folders) for name, place in zip(names, places, strict=True)]
     groups = group_files(files, group, num_folds)
-    notes += [*([groups.text] if groups.text else []), *groups.notes]
+    if groups.text:
+        log.info("data=folder: %s", groups.text)
+    notes += groups.notes
     labels = [place.label for place in places]
     joined = join_copies([str(place.path) for place in places], groups.names, labels)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
