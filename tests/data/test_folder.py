@@ -83,7 +83,6 @@ def test_folders_without_sounds_beside_splits_are_no_classes(opened, caplog):
     assert corpus.classes == ("cat", "dog")
     assert corpus.notes == ("folders without sounds left out: docs, metadata, test/cow",)
     assert "test, train: taken as splits" in caplog.text
-    assert corpus.notes[0] in caplog.text
 
 
 def test_train_alone_gets_folds_within(opened):
@@ -117,11 +116,10 @@ def test_what_can_be_read_in_two_ways_is_refused_in_one_line(opened, names, said
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_called_train(opened, caplog):
+def test_a_class_called_train(opened):
     corpus = opened(*files("train", "dog", "rain", count=5))
     assert corpus.classes == ("dog", "rain", "train")
     assert corpus.notes == ("train is taken as a class, as dog, rain are; if it is a split, move those away",)
-    assert corpus.notes[0] in caplog.text
     with pytest.raises(ValueError, match="beside the splits train lie 10 sounds"):
         opened(options={"splits": True})
 
