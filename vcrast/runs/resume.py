@@ -311,14 +311,17 @@ def clear(plans: Plans, before: Before, metrics: MetricLog) -> None:
             _set_aside(before.folder, fold, [*plan.again, *plan.longer])
 
 
-MADE_BY = {"pretrain": "exported/fold_{}/pretrained", "finetune": "exported/fold_{}/finetuned",
-           "evaluate": "evaluation/fold_{}.safetensors"}  # fmt: skip
+MADE_BY = {
+    "pretrain": ("exported/fold_{}/pretrained",),
+    "finetune": ("exported/fold_{}/finetuned",),
+    "evaluate": ("evaluation/fold_{}.safetensors", "evaluation/predictions_fold_{}.csv", "exported/fold_{}/probe"),
+}
 
 
 def _set_aside(folder: Path, fold: str, stages: Sequence[str]) -> None:
     """Move what stages have made to the first of `earlier/1`, `earlier/2`, ... that does not have it yet."""
-    for stage in stages:
-        made, number = MADE_BY[stage].format(fold), 1
+    for made in [name.format(fold) for stage in stages for name in MADE_BY[stage]]:
+        number = 1
         while (folder / "earlier" / str(number) / made).exists():
             number += 1
         if (folder / made).exists():
