@@ -40,6 +40,7 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
+        # These run kernels of CUDA, or read its memory: there is nothing to imitate them with. `make gpu` runs them.
         # Not item.keywords: those hold the names of the folders above, too, and a clone may lie in one called gpu.
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

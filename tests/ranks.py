@@ -1,4 +1,4 @@
-"""Run a function in several processes that train as one, and hand back what each returned."""
+"""Run a function in processes that train as one; return what each returned."""
 
 import os
 import pickle

@@ -195,5 +195,5 @@ def test_the_optimiser_of_pretraining_is_not_finetunings(tmp_path):
 
 
 def test_a_setting_of_finetuning_that_has_moved_is_named():
-    with pytest.raises(ValueError, match=r"finetune\.lr=1: no such setting; did you mean finetune\.optim\.lr\?"):
+    with pytest.raises(ValueError, match=r"finetune\.lr=1: no such setting; did you mean finetune\.optim\.lr=1\?"):
         resolve(["recipe=demo", "finetune.lr=1"])

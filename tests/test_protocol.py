@@ -1,4 +1,4 @@
-"""A run's evaluation and `vcrast.load(run).predict` hear the same: long clips, short clips, any rate."""
+"""Check that evaluation and `vcrast.load(run).predict` hear the same."""
 
 from __future__ import annotations
 

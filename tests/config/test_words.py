@@ -1,4 +1,4 @@
-"""What people write for a setting is understood, or answered with the words that are meant."""
+"""Check that what people write is understood, or answered with what is meant."""
 
 from __future__ import annotations
 

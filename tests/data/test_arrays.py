@@ -114,7 +114,10 @@ def test_samples_that_may_not_be_written_are_read():
     samples = np.frombuffer(noise(8000).astype(np.float32).tobytes(), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        torch.from_numpy(to_mono(samples, 16000, 16000)[0])
+        wav = torch.from_numpy(to_mono(samples, 16000, 16000)[0])
+    wav[0] = 0.5
+    np.testing.assert_array_equal(wav[1:].numpy(), samples[1:])
+    assert samples[0] != 0.5, "what was given stays as it was"
 
 
 def test_in_place_of_one_sound_there_is_one():

@@ -1,4 +1,4 @@
-"""Check folds: even in every class, groups whole, stable; and the file they are written to."""
+"""Check folds: even in every class, groups whole, stable; and their file."""
 
 import csv
 import hashlib

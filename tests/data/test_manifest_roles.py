@@ -1,4 +1,4 @@
-"""Find the columns of paths, labels, folds and times by their usual names, and say what is not used."""
+"""Check which columns are paths, labels, folds and times, and what is said."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a model makes of windows, of padding and of arrays, against loops without any of its code."""
+"""Check windows, padding and arrays against loops without the model's code."""
 
 from __future__ import annotations
 

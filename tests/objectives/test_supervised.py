@@ -157,7 +157,11 @@ def test_weighted_binary_cross_entropy_by_the_definition(make_encoder, plain_vie
 def test_weights_are_no_part_of_a_checkpoint(make_encoder, plain_views):
     plain = make_supervised(make_encoder(), plain_views(), counted())
     weighted = make_supervised(make_encoder(), plain_views(), counted(), class_weights="balanced")
+    before = weighted.clip_losses({"logits": torch.ones(2, 3), "target": torch.eye(3)[:2]})["loss"]
+    assert weighted.state_dict().keys() == plain.state_dict().keys()
     weighted.load_state_dict(plain.state_dict())
+    after = weighted.clip_losses({"logits": torch.ones(2, 3), "target": torch.eye(3)[:2]})["loss"]
+    assert torch.equal(before, after), "the weights come from the data, not from the checkpoint"
 
 
 def step(objective, make_draws, size):

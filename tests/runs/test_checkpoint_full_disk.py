@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit on the disk: what is said, and that the one before stays."""
+"""Check a checkpoint that the disk cannot hold: the one before stays."""
 
 import re
 import subprocess

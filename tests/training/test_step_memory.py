@@ -1,4 +1,4 @@
-"""What a step may not make: a P x P matrix besides the weights, or the views a second time."""
+"""Check what a step never makes: a P x P matrix, or the views twice."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Find and read the sounds that a verb is given: files, folders, patterns, addresses, standard input."""
+"""Find and read the sounds a verb is given: files, folders, patterns, addresses, stdin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write predictions: text, JSON, CSV, label tracks for Audacity, selection tables for Raven."""
+"""Write predictions: text, JSON, CSV, Audacity label tracks, Raven selection tables."""
 
 from __future__ import annotations
 

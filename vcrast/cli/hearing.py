@@ -1,4 +1,4 @@
-"""What predict and embed share: options, the model's way through all sounds, progress, notes at the end."""
+"""Hold what predict and embed share: options, the loop over sounds, notes at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decode through torchcodec, where ffmpeg's libraries are installed but its executable is not."""
+"""Decode through torchcodec where ffmpeg's libraries are present, its program not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deal groups of clips to folds evenly in every class; write a corpus with its folds to a file."""
+"""Deal groups of clips to folds, evenly in every class; write the folds to a file."""
 
 from __future__ import annotations
 

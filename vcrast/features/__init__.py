@@ -1,1 +1,1 @@
-"""Waveforms to normalised log-mel filterbanks and their random views, batched on the device."""
+"""Turn waveforms into normalised log-mel filterbanks and their views, on the device."""

@@ -1,4 +1,4 @@
-"""A trained encoder with its front end, labels and classifier: embed, predict, along a sound or as a whole."""
+"""Embed and predict with a trained encoder, its front end, labels and classifier."""
 
 from __future__ import annotations
 

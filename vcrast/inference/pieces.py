@@ -1,4 +1,4 @@
-"""Cut sounds into the pieces that get a result, and those into windows, computed in batches."""
+"""Cut sounds into pieces that get a result, and those into windows for batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the exported model or the file that `model.checkpoint` names, and the fold it may be used for."""
+"""Find the weights that `model.checkpoint` names, and the fold they may be used for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check before the first step all that can be known: parts of every stage, sizes and labels of every fold."""
+"""Check before the first step: parts of every stage, sizes and labels of every fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters in the frequency domain: coloured noise, equaliser, formants, body, reverberation."""
+"""Filter in the frequency domain: coloured noise, equaliser, formants, reverberation."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Read tables of clips as people have them: text, rows, columns, times, labels, folds, paths."""
+"""Read tables of clips: text, rows, columns, times, labels, folds, paths."""

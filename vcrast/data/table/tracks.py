@@ -1,4 +1,4 @@
-"""Know tables of sound programs: Audacity's label tracks, Raven's selections, DCASE's lists without a header."""
+"""Read tables of sound programs: Audacity's labels, Raven's selections, DCASE's lists."""
 
 from __future__ import annotations
 
