@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from parts import make_ast
-from shipped import shipped
+from exported import RATE, make_small, write_model
 from torch import nn
 
 from vcrast.cli import doctor
 from vcrast.cli.errors import PEER_LOST, exit_code, message
 from vcrast.cli.main import main, parser
 from vcrast.inference import load
-from vcrast.models.export import export
-
-RATE = 8000
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +25,9 @@ def model(tmp_path_factory):
     """A run folder with one finetuned model of 3 labels."""
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    common = {
-        "encoder": make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98),
-        "features": shipped("features/fbank", num_mel_bins=32), "labels": ("dog", "rain", "sea"), "multilabel": False,
-        "sample_rate": RATE,
-        "clip_duration_s": 1.0, "pad": "silence", "meta": {},
-    }  # fmt: skip
-    head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
-    export(run / "exported" / "fold_1" / "finetuned", head=head, **common)
-    export(run / "exported" / "fold_1" / "pretrained", head=None, **common)
+    encoder, head = make_small(), nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
+    write_model(run / "exported" / "fold_1" / "finetuned", encoder=encoder, head=head)
+    write_model(run / "exported" / "fold_1" / "pretrained", encoder=encoder)
     return run
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vcrast.cli.options import add_model_options, check_batch_size
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,10 +44,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--ignore-unknown", action="store_true", help="leave out labels that the model does not have; else refused"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="windows computed at once (default 32)")
-    parser.add_argument("--fold", help="which fold's model; the first if left out")
-    parser.add_argument("--stage", help="finetuned or probe; the first of them that there is if left out")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_model_options(parser, stages="finetuned or probe; the first of them that there is if left out")
     parser.set_defaults(run=run)
 
 
@@ -85,8 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check_words(arguments: argparse.Namespace) -> None:
     """Refuse, before anything is read, words that cannot be meant."""
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size {arguments.batch_size}: must be at least 1")
+    check_batch_size(arguments.batch_size)
     words = arguments.overrides
     if not any(word.startswith("data=") for word in words):
         raise ValueError("name the set to score on: data=folder data.root=DIR, or data=manifest data.path=FILE")

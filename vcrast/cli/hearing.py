@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vcrast.cli.files import PATHS_HELP, Sounds
+from vcrast.cli.options import add_model_options, check_batch_size
 from vcrast.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,14 +40,11 @@ def add_options(parser: argparse.ArgumentParser, *, stages: str) -> None:
         help="length of a window (default: what the model hears); shorter ones are padded, longer ones averaged",
     )  # fmt: skip
     how = parser.add_argument_group("model")
-    how.add_argument("--fold", help="which fold's model; the first if left out")
-    how.add_argument("--stage", help=stages)
+    add_model_options(how, stages=stages)
     how.add_argument(
         "--pad", choices=PADS, default="model",
         help="what fills short sounds: silence behind them, the sound again, or as in training (default)",
     )  # fmt: skip
-    how.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
-    how.add_argument("--batch-size", type=int, default=32, metavar="N", help="windows computed at once (default 32)")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -55,8 +53,7 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: names it.
     """
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size {arguments.batch_size}: must be at least 1")
+    check_batch_size(arguments.batch_size)
     for name in ("hop", "window"):
         seconds = getattr(arguments, name)
         if seconds is not None and not 0 < seconds < math.inf:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vcrast.cli.options import add_model_options
 from vcrast.config.registry import import_part
 
 EXTENSION = "extensions.sound_probe.command"
@@ -32,10 +33,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sounds (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the scores")
-    parser.add_argument("--batch-size", type=int, default=32, help="sounds embedded at once (default 32)")
-    parser.add_argument("--fold", help="which fold's model; the first if left out")
-    parser.add_argument("--stage", help="finetuned or pretrained; finetuned where there is one if left out")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    add_model_options(
+        parser, stages="finetuned or pretrained; finetuned where there is one if left out", at_once="sounds"
+    )
     parser.set_defaults(run=run)
 
 

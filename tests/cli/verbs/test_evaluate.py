@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from parts import make_ast
-from shipped import shipped
+from exported import RATE, make_small, write_model
 from torch import nn
 from torchmetrics.functional import accuracy as oracle_accuracy
 
 from vcrast.cli.main import main
 from vcrast.inference import load
-from vcrast.models.export import export
 
-RATE = 8000
 LABELS = ("dog", "rain", "sea waves")
 
 
@@ -25,17 +22,13 @@ def model(tmp_path_factory):
     """A run folder: fold 1 finetuned, fold 2 pretrained with a probe, fold 3 pretrained alone."""
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    common = {
-        "encoder": make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98),
-        "features": shipped("features/fbank", num_mel_bins=32), "labels": LABELS, "multilabel": False,
-        "sample_rate": RATE, "clip_duration_s": 1.0, "pad": "repeat", "meta": {"fold": "1"},
-    }  # fmt: skip
+    common = {"encoder": make_small(), "labels": LABELS, "pad": "repeat", "meta": {"fold": "1"}}
     head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 3))
     nn.init.normal_(head[1].weight)
-    export(run / "exported" / "fold_1" / "finetuned", head=head, **common)
+    write_model(run / "exported" / "fold_1" / "finetuned", head=head, **common)
     for fold in (2, 3):
-        export(run / "exported" / f"fold_{fold}" / "pretrained", head=None, **common)
-    export(run / "exported" / "fold_2" / "probe", head=nn.Linear(16, 3), **common)
+        write_model(run / "exported" / f"fold_{fold}" / "pretrained", **common)
+    write_model(run / "exported" / "fold_2" / "probe", head=nn.Linear(16, 3), **common)
     return run
 
 

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from parts import make_ast
-from shipped import shipped
+from exported import RATE, make_small, write_model
 from torch import nn
 
 from vcrast.cli import files
@@ -26,9 +25,6 @@ from vcrast.cli.main import main
 from vcrast.cli.progress import Progress
 from vcrast.data import download
 from vcrast.inference import Model, load
-from vcrast.models.export import export
-
-RATE = 8000
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +32,11 @@ def trained(tmp_path_factory):
     """A run folder: one fold, pretrained and finetuned on three classes of 1 s at 8 kHz; `several`: also of any."""
     run = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    common = {
-        "features": shipped("features/fbank", num_mel_bins=32), "sample_rate": RATE, "clip_duration_s": 1.0,
-        "pad": "silence", "meta": {}, "labels": ("dog", "rain", "sea"),
-    }  # fmt: skip
-    encoder, other = (make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98) for _ in range(2))
+    encoder, other = make_small(), make_small()
     head, fold = nn.Linear(16, 3), run / "exported" / "fold_1"
-    export(fold / "finetuned", encoder=encoder, head=head, multilabel=False, **common)
-    export(fold / "pretrained", encoder=other, head=None, multilabel=False, **common)
-    export(run / "several", encoder=encoder, head=head, multilabel=True, **common)
+    write_model(fold / "finetuned", encoder=encoder, head=head)
+    write_model(fold / "pretrained", encoder=other)
+    write_model(run / "several", encoder=encoder, head=head, multilabel=True)
     return run
 
 

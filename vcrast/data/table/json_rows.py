@@ -49,10 +49,7 @@ def _lines(text: str, faults: list[str]) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             faults.append(f"line {line}: not JSON ({error.msg})")
             continue
-        if isinstance(cells, dict):
-            yield Row(line, cells)
-        else:
-            faults.append(f"line {line}: not a JSON object, one of which stands on every line")
+        yield from _row(line, cells, faults, where="one of which stands on every line")
 
 
 def _array(text: str, place: int, faults: list[str]) -> Iterator[Row]:
@@ -72,10 +69,14 @@ def _array(text: str, place: int, faults: list[str]) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             faults.append(f"line {error.lineno}: not JSON ({error.msg})")
             return
-        if isinstance(cells, dict):
-            yield Row(line, cells)
-        else:
-            faults.append(f"line {line}: not a JSON object, of which the array is made")
+        yield from _row(line, cells, faults, where="of which the array is made")
+
+
+def _row(line: int, cells: Any, faults: list[str], *, where: str) -> Iterator[Row]:
+    if isinstance(cells, dict):
+        yield Row(line, cells)
+    else:
+        faults.append(f"line {line}: not a JSON object, {where}")
 
 
 def _object(path: Path, whole: dict[str, Any]) -> list[Row]:
