@@ -178,6 +178,12 @@ def test_one_class_is_said(opened, tmp_path):
     )
 
 
+def test_spellings_of_one_class_are_named(opened):
+    corpus = opened(*files("dog bark", count=5), *files("Dog_bark", count=6), *files("rain", count=5))
+    assert corpus.classes == ("Dog_bark", "dog bark", "rain")
+    assert "nearly equal labels are different classes: 'Dog_bark' (6 files) and 'dog bark' (5 files)" in corpus.notes
+
+
 @pytest.mark.usefixtures("no_ffmpeg")
 def test_classes_that_lose_all_their_files_are_named(opened):
     corpus = opened(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.audio import sound_suffixes
+from vcrast.data.class_names import near_equal
 from vcrast.data.clip import Clip, Corpus, fold_names
 from vcrast.data.copies import copies_across, find_copies
 from vcrast.data.folding import deal
@@ -52,6 +53,8 @@ def folder(data: DataConfig) -> Corpus:
     if others := listing.others():
         log.info("data=folder: %s", others)
     classes = tuple(sorted({place.label for place in layout.places} - {""}))
+    sizes = Counter(place.label for place in layout.places if place.label)
+    notes += near_equal({name: f"{size} file{'s' * (size > 1)}" for name, size in sizes.items()})
     number = {name: index for index, name in enumerate(classes)}
     # Without classes there is nothing to test, so folds would only keep clips from pretraining.
     made = classes and not layout.splits

@@ -11,11 +11,12 @@ from typing import Any
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
+from vcrast.data.class_names import near_equal
 from vcrast.data.clip import Clip, Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import existing_folder, refuse_settings
 from vcrast.data.table.folds import odd_folds, read_folds, splits_of_paths
-from vcrast.data.table.labels import near_equal, read_labels
+from vcrast.data.table.labels import read_labels, told_classes
 from vcrast.data.table.merge import merge_rows
 from vcrast.data.table.paths import find_paths, folder_of_paths
 from vcrast.data.table.read import read_table
@@ -65,7 +66,7 @@ def manifest(data: DataConfig) -> Corpus:
     merged = merge_rows(clips, asked=options["merge_rows"], faults=faults)
     _stop(table)
     lines = [_roles_line(table, roles), *table.notes, *doubts, *labels.said, *labels.doubts, *fold_lines, *found.said]
-    lines += [line for line in (merged.said, odd_folds(folds)) if line] + near_equal(rows, labels.names)
+    lines += [line for line in (merged.said, odd_folds(folds)) if line] + near_equal(told_classes(rows, labels.names))
     several = labels.multilabel or bool(merged.said)
     return Corpus("manifest", merged.clips, classes, several, fold_names(merged.clips), notes=tuple(lines))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -106,24 +105,15 @@ def find_separator(
     return None, None
 
 
-def near_equal(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> list[str]:
-    """Name the classes that differ only in case, spaces, underscores or hyphens, with their rows."""
+def told_classes(rows: Sequence[Row], labels: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return for each class how many rows have it, and the first."""
     counts: Counter[str] = Counter()
     first: dict[str, Row] = {}
     for row, names in zip(rows, labels, strict=True):
         for name in names:
             counts[name] += 1
             first.setdefault(name, row)
-    alike: dict[str, list[str]] = {}
-    for name in counts:
-        key = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
-        alike.setdefault(re.sub(r"^(\d+)\.0+$", r"\1", key) or name, []).append(name)
-    return [
-        "nearly equal labels are different classes: "
-        + " and ".join(f"{name!r} ({_rows(counts[name])}, first {first[name].where})" for name in sorted(group))
-        for group in alike.values()
-        if len(group) > 1
-    ]
+    return {name: f"{_rows(count)}, first {first[name].where}" for name, count in counts.items()}
 
 
 def _rows(count: int) -> str:
