@@ -1,9 +1,11 @@
-"""Fixtures of the tests on data: tables beside sound files, a machine without ffmpeg."""
+"""Fixtures of the tests on data: tables beside sound files, a server, a machine without ffmpeg."""
 
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from file_server import Server
 from sound_files import noise, settings, write
 
 from vcrast.data import ffmpeg
@@ -56,3 +58,14 @@ def listed(tmp_path):
 def no_ffmpeg(monkeypatch):
     """As on a machine where nothing decodes m4a."""
     monkeypatch.setattr(ffmpeg, "decoder", lambda: None)
+
+
+@pytest.fixture
+def server():
+    """A server on localhost whose content and faults the test sets."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

@@ -1,71 +1,11 @@
 import io
-import stat
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from file_server import CONTENT
 
-from vcrast.data.download import fetch, unpack
+from vcrast.data.download import fetch
 from vcrast.data.sources.esc50_download import content_fault, download_esc50
-
-CONTENT = bytes(range(256)) * 4000
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content`; its faults are set by the test."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.etag = CONTENT, '"one"'
-        self.cut_after = None  # bytes per answer, then the connection ends
-        self.ranges = self.length = True
-        self.codes = []  # answers to give before anything else
-        self.seen = []  # the Range header of every request
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/a.zip"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        server = self.server
-        wanted = self.headers.get("Range")
-        server.seen.append(wanted)
-        if server.codes:
-            self.send_error(server.codes.pop(0))
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
-        if self.headers.get("If-Range") not in (None, server.etag):
-            start = 0
-        if start >= len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        if server.length:
-            self.send_header("Content-Length", str(len(body)))
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        self.end_headers()
-        self.wfile.write(body[: server.cut_after])
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server():
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def get(server, path, **options):
@@ -156,103 +96,7 @@ def test_nobody_listens_and_wrong_address(server, tmp_path):
         fetch("file:///etc/passwd", tmp_path / "a.zip")
 
 
-# --- archives
-
-
-def archive(path, entries):
-    """A zip of (name or ZipInfo, bytes)."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in entries:
-            file.writestr(name, data)
-    return path
-
-
-def special(name, kind):
-    entry = zipfile.ZipInfo(name)
-    entry.create_system = 3
-    entry.external_attr = (kind | 0o777) << 16
-    return entry
-
-
-def unpacked(path, tmp_path, *, max_bytes=10_000, max_files=10):
-    """The files that came out, by their path in the folder; all else below `tmp_path` must stay as it was."""
-    out = tmp_path / "out"
-    before = set(tmp_path.rglob("*"))
-    unpack(path, out, max_bytes=max_bytes, max_files=max_files)
-    new = set(tmp_path.rglob("*")) - before - {out}
-    assert all(each.is_relative_to(out) and not each.is_symlink() for each in new)
-    return {str(each.relative_to(out)): each.read_bytes() for each in new if each.is_file()}
-
-
-def test_unpack(tmp_path):
-    path = archive(tmp_path / "a.zip", [("top/", b""), ("top/a.txt", b"one"), (special("top/b", stat.S_IFREG), b"two")])
-    assert unpacked(path, tmp_path) == {"top/a.txt": b"one", "top/b": b"two"}
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "../evil", "a/../../evil", "/tmp/vcrast-test-evil",
-        special("link", stat.S_IFLNK), special("pipe", stat.S_IFIFO), special("disk", stat.S_IFBLK),
-    ],
-    ids=lambda value: getattr(value, "filename", value),
-)  # fmt: skip
-def test_malicious_entries_become_plain_files_inside_the_folder(tmp_path, entry):
-    found = unpacked(archive(tmp_path / "a.zip", [("good.txt", b"good"), (entry, b"/etc/passwd")]), tmp_path)
-    assert sorted(found.values()) == [b"/etc/passwd", b"good"]
-    assert not Path("/tmp/vcrast-test-evil").exists()
-
-
-def test_bombs(tmp_path):
-    with pytest.raises(ValueError, match="unpacks to 20000 bytes in 1 entries, at most 10000 in 10"):
-        unpacked(archive(tmp_path / "a.zip", [("a", bytes(20_000))]), tmp_path)
-    with pytest.raises(ValueError, match="0 bytes in 11 entries"):
-        unpacked(archive(tmp_path / "b.zip", [(f"{i}", b"") for i in range(11)]), tmp_path)
-    assert not (tmp_path / "out").exists()
-
-
-def test_bomb_that_lies_about_its_size(tmp_path):
-    data = archive(tmp_path / "a.zip", [("a", bytes(2_000_000))]).read_bytes()
-    size = (2_000_000).to_bytes(4, "little")
-    assert data.count(size) == 2
-    (tmp_path / "a.zip").write_bytes(data.replace(size, (100).to_bytes(4, "little")))
-    with pytest.raises(ValueError, match="damaged zip"):
-        unpacked(tmp_path / "a.zip", tmp_path)
-    assert sum(path.stat().st_size for path in (tmp_path / "out").rglob("*")) <= 10_000
-
-
-def test_encrypted_zip(tmp_path):
-    data = bytearray(archive(tmp_path / "a.zip", [("a.txt", b"x")]).read_bytes())
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # local and central header: flags
-        data[data.index(signature) + offset] |= 1
-    (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.zip: damaged zip file \(.*encrypted"):
-        unpacked(tmp_path / "a.zip", tmp_path)
-
-
-def test_damaged_zip(tmp_path):
-    path = archive(tmp_path / "a.zip", [("a.bin", bytes(range(256)) * 4)])
-    data = bytearray(path.read_bytes())
-    data[60] ^= 0xFF
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match="damaged zip"):
-        unpacked(path, tmp_path)
-    path.write_bytes(b"<html>not found</html>")
-    with pytest.raises(ValueError, match="damaged zip"):
-        unpacked(path, tmp_path)
-
-
-def test_a_method_of_compression_that_python_lacks_is_one_line(tmp_path):
-    path = archive(tmp_path / "a.zip", [("a.txt", b"x")])
-    data = bytearray(path.read_bytes())
-    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # local and central header: method, 2 bytes
-        data[data.index(signature) + offset] = 97  # WavPack
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"a\.zip: damaged zip file \(.*compression"):
-        unpacked(path, tmp_path)
-
-
-# --- ESC-50
+# ESC-50
 
 
 def esc50_zip(*, clips=2000, empty=()):

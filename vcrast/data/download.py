@@ -1,4 +1,4 @@
-"""Fetch a file over HTTP (resume, retry, check the size) and unpack a zip within limits."""
+"""Fetch a file over HTTP: resume, retry, check the size."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -69,37 +67,6 @@ def fetch(
             wait_s = pause_s * 2 ** (failed - 1)
             log.info("download: %s; trying again in %.0f s", reason, wait_s)
             time.sleep(wait_s)
-
-
-def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
-    """Extract a zip that came over the network into `folder`.
-
-    `zipfile` keeps every entry inside the folder (absolute names and `..` are cut), makes a plain file of a link, and
-    reads no more bytes than an entry declares.
-
-    Args:
-        archive: a zip file.
-        folder: where to; made if need be.
-        max_bytes: that all files together may unpack to.
-        max_files: entries that it may have.
-
-    Raises:
-        ValueError: not a zip, damaged, encrypted, or larger than expected.
-        OSError: the disk is full.
-    """
-    try:
-        with zipfile.ZipFile(archive) as source:
-            entries = source.infolist()
-            size = sum(entry.file_size for entry in entries)
-            if size > max_bytes or len(entries) > max_files:
-                raise ValueError(
-                    f"{archive}: unpacks to {size} bytes in {len(entries)} entries, "
-                    f"at most {max_bytes} in {max_files} are expected"
-                )
-            source.extractall(folder)
-    # RuntimeError: encrypted, or a method of compression that Python lacks.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise ValueError(f"{archive}: damaged zip file ({error})") from None
 
 
 def _retry_reason(url: str, error: Exception) -> str:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from vcrast.config.registry import DOWNLOADS
-from vcrast.data.download import fetch, unpack
+from vcrast.data.archive import Archive, install
 from vcrast.data.sources.esc50 import ARCHIVE_FOLDER, DEFAULT_ROOT, META, read_rows
 
 log = logging.getLogger(__name__)
 
 URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
 NUM_CLIPS, NUM_FOLDS = 2000, 5
-MAX_BYTES, MAX_FILES = 2_000_000_000, 5000  # the real one: about 880 MB in about 2020 entries
 
 
 @DOWNLOADS.register("esc50")
@@ -45,41 +43,9 @@ def download_esc50(root: Path | None = None, *, url: str = URL, pause_s: float =
         if (folder / META).is_file() and not content_fault(folder):
             log.info("ESC-50 is already in %s", folder)
             return folder
-    archive = root / "esc50.zip"
-    resumed = archive.with_name(archive.name + ".part").exists()
-    if not archive.exists():
-        log.info("download: %s", url)
-        fetch(url, archive, pause_s=pause_s)
-    try:
-        folder = _install(archive, root)
-    except ValueError as error:
-        archive.unlink()
-        if not resumed:
-            raise
-        # A server without version marks may have changed the file between the two parts.
-        log.warning("%s; the download was resumed from a part, fetching it anew", error)
-        folder = _install(fetch(url, archive, pause_s=pause_s), root)
-    archive.unlink()
+    folder = install(replace(ARCHIVE, url=url), root, pause_s=pause_s)
     log.info("ESC-50: %d clips in %s", NUM_CLIPS, folder)
     return folder
-
-
-def _install(archive: Path, root: Path) -> Path:
-    """Unpack aside, check, and rename: a half-unpacked folder never has the final name."""
-    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
-    try:
-        unpack(archive, aside, max_bytes=MAX_BYTES, max_files=MAX_FILES)
-        found = [folder for folder in (aside, *sorted(aside.iterdir())) if (folder / META).is_file()]
-        fault = content_fault(found[0]) if found else f"no {META}"
-        if fault:
-            raise ValueError(f"{archive}: this is not ESC-50: {fault}; check --url")
-        final = root / ARCHIVE_FOLDER
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(found[0], final)
-        return final
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def content_fault(folder: Path) -> str:
@@ -97,3 +63,7 @@ def content_fault(folder: Path) -> str:
         if not os.path.isfile(row.path) or not os.path.getsize(row.path):
             return f"{row.path} is missing or empty"
     return ""
+
+
+# The real archive unpacks to about 880 MB in about 2020 entries.
+ARCHIVE = Archive(URL, "esc50.zip", ARCHIVE_FOLDER, max_bytes=2_000_000_000, max_files=5000, fault=content_fault)

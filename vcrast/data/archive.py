@@ -1,0 +1,169 @@
+"""Fetch a dataset's archive, unpack it within limits, check its content."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcrast.data.download import fetch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A dataset as its publisher packs it.
+
+    Attributes:
+        url: http or https.
+        name: of the file while it is here.
+        folder: of the unpacked dataset, below the root.
+        max_bytes: that it may unpack to.
+        max_files: entries that it may have.
+        fault: says what is missing in an unpacked folder, or "".
+        sha256: of the file; None where a server packs it anew for each request.
+    """
+
+    url: str
+    name: str
+    folder: str
+    max_bytes: int
+    max_files: int
+    fault: Callable[[Path], str]
+    sha256: str | None = None
+
+
+def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
+    """Put a dataset below `root`; a broken download is continued, and a half-unpacked folder never has its final name.
+
+    Args:
+        archive: what to fetch.
+        root: the folder; made if need be.
+        pause_s: before a failed transfer is repeated.
+
+    Returns:
+        `root`/`archive.folder`.
+
+    Raises:
+        ConnectionError: see `fetch`.
+        ValueError: the archive is damaged, or something else; it is deleted, so that the next call fetches anew.
+        OSError: the disk is full.
+    """
+    path = root / archive.name
+    resumed = path.with_name(path.name + ".part").exists()
+    if not path.exists():
+        log.info("download: %s", archive.url)
+        fetch(archive.url, path, pause_s=pause_s)
+    try:
+        folder = _unpacked(archive, path, root)
+    except ValueError as error:
+        path.unlink()
+        if not resumed:
+            raise
+        # A server without version marks may have changed the file between the two parts.
+        log.warning("%s; the download was resumed from a part, fetching it anew", error)
+        folder = _unpacked(archive, fetch(archive.url, path, pause_s=pause_s), root)
+    path.unlink()
+    return folder
+
+
+def _unpacked(archive: Archive, path: Path, root: Path) -> Path:
+    """Check, unpack aside, check again, rename."""
+    if archive.sha256 is not None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != archive.sha256:
+            raise ValueError(f"{path}: sha256 {found[:12]}, expected {archive.sha256[:12]}; check --url")
+    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
+    try:
+        unpack(path, aside, max_bytes=archive.max_bytes, max_files=archive.max_files)
+        folders = [aside, *sorted(place for place in aside.iterdir() if place.is_dir())]
+        faults = {folder: archive.fault(folder) for folder in folders}
+        good = next((folder for folder, fault in faults.items() if not fault), None)
+        if good is None:
+            told = faults[folders[1] if len(folders) == 2 else aside].replace(f"{aside}/", "")
+            raise ValueError(f"{path}: is not {archive.folder}: {told}; check --url")
+        final = root / archive.folder
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(good, final)
+        final.chmod(0o755)  # mkdtemp's own is for its user alone
+        return final
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
+    """Extract a zip or tar that came over the network into `folder`.
+
+    Every entry ends up inside the folder: `zipfile` cuts absolute names and `..` and makes plain files of links,
+    `tarfile`'s filter `data` refuses entries that lead outside, and devices. No more bytes are read than entries
+    declare.
+
+    Args:
+        archive: a zip file, or a tar in any compression.
+        folder: where to; made if need be.
+        max_bytes: that all files together may unpack to.
+        max_files: entries that it may have.
+
+    Raises:
+        ValueError: neither, damaged, encrypted, dangerous, or larger than expected.
+        OSError: the disk is full.
+    """
+    if zipfile.is_zipfile(archive) or archive.suffix == ".zip":
+        _unzip(archive, folder, max_bytes, max_files)
+    else:
+        _untar(archive, folder, max_bytes, max_files)
+
+
+def _unzip(archive: Path, folder: Path, max_bytes: int, max_files: int) -> None:
+    try:
+        with zipfile.ZipFile(archive) as source:
+            entries = source.infolist()
+            _check_size(archive, sum(entry.file_size for entry in entries), len(entries), max_bytes, max_files)
+            source.extractall(folder)
+    # RuntimeError: encrypted, or a method of compression that Python lacks.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise ValueError(f"{archive}: damaged zip file ({error})") from None
+
+
+def _untar(archive: Path, folder: Path, max_bytes: int, max_files: int) -> None:
+    """Extract in one pass: listing a compressed tar first would read it twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = 0
+
+    def checked(source: Any) -> Any:
+        nonlocal size
+        for count, entry in enumerate(source, start=1):
+            size += entry.size
+            _check_size(archive, size, count, max_bytes, max_files)
+            yield entry
+
+    try:
+        with tarfile.open(archive, "r:*") as source:
+            source.extractall(folder, members=checked(source), filter="data")
+            while source.fileobj is not None and source.fileobj.read(1 << 20):
+                pass  # the checksum of a compressed file stands at its end
+    except tarfile.FilterError as error:
+        raise ValueError(f"{archive}: a dangerous entry ({error})") from None
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{archive}: damaged tar file ({error})") from None
+
+
+def _check_size(archive: Path, size: int, count: int, max_bytes: int, max_files: int) -> None:
+    if size > max_bytes or count > max_files:
+        raise ValueError(
+            f"{archive}: unpacks to {size} bytes in {count} entries, at most {max_bytes} in {max_files} are expected"
+        )
