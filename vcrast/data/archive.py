@@ -33,7 +33,7 @@ class Archive:
         max_bytes: that it may unpack to.
         max_files: entries that it may have.
         fault: says what is missing in an unpacked folder, or "".
-        sha256: of the file; None where a server packs it anew for each request.
+        checksum: of the file, as `sha256:...` or `md5:...`; None where a server packs it anew for each request.
     """
 
     url: str
@@ -42,7 +42,7 @@ class Archive:
     max_bytes: int
     max_files: int
     fault: Callable[[Path], str]
-    sha256: str | None = None
+    checksum: str | None = None
 
 
 def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
@@ -81,11 +81,12 @@ def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
 
 def _unpacked(archive: Archive, path: Path, root: Path) -> Path:
     """Check, unpack aside, check again, rename."""
-    if archive.sha256 is not None:
+    if archive.checksum is not None:
+        method, _, expected = archive.checksum.partition(":")
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != archive.sha256:
-            raise ValueError(f"{path}: sha256 {found[:12]}, expected {archive.sha256[:12]}; check --url")
+            found = hashlib.file_digest(file, method).hexdigest()
+        if found != expected:
+            raise ValueError(f"{path}: {method} {found[:12]}, expected {expected[:12]}; check --url")
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
     try:
         unpack(path, aside, max_bytes=archive.max_bytes, max_files=archive.max_files)

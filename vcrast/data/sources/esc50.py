@@ -5,7 +5,6 @@ Source: Piczak 2015, "ESC: Dataset for environmental sound classification", doi:
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +12,8 @@ from typing import NamedTuple
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.clip import Clip, Corpus, fold_names
-from vcrast.data.preflight import fault_list
-from vcrast.data.settings import refuse_settings
+from vcrast.data.metadata import read_metadata
+from vcrast.data.settings import published_folder, refuse_settings
 
 DEFAULT_ROOT = Path("data") / "esc50"
 META = Path("meta") / "esc50.csv"
@@ -60,13 +59,8 @@ def corpus(name: str, rows: list[MetaRow]) -> Corpus:
 
 
 def find_root(data: DataConfig) -> Path:
-    """Find the folder with `meta/esc50.csv`: `data.root`, `ESC-50-master` in it, or the download's place."""
-    start = DEFAULT_ROOT if data.root is None else Path(data.root).expanduser()
-    for root in (start, start / ARCHIVE_FOLDER):
-        if (root / META).is_file():
-            return root
-    looked = f"data.root is not set and {start} has no" if data.root is None else f"data.root={data.root} has no"
-    raise FileNotFoundError(f"{data.name}: {looked} {META}; run `vcrast data download esc50` or set data.root=FOLDER")
+    """Find the folder with `meta/esc50.csv`, see `published_folder`."""
+    return published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, [META], download="esc50")
 
 
 def read_rows(root: Path) -> list[MetaRow]:
@@ -76,26 +70,10 @@ def read_rows(root: Path) -> list[MetaRow]:
         ValueError: a column is missing, or cells cannot be read; lists the first 20 with their lines.
     """
     there = {path.stem: path for path in sorted((root / "audio").glob("*.*")) if not path.name.startswith(".")}
-    rows: list[MetaRow] = []
-    faults: list[str] = []
-    with open(root / META, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{root / META}: no column {missing[0]!r}; it has {', '.join(reader.fieldnames or ())}")
-        for cells in reader:
-            try:
-                rows.append(_row(cells, reader.line_num, root, there.get))
-            except ValueError as error:
-                faults.append(f"line {reader.line_num}: {error}")
-    if faults or not rows:
-        raise ValueError(f"{root / META}: {len(rows)} rows, {len(faults)} faults{fault_list(faults)}")
-    return rows
+    return read_metadata(root / META, COLUMNS, lambda cells, line: _row(cells, line, root, there.get))
 
 
 def _row(cells: dict[str, str], line: int, root: Path, find: Callable[[str], Path | None]) -> MetaRow:
-    if any(not cells[column] for column in COLUMNS):
-        raise ValueError("a cell is empty")
     if not (cells["fold"].isdecimal() and cells["target"].isdecimal()):
         raise ValueError(f"fold {cells['fold']!r} and target {cells['target']!r} must be whole numbers")
     named = root / "audio" / cells["filename"]

@@ -14,7 +14,7 @@ from vcrast.config.schema import DataConfig
 from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
 from vcrast.data.layout import NOISE
 from vcrast.data.listing import find_sounds, in_short
-from vcrast.data.settings import refuse_settings
+from vcrast.data.settings import published_folder, refuse_settings
 from vcrast.data.split_lists import SplitLists, read_split_lists
 
 log = logging.getLogger(__name__)
@@ -61,15 +61,8 @@ def speechcommands(data: DataConfig) -> Corpus:
 
 
 def find_root(data: DataConfig) -> Path:
-    """Find the folder with the lists: `data.root`, `speech_commands_v0.02` in it, or the download's place."""
-    start = DEFAULT_ROOT if data.root is None else Path(data.root).expanduser()
-    for root in (start, start / ARCHIVE_FOLDER):
-        if all((root / name).is_file() for name in LISTS):
-            return root
-    looked = f"data.root is not set and {start} has no" if data.root is None else f"data.root={data.root} has no"
-    raise FileNotFoundError(
-        f"{data.name}: {looked} {LISTS[0]}; run `vcrast data download speechcommands` or set data.root=FOLDER"
-    )
+    """Find the folder with the lists, see `published_folder`."""
+    return published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, LISTS)
 
 
 def read_lists(root: Path) -> SplitLists:

@@ -13,20 +13,17 @@ from vcrast.data.sources.speechcommands import ARCHIVE_FOLDER, DEFAULT_ROOT, LIS
 log = logging.getLogger(__name__)
 
 URL = "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
-SHA256 = "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
+CHECKSUM = "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
 NUM_CLIPS = 105_829
 
 
 @DOWNLOADS.register("speechcommands")
-def download_speechcommands(
-    root: Path | None = None, *, url: str = URL, sha256: str | None = None, pause_s: float = 1.0
-) -> Path:
+def download_speechcommands(root: Path | None = None, *, url: str = URL, pause_s: float = 1.0) -> Path:
     """Put Speech Commands V2 (2.4 GB to fetch, 3.8 GB unpacked, CC BY 4.0) into `root`, unless it is there.
 
     Args:
         root: default data/speechcommands.
-        url: of the archive, for mirrors.
-        sha256: of the archive; None is that of version 0.02 for the usual address, and for a mirror none.
+        url: of the archive, for mirrors, whose content is checked and not their checksum.
         pause_s: before a failed transfer is repeated.
 
     Returns:
@@ -42,8 +39,8 @@ def download_speechcommands(
         if not content_fault(folder):
             log.info("Speech Commands is already in %s", folder)
             return folder
-    expected = SHA256 if sha256 is None and url == URL else sha256
-    folder = install(replace(ARCHIVE, url=url, sha256=expected), root, pause_s=pause_s)
+    archive = replace(ARCHIVE, url=url, checksum=CHECKSUM if url == URL else None)
+    folder = install(archive, root, pause_s=pause_s)
     log.info("Speech Commands V2 (CC BY 4.0) is in %s", folder)
     return folder
 
