@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import shlex
 from pathlib import Path
@@ -23,7 +24,10 @@ def add_parser(subparsers: Any) -> None:
     download = verbs.add_parser("download", help="fetch a dataset and check it")
     download.add_argument("name", nargs="?", metavar="NAME", help="a dataset; left out: list those that can be fetched")
     download.add_argument("--root", type=Path, default=None, metavar="DIR", help="where to put it (default: data/NAME)")
-    download.add_argument("--url", default=None, help="another address of the archive, or of AudioSet's folder")
+    download.add_argument("--url", default=None, help="another address of the archive, or of the folder of several")
+    download.add_argument(
+        "--part", action="append", default=[], metavar="PART", help="of LibriSpeech, such as dev-clean; may be repeated"
+    )
     download.set_defaults(run=run_download)
 
     for verb, run, text in (
@@ -44,11 +48,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run_download(args: argparse.Namespace) -> int:
-    """`vcrast data download [NAME] [--root DIR] [--url URL]`: the path of the dataset on standard output.
+    """`vcrast data download [NAME] [--root DIR] [--url URL] [--part PART]`: the path of the dataset on standard output.
 
     Raises:
         KeyError: the dataset declares no download; the message lists those that do.
-        ValueError: no such dataset, or what came is not it.
+        ValueError: no such dataset or part, or what came is not it.
         ConnectionError: the server refuses, or cannot be reached.
     """
     from vcrast.config.compose import compose
@@ -61,7 +65,10 @@ def run_download(args: argparse.Namespace) -> int:
         print("\n".join(sorted(DOWNLOADS.builders)))
         return 0
     _show_log()
-    print(DOWNLOADS.get(data.name)(args.root, **({"url": args.url} if args.url else {})))
+    fetch, given = DOWNLOADS.get(data.name), {"url": args.url, "parts": args.part}
+    if args.part and "parts" not in inspect.signature(fetch).parameters:
+        raise ValueError(f"--part {args.part[0]}: {data.name} is fetched as a whole")
+    print(fetch(args.root, **{name: value for name, value in given.items() if value}))
     return 0
 
 

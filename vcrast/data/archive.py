@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,20 +90,31 @@ def _unpacked(archive: Archive, path: Path, root: Path) -> Path:
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
     try:
         unpack(path, aside, max_bytes=archive.max_bytes, max_files=archive.max_files)
-        folders = [aside, *sorted(place for place in aside.iterdir() if place.is_dir())]
-        faults = {folder: archive.fault(folder) for folder in folders}
-        good = next((folder for folder, fault in faults.items() if not fault), None)
-        if good is None:
-            told = faults[folders[1] if len(folders) == 2 else aside].replace(f"{aside}/", "")
-            raise ValueError(f"{path}: is not {archive.folder}: {told}; check --url")
-        final = root / archive.folder
+        final, told = root / archive.folder, ""
+        for good in _folders(aside):
+            if not (fault := archive.fault(good)):
+                break
+            told = fault if good.name == final.name or not told else told
+        else:
+            raise ValueError(f"{path}: is not {archive.folder}: {told.replace(f'{aside}/', '')}; check --url")
         if final.exists():
             shutil.rmtree(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
         os.replace(good, final)
         final.chmod(0o755)  # mkdtemp's own is for its user alone
         return final
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _folders(aside: Path) -> Iterator[Path]:
+    """Yield where the dataset may be: the deepest folder that holds all of the archive, those in it, and itself."""
+    top = aside
+    while len(inside := [place for place in sorted(top.iterdir()) if place.is_dir()]) == 1:
+        top = inside[0]
+        yield top
+    yield from inside
+    yield aside
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
