@@ -63,7 +63,7 @@ def finetune(job: Job) -> dict[str, Any]:
     batches = training_batches(
         job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
         num_steps=stage.num_steps, num_workers=job.config.data.num_workers, device=job.device, rank=rank(),
-        world_size=world_size(), chances=sampling_chances(job.train.clips, options.sampling),
+        world_size=world_size(), chances=sampling_chances(job.train.clips, options.sampling), patience=job.patience,
     )  # fmt: skip
     train(stage, batches)
     return finish(job, stage, objective)

@@ -29,7 +29,7 @@ from vcrast.models.pretrained import check_checkpoint
 from vcrast.pretrain import pretrain
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.environment import redact_arguments, write_environment
-from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.lock import RunLock
 from vcrast.runs.log import MetricLog
@@ -37,7 +37,6 @@ from vcrast.runs.messages import setup_logging
 from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.resume import Before, FoldPlan, check_clips, clear, notes_of, plan_folds, said_of
-from vcrast.runs.stage import Interrupted
 from vcrast.runs.summary import Summary
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
@@ -78,8 +77,9 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
         before, is_new = what_is_there(config, folder, summary), not holds_work(folder)
         if is_new and is_rank_zero():
             keep_settings(config, overrides, folder)
-        clips = same_clips(config, corpus, folds, summary)
-        opened = open_folds(config, corpus, folds)
+        with interrupt.at_once("while the data was prepared"):
+            clips = same_clips(config, corpus, folds, summary)
+            opened = open_folds(config, corpus, folds)
         plans = plan_folds(config, before, clips=clips, sizes=opened.sizes)
         if not is_new and is_rank_zero():  # not before: what is refused must not become the run's settings
             keep_settings(config, overrides, folder)
@@ -199,7 +199,7 @@ def jobs(
         log.warning("precision=%s: this processor only emulates it, many times slower than fp32", precision)
     known: Known | None = {} if len(opened.parts) > 1 else None
     for fold, part in opened.parts.items():
-        with rank_zero_first():
+        with interrupt.at_once("while the data was prepared"), rank_zero_first():
             mean, std = opened.data.statistics(part.train, raw_fbank(config), settings=config.features)
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,

@@ -20,13 +20,14 @@ def train(stage: Stage, batches: Iterator[Batch]) -> None:
 
     Raises:
         Interrupted: a signal asked the run to stop; everything is saved.
+        NoBatchError: no batch comes; see `Stage.next_batch`.
         FloatingPointError: too many steps in a row were not finite.
     """
     engine, objective, schedule = stage.engine, stage.objective, stage.schedule
     with stage.progress:
         for step in range(stage.first, stage.num_steps):
             stage.begin_step()
-            batch = next(batches)  # wav (b, S), on the device
+            batch = stage.next_batch(batches, step)  # wav (b, S), on the device
             stage.data_ready()
             outcome = exact_backward(engine, objective, batch, stage.draws(step), stage.split)
             stepped = engine.step(lr=schedule.lr(step))  # clip, update, zero the gradients

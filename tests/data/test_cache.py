@@ -2,6 +2,9 @@ import json
 import logging
 import os
 import pickle
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -236,19 +239,48 @@ def test_two_builds_at_once(program, tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".i16", ".json"]
 
 
-def test_killed_build_leaves_no_half_cache(program, tmp_path):
-    slow = "import time; import vcrast.data.cache as c; r = c.read_scaled; "
-    slow += "c.read_scaled = lambda *a, **k: (time.sleep(0.2), r(*a, **k))[1]"
-    process = program(0, slow)
+SLOWLY = """
+    import time, vcrast.data.cache as c, vcrast.data.partial as p
+    read, p.FLUSH_S = c.read_scaled, 0.0
+    c.read_scaled = lambda *a, **k: (time.sleep(0.05), read(*a, **k))[1]
+"""
+
+
+def lines_there(folder):
+    return sum(len(path.read_text().split("\n")) - 2 for path in folder.glob(".*.jsonl"))
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "ended"])
+def test_a_stopped_build_leaves_no_half_cache_and_the_next_goes_on(program, tmp_path, end):
+    process = program(0, SLOWLY)
     deadline = time.monotonic() + 30
-    while not list((tmp_path / "cache").glob("*.tmp")):
+    while (done := lines_there(tmp_path / "cache")) < 5:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(end)
+    process.communicate()
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".jsonl", ".part"]
+    out, err = program(0, "import logging; logging.basicConfig(level='INFO')").communicate()
+    assert out.strip() == "160000", err
+    going_on = re.search(r"decoding 40 clips into .*, going on after (\d+)\n", err)
+    assert done <= int(going_on[1]) < 40
+    (built,) = (tmp_path / "cache").glob("*.i16")
+    content = built.read_bytes()
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".i16", ".json"]
+    shutil.rmtree(tmp_path / "cache")
+    program(2).communicate()
+    assert built.read_bytes() == content
+
+
+def test_two_builds_at_once_one_of_them_going_on(program, tmp_path):
+    process = program(0, SLOWLY)
+    while lines_there(tmp_path / "cache") < 5:
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".tmp"]
-    out, err = program(0).communicate()
-    assert out.strip() == "160000", err
+    for each in [program(0, SLOWLY), program(0, SLOWLY)]:
+        out, err = each.communicate()
+        assert out.strip() == "160000", err
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".i16", ".json"]
 
 
@@ -269,7 +301,7 @@ def test_killed_decoder_is_explained(program, tmp_path):
     before = "import lethal; audio.READERS['die'] = lethal.die; clips += [Clip('die://1', ())]"
     out, err = program(1, before).communicate()
     assert "RuntimeError: data cache: a decoding process was killed" in err, out
-    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == []
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".jsonl", ".part"]
 
 
 def test_progress_is_logged(clips, tmp_path, caplog, monkeypatch):

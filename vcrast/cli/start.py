@@ -11,7 +11,7 @@ from vcrast.cli.dry_run import rehearse
 from vcrast.config.compose import to_dict
 from vcrast.config.resume import resolve
 from vcrast.run import run
-from vcrast.runs.stage import Interrupted
+from vcrast.runs.interrupt import Interrupted
 from vcrast.training.device import resolve_device
 from vcrast.training.dist import broadcast_object, process_group, torchrun_rank
 

@@ -63,6 +63,7 @@ class DataConfig:
     cache: bool = field(metadata=FREE)
     cache_dir: str | None = field(metadata=FREE)
     num_workers: int | None = field(metadata=FREE)
+    timeout_s: float | None = field(metadata=FREE)
     max_bad_fraction: float
     keep_silent: bool
     path: str | None = field(metadata=FREE)

@@ -3,7 +3,8 @@
 A cache is `<key>.json` (index) and `<key>-<content>.i16` (samples). The key covers the sample rate and every clip's
 path, stretch and file size; the index holds modification times and content hashes, so that a file that was only
 touched or copied again is not decoded again and one that changed is. Both files are written aside and renamed, samples
-first: a build killed at any moment leaves no half cache, and two builds at once write the same files.
+first: a build killed at any moment leaves no half cache, the next one goes on from what it had decoded
+(`vcrast.data.partial`), and two builds at once write the same files.
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from vcrast.config.atomic import open_aside, publish, remove_abandoned
+from vcrast.config.atomic import remove_abandoned
 from vcrast.data import ffmpeg
 from vcrast.data.audio import READERS, AudioFault, is_generated, read_scaled
 from vcrast.data.clip import Clip
+from vcrast.data.partial import Decoded, Facts, Partial, open_partial, remove_stale
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
 from vcrast.data.store import SCALE, Index, WavStore
@@ -59,13 +63,7 @@ class Task(NamedTuple):
     keep_silent: bool
 
 
-class Decoded(NamedTuple):
-    """A worker's answer for one clip: 16-bit samples and their full scale, or the reason why there are none."""
-
-    samples: np.ndarray
-    content: str
-    reason: str
-    scale: float = 1.0
+Check = Callable[[Sequence[tuple[int, str]], int], None]
 
 
 def default_cache_dir() -> Path:
@@ -104,13 +102,18 @@ def open_or_build(
     path = folder / f"{key}.json"
     index = _current(path, clips, stats)
     if index is None:
-        index = _build(path, clips, stats, sample_rate, num_workers, max_bad_fraction, keep_silent, classes)
+        tasks = [
+            Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent)
+            for clip, stat in zip(clips, stats, strict=True)
+        ]
+        check = partial(_check_faults, clips=clips, max_bad_fraction=max_bad_fraction, classes=classes)
+        index = _build(path, tasks, num_workers, check)
     else:
         log.info("data cache: %d clips already decoded in %s", len(clips) - len(index.faults), folder)
-    faults = [(clips[int(i)], reason) for i, reason in index.faults.items()]
+    faults = [(int(i), reason) for i, reason in index.faults.items()]
     if faults:
-        _check_faults(faults, clips, len(clips), max_bad_fraction, classes)
-        listed = fault_list([f"{clip.where}: {reason}" for clip, reason in faults])
+        _check_faults(faults, len(clips), clips=clips, max_bad_fraction=max_bad_fraction, classes=classes)
+        listed = fault_list([f"{clips[i].where}: {reason}" for i, reason in faults])
         log.warning("data: %d of %d clips are left out%s", len(faults), len(clips), listed)
     return WavStore(path.with_name(index.data), index, clips)
 
@@ -191,44 +194,48 @@ def _decode(task: Task) -> Decoded:
     return Decoded(np.clip(np.rint(wav * SCALE), -SCALE, SCALE - 1).astype("<i2"), content, "", scale)
 
 
-def _build(
-    path: Path,
-    clips: Sequence[Clip],
-    stats: Sequence[Stat],
-    sample_rate: int,
-    num_workers: int | None,
-    max_bad_fraction: float,
-    keep_silent: bool,
-    classes: Sequence[str],
-) -> Index:
-    tasks = [
-        Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent)
-        for clip, stat in zip(clips, stats, strict=True)
-    ]
-    index = Index("", sample_rate, [c.path for c in clips], [], [stat.mtime_ns for stat in stats], [], {}, {})
-    log.info("data cache: decoding %d clips into %s", len(clips), path.parent)
+def _build(path: Path, tasks: Sequence[Task], num_workers: int | None, check: Check) -> Index:
+    digest = hashlib.blake2b(json.dumps([VERSION, *tasks]).encode(), digest_size=16).hexdigest()
+    done: Sequence[Facts] = ()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path.parent)
-        with _decoders(tasks, num_workers) as decoded, open_aside(path.with_suffix(".i16")) as file:
-            _write(file, decoded, index, clips, max_bad_fraction, classes)
-            digest = hashlib.blake2b("\n".join(index.content).encode(), digest_size=8).hexdigest()
-            index.data = f"{path.stem}-{digest}.i16"
-            publish(file, path.with_name(index.data))
+        remove_stale(path.parent)
+        with open_partial(path.with_suffix(".i16"), digest) as part:
+            done = part.facts
+            going_on = f", going on after {len(done)}" if done else ""
+            log.info("data cache: decoding %d clips into %s%s", len(tasks), path.parent, going_on)
+            with _decoders(tasks[len(done) :], num_workers) as decoded:
+                _write(part, decoded, len(tasks), check)
+            index = _index(path, tasks, done)
+            part.publish(path.with_name(index.data))
         index.write(path)
     except OSError as error:
-        raise _unwritable(error, path.parent, index, len(clips)) from None
+        raise _unwritable(error, path.parent, done, len(tasks)) from None
     return index
 
 
-def _unwritable(error: OSError, folder: Path, index: Index, total: int) -> OSError:
+def _index(path: Path, tasks: Sequence[Task], done: Sequence[Facts]) -> Index:
+    digest = hashlib.blake2b("\n".join(facts.content for facts in done).encode(), digest_size=8).hexdigest()
+    return Index(
+        data=f"{path.stem}-{digest}.i16",
+        sample_rate=tasks[0].sample_rate,
+        path=[task.path for task in tasks],
+        num_samples=[facts.num_samples for facts in done],
+        mtime_ns=[task.stat.mtime_ns for task in tasks],
+        content=[facts.content for facts in done],
+        faults={str(i): facts.reason for i, facts in enumerate(done) if facts.reason},
+        scales={str(i): facts.scale for i, facts in enumerate(done) if facts.scale != 1.0},
+    )
+
+
+def _unwritable(error: OSError, folder: Path, done: Sequence[Facts], total: int) -> OSError:
     """Make the error to raise; what a full disk lacks is extrapolated from the clips decoded so far."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         text = f"{folder}: the data cache cannot be made here ({error.strerror or error})"
         return OSError(f"{text}; set data.cache_dir or data.cache=false")
-    done = max(1, len(index.num_samples))
-    needed = 2 * sum(index.num_samples) * total // done
-    text = f"{folder}: disk full after {done} of {total} clips; the data cache needs about {needed} bytes, "
+    needed = 2 * sum(facts.num_samples for facts in done) * total // max(1, len(done))
+    text = f"{folder}: disk full after {len(done)} of {total} clips; the data cache needs about {needed} bytes, "
     text += f"{shutil.disk_usage(folder).free} are free; set data.cache_dir to another disk or data.cache=false"
     return OSError(text)
 
@@ -245,7 +252,7 @@ def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterab
         return
     pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(dict(READERS),))
     try:
-        yield pool.map(_decode, tasks, chunksize=CHUNK)
+        yield _from_pool(pool, tasks, 4 * workers)
     except BrokenProcessPool:
         raise RuntimeError(
             "data cache: a decoding process was killed, perhaps for lack of memory; set data.num_workers=1, or 0 to "
@@ -255,49 +262,57 @@ def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterab
         pool.shutdown(cancel_futures=True)
 
 
-def _write(
-    file: BinaryIO,
-    decoded: Iterable[Decoded],
-    index: Index,
+def _from_pool(pool: ProcessPoolExecutor, tasks: Sequence[Task], ahead: int) -> Iterator[Decoded]:
+    """Yield in order; at most `ahead` chunks are decoded and not yet asked for, so that memory stays bounded."""
+    coming: deque[Future[list[Decoded]]] = deque()
+    starts = iter(range(0, len(tasks), CHUNK))
+    while True:
+        for start in itertools.islice(starts, ahead - len(coming)):
+            coming.append(pool.submit(_decode_chunk, tasks[start : start + CHUNK]))
+        if not coming:
+            return
+        yield from coming.popleft().result()
+
+
+def _decode_chunk(tasks: Sequence[Task]) -> list[Decoded]:
+    return [_decode(task) for task in tasks]
+
+
+def _write(part: Partial, decoded: Iterable[Decoded], total: int, check: Check) -> None:
+    """Add the clips to those that are there already."""
+    faults = [(i, facts.reason) for i, facts in enumerate(part.facts) if facts.reason]
+    before, start = len(part.facts), time.monotonic()
+    last = start
+    for one in decoded:
+        if one.reason:
+            faults.append((len(part.facts), one.reason))
+        part.add(one)
+        if one.reason and len(faults) >= LISTED:  # enough to list; do not decode the rest of what cannot be used
+            check(faults, len(part.facts))
+        if time.monotonic() - last > PROGRESS_S:
+            last, done = time.monotonic(), len(part.facts)
+            log.info("data cache: %d of %d clips, %.0f per second", done, total, (done - before) / (last - start))
+    check(faults, total)
+
+
+def _check_faults(
+    found: Sequence[tuple[int, str]],
+    num_seen: int,
+    *,
     clips: Sequence[Clip],
     max_bad_fraction: float,
     classes: Sequence[str],
 ) -> None:
-    """Append the clips' samples to `file` and what is known of them to `index`."""
-    faults: list[tuple[Clip, str]] = []
-    start = last = time.monotonic()
-    for i, (samples, content, reason, scale) in enumerate(decoded):
-        index.num_samples.append(len(samples))
-        index.content.append(content)
-        if scale != 1.0:
-            index.scales[str(i)] = scale
-        if reason:
-            index.faults[str(i)] = reason
-            faults.append((clips[i], reason))
-            if len(faults) >= LISTED:  # enough to list; do not decode the rest of a dataset that cannot be used
-                _check_faults(faults, clips[: i + 1], len(clips), max_bad_fraction, classes)
-        file.write(samples.tobytes())
-        if time.monotonic() - last > PROGRESS_S:
-            last = time.monotonic()
-            log.info("data cache: %d of %d clips, %.0f per second", i + 1, len(clips), (i + 1) / (last - start))
-    _check_faults(faults, clips, len(clips), max_bad_fraction, classes)
-
-
-def _check_faults(
-    faults: Sequence[tuple[Clip, str]],
-    seen: Sequence[Clip],
-    total: int,
-    max_bad_fraction: float,
-    classes: Sequence[str],
-) -> None:
-    if len(faults) <= allowed_faults(total, max_bad_fraction):
+    """Raise when more clips than allowed have faults, (place, reason), among the first `num_seen`."""
+    if len(found) <= allowed_faults(len(clips), max_bad_fraction):
         return
-    silent = silent_classes(seen, faults, classes)
+    faults = [(clips[place], reason) for place, reason in found]
+    silent = silent_classes(clips[:num_seen], faults, classes)
     kept = f"; every clip of {', '.join(silent)} is silent: data.keep_silent=true keeps them" if silent else ""
     raise ValueError(
-        f"{len(faults)} of {len(seen)} clips cannot be used ({total} in all); data.max_bad_fraction="
-        f"{max_bad_fraction:g} allows {allowed_faults(total, max_bad_fraction)}: repair or remove them, or raise it"
-        f"{kept}{fault_list([f'{clip.where}: {reason}' for clip, reason in faults])}"
+        f"{len(faults)} of {num_seen} clips cannot be used ({len(clips)} in all); data.max_bad_fraction="
+        f"{max_bad_fraction:g} allows {allowed_faults(len(clips), max_bad_fraction)}: repair or remove them, or raise "
+        f"it{kept}{fault_list([f'{clip.where}: {reason}' for clip, reason in faults])}"
     )
 
 

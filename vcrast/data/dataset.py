@@ -84,6 +84,11 @@ class ClipDataset(Dataset[Example]):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def example_bytes(self) -> int:
+        """Bytes of an example: waveform, label and index."""
+        return 4 * (self.num_samples + self.num_classes) + 8
+
     def first(self, num_clips: int) -> ClipDataset:
         """Return the dataset of the first clips alone, or all if there are fewer."""
         part = copy.copy(self)

@@ -5,7 +5,8 @@ It is the same for any number of workers and ranks, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -18,10 +19,18 @@ from vcrast.data.audio import READERS, AudioFault
 from vcrast.data.dataset import CENTRE, ClipDataset, Example, position_of_window
 from vcrast.data.hashing import stable_hash
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_killed_at_end
+from vcrast.data.shared_memory import fits_shared_memory
 from vcrast.data.windows import window_starts
 
 T = TypeVar("T")
+Patience = Callable[[float], None]
+"""Called every `POLL_S` while no batch comes, with the seconds waited so far; what it raises ends the waiting."""
+POLL_S = 2.0
 Key = tuple[int, int]  # (clip index, position)
+
+
+class NoBatchError(RuntimeError):
+    """No batch comes: a worker was killed, or reading takes too long."""
 
 
 class Batch(NamedTuple):
@@ -81,6 +90,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     chances: Tensor | None = None,
+    patience: Patience | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of steps start_step, ..., num_steps - 1.
 
@@ -95,16 +105,17 @@ def training_batches(
         rank: this process reads its contiguous slice of every batch.
         world_size: number of ranks.
         chances: of each clip, see `epoch_order`; None takes each once an epoch.
+        patience: of who waits for workers; None waits for ever.
 
     Raises:
         ValueError: the batch is larger than the dataset or cannot be shared by the ranks; too many unreadable clips.
-        RuntimeError: a worker was killed.
+        NoBatchError: a worker was killed.
     """
     steps_per_epoch(len(dataset), batch_size)
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
     keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size, chances)
-    return _batches_on_device(dataset, keys, num_workers, torch.device(device))
+    return _batches_on_device(dataset, keys, num_workers, torch.device(device), patience)
 
 
 def evaluation_batches(
@@ -115,6 +126,7 @@ def evaluation_batches(
     device: torch.device | str,
     part: range | None = None,
     windows: str = "centre",
+    patience: Patience | None = None,
 ) -> Iterator[Batch]:
     """Yield every clip, in order; the last batch may be smaller.
 
@@ -128,17 +140,18 @@ def evaluation_batches(
         part: some of the clips, by their places in the dataset; None is all.
         windows: `centre`, one row a clip, its middle; `all`, one row for each window of `window_starts`: rows of equal
             `index` are one clip's, side by side, and `mean_by_clip` averages what was made of them.
+        patience: as in `training_batches`.
 
     Raises:
         ValueError: too many unreadable clips.
-        RuntimeError: a worker was killed.
+        NoBatchError: a worker was killed.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     chosen = range(len(dataset)) if part is None else part
     every = [(index, CENTRE) for index in chosen] if windows == "centre" else window_keys(dataset, chosen)
     keys = [every[start : start + batch_size] for start in range(0, len(every), batch_size)]
-    return _batches_on_device(dataset, keys, num_workers, torch.device(device))
+    return _batches_on_device(dataset, keys, num_workers, torch.device(device), patience)
 
 
 def window_keys(dataset: ClipDataset, clips: Iterable[int]) -> list[Key]:
@@ -203,10 +216,15 @@ class TrainingKeys(Sampler[list[Key]]):
 
 
 class LoadBatch(Dataset[LoadedBatch]):
-    """Dataset of whole batches, addressed by lists of keys; workers run it."""
+    """Dataset of whole batches, addressed by lists of keys; workers run it.
 
-    def __init__(self, dataset: ClipDataset) -> None:
-        self.dataset = dataset
+    Args:
+        dataset: of the clips.
+        as_arrays: hand out numpy arrays in place of tensors.
+    """
+
+    def __init__(self, dataset: ClipDataset, *, as_arrays: bool = False) -> None:
+        self.dataset, self.as_arrays = dataset, as_arrays
 
     def __getitem__(self, keys: Sequence[Key]) -> LoadedBatch:
         examples: list[Example] = []
@@ -218,7 +236,10 @@ class LoadBatch(Dataset[LoadedBatch]):
                 faults.append((key[0], fault.reason))
         # All that this process ever met: a fault found for one batch would otherwise be unknown to the main process
         # when the batch that carried it was thrown away.
-        return LoadedBatch(_stack(examples, self.dataset), faults + list(self.dataset.faults.items()))
+        batch = _stack(examples, self.dataset)
+        if self.as_arrays:  # by value through a pipe; a tensor's values go through shared memory
+            batch = Batch(*(part.numpy() for part in batch))  # type: ignore[arg-type]  # made tensors again on arrival
+        return LoadedBatch(batch, faults + list(self.dataset.faults.items()))
 
 
 def _stack(examples: Sequence[Example], dataset: ClipDataset) -> Batch:
@@ -255,49 +276,59 @@ def resolve_workers(num_workers: int | None, device: torch.device, *, cached: bo
 
 
 def _batches_on_device(
-    dataset: ClipDataset, keys: Sequence[list[Key]] | TrainingKeys, num_workers: int | None, device: torch.device
+    dataset: ClipDataset,
+    keys: Sequence[list[Key]] | TrainingKeys,
+    num_workers: int | None,
+    device: torch.device,
+    patience: Patience | None,
 ) -> Iterator[Batch]:
     workers = resolve_workers(num_workers, device, cached=dataset.store is not None)
+    rows = len(keys.mine) if isinstance(keys, TrainingKeys) else max(map(len, keys), default=0)
+    in_shared_memory = not workers or fits_shared_memory(workers, rows * dataset.example_bytes)
     loader: DataLoader[LoadedBatch] = DataLoader(
-        LoadBatch(dataset),
+        LoadBatch(dataset, as_arrays=not in_shared_memory),
         batch_size=None,
         sampler=keys,
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=device.type == "cuda",
+        timeout=POLL_S if workers else 0,
         multiprocessing_context=fork_server() if workers else None,
         worker_init_fn=partial(_start_worker, dict(READERS)) if workers else None,
         # DataLoader seeds its workers from the global generator, which a run's own numbers must not depend on.
         generator=torch.Generator(),
     )
-    return _prefetch(_from_workers(dataset, loader), device)
+    return _prefetch(_from_workers(dataset, loader, patience), device)
 
 
-def _from_workers(dataset: ClipDataset, loader: DataLoader[LoadedBatch]) -> Iterator[Batch]:
+def _from_workers(dataset: ClipDataset, loader: DataLoader[LoadedBatch], patience: Patience | None) -> Iterator[Batch]:
     """Yield the loader's batches; explain a dead worker, count faults."""
     with workers_killed_at_end(partial(iter, loader)) as loaded:
-        yield from _without_faults(dataset, loaded)
+        while (found := _next(loaded, patience)) is not None:
+            dataset.note_faults(found.faults)
+            if len(found.batch.index):
+                yield Batch(*map(torch.as_tensor, found.batch))
 
 
-def _without_faults(dataset: ClipDataset, loaded: Iterator[LoadedBatch]) -> Iterator[Batch]:
+def _next(loaded: Iterator[LoadedBatch], patience: Patience | None) -> LoadedBatch | None:
+    """Wait for a batch; None behind the last one."""
+    since = time.monotonic()
     while True:
         try:
-            batch, faults = next(loaded)
-        except StopIteration:
-            return
+            return next(loaded, None)
         except (ConnectionError, EOFError) as error:
             raise _worker_died(error) from error
         except RuntimeError as error:
             if "exited unexpectedly" in str(error) or "killed by signal" in str(error):
                 raise _worker_died(error) from error
-            raise
-        dataset.note_faults(faults)
-        if len(batch.index):
-            yield batch
+            if not str(error).startswith("DataLoader timed out"):  # after POLL_S; the next call waits on
+                raise
+        if patience is not None:
+            patience(time.monotonic() - since)
 
 
-def _worker_died(error: Exception) -> RuntimeError:
-    return RuntimeError(
+def _worker_died(error: Exception) -> NoBatchError:
+    return NoBatchError(
         "a data worker was killed, most often for lack of memory or of room in /dev/shm; "
         f"set data.num_workers to fewer processes, or 0 to read in the main one ({error})"
     )

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,9 +25,12 @@ from typing import TypeVar
 import numpy as np
 
 from vcrast.data.audio import READERS
+from vcrast.data.shared_memory import shared_memory_fault
 
 T = TypeVar("T")
 Readers = dict[str, Callable[[str, int], np.ndarray]]
+LONGEST_FOLDER = 75  # bytes: a socket's path may have 107, and multiprocessing adds two names
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 # What Slurm, a terminal and `kill` send to all processes of a job.
 OUTER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -33,19 +39,64 @@ def fork_server() -> ForkServerContext:
     """Return the context that all worker processes of this program are started from.
 
     Raises:
-        ValueError: the program came through standard input, so a worker cannot load its main module.
+        ValueError: no worker can be started here; says why.
     """
-    if not can_start_workers():
-        raise ValueError("worker processes need a program in a file, not on standard input; set data.num_workers=0")
+    if (fault := workers_fault()) is not None:
+        raise ValueError(f"worker processes cannot be started, {fault}; set data.num_workers=0")
     context = multiprocessing.get_context("forkserver")
+    _make_short_folder()
     context.set_forkserver_preload(["vcrast.data.fork_server"])
     return context
 
 
+def workers_fault() -> str | None:
+    """Why no worker process can be started, or None."""
+    main = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none, which is fine
+    if main is not None and not os.path.exists(main):
+        return "the program came through standard input and a worker cannot load it"
+    return shared_memory_fault()
+
+
 def can_start_workers() -> bool:
-    """Tell whether a worker could import this program's main module (a notebook has none, which is fine)."""
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    return main is None or os.path.exists(main)
+    """Tell whether worker processes can be started."""
+    return workers_fault() is None
+
+
+def _make_short_folder() -> None:
+    """Choose where multiprocessing puts its sockets: their paths have a limit, which a long TMPDIR exceeds.
+
+    Raises:
+        ValueError: TMPDIR is too long, and there is no other folder.
+    """
+    chosen = tempfile.gettempdir()
+    if len(os.fsencode(chosen)) <= LONGEST_FOLDER:
+        return
+    short = next((place for place in SHORT_FOLDERS if os.access(place, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise ValueError(
+            f"TMPDIR={chosen}: too long for sockets ({len(os.fsencode(chosen))} bytes, at most {LONGEST_FOLDER}); set "
+            "a shorter one, or data.num_workers=0"
+        )
+    tempfile.tempdir = short
+    try:
+        multiprocessing.util.get_temp_dir()  # remembered by this process
+    finally:
+        tempfile.tempdir = chosen
+
+
+def end_with_parent() -> None:
+    """End this process within moments of the one that it works for, whatever ended that.
+
+    The fork server, its parent to the system, lives as long as any of its workers.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_end, args=(parent,), name="parent", daemon=True).start()
+
+
+def _wait_and_end(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def num_cores() -> int:
@@ -60,6 +111,7 @@ def start_decoder(readers: Readers) -> None:
         readers: the parent's table; a fresh process has not imported the sources that fill it.
     """
     READERS.update(readers)
+    end_with_parent()
     for number in OUTER_SIGNALS:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTER_SIGNALS)
@@ -72,6 +124,7 @@ def start_loader(readers: Readers) -> None:
     They were blocked in the fork server, so none got through before this call.
     """
     READERS.update(readers)
+    end_with_parent()
     for number in OUTER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

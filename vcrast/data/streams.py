@@ -12,7 +12,7 @@ from torch import Tensor
 from vcrast.config.registry import STREAMS, import_part
 from vcrast.config.schema import DataConfig
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import Batch, evaluation_batches, training_batches
+from vcrast.data.loader import Batch, Patience, evaluation_batches, training_batches
 from vcrast.data.synth.pairs import Doppelgangers
 
 # Options of `source=synth` that say nothing about a sound.
@@ -30,6 +30,7 @@ class Supply:
         order_seed: of the order of the clips.
         sound_seed: of generated sounds.
         device: where batches are handed over.
+        patience: of who waits for a batch, see `vcrast.data.loader`.
     """
 
     data: DataConfig
@@ -38,6 +39,7 @@ class Supply:
     order_seed: int
     sound_seed: int
     device: torch.device
+    patience: Patience | None = None
 
 
 class Stream(Protocol):
@@ -126,6 +128,7 @@ def recordings(
     return training_batches(
         supply.clips, batch_size=batch_size, seed=supply.order_seed, start_step=start_step, num_steps=num_steps,
         num_workers=supply.data.num_workers, device=supply.device, rank=rank, world_size=world_size,
+        patience=supply.patience,
     )  # fmt: skip
 
 

@@ -6,11 +6,19 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
 from vcrast.training.dist import all_reduce_max
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything needed to go on is on disk."""
+
+    def __init__(self, signal_name: str, where: str) -> None:
+        super().__init__(f"stopped by {signal_name} {where}")
+        self.signal_name = signal_name
 
 
 class Interrupt:
@@ -34,11 +42,27 @@ class Interrupt:
         self.requested: str | None = None
         self._old: dict[signal.Signals, Any] = {}
         self._interrupts = 0
+        self._at_once = ""
         self._pid = os.getpid()
 
     def agreed(self) -> str | None:
         """The name of a signal that any process was sent; the same answer on all, which must all ask."""
         return self.name(all_reduce_max(self.number)[0])
+
+    @contextlib.contextmanager
+    def at_once(self, where: str) -> Iterator[None]:
+        """Let a signal end the block where it is: for work that may be left at any moment, as before the first step.
+
+        Raises:
+            Interrupted: a signal comes, or has come.
+        """
+        self._at_once = where
+        try:
+            if self.requested:
+                raise Interrupted(self.requested, where)
+            yield
+        finally:
+            self._at_once = ""
 
     @property
     def number(self) -> int:
@@ -71,8 +95,10 @@ class Interrupt:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
             raise KeyboardInterrupt
-        if self.requested is None:
-            self.requested = name
+        first, self.requested = self.requested is None, self.requested or name
+        if self._at_once and first:
+            raise Interrupted(name, self._at_once)
+        if first:
             # Not the logger: the signal may have come while it was writing.
             with contextlib.suppress(OSError):
                 os.write(2, f"\n{name}: saving after this step, then stopping; Ctrl-C again stops at once\n".encode())

@@ -14,7 +14,7 @@ import torch
 
 from vcrast.config.schema import Config
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import Batch, evaluation_batches
+from vcrast.data.loader import Batch, NoBatchError, evaluation_batches
 from vcrast.data.padding import padding_in_use
 from vcrast.data.sampling import class_clips
 from vcrast.data.streams import Supply
@@ -25,12 +25,14 @@ from vcrast.features.views import Views, build_views
 from vcrast.models.backbone import Backbone, build_backbone
 from vcrast.models.pretrained import load_encoder
 from vcrast.objectives.base import Task
-from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.log import MetricLog
 from vcrast.runs.summary import Summary
 from vcrast.training.dist import rank_slice
 
 logger = logging.getLogger(__name__)
+
+GRACE_S = 5.0  # for the batch to come after a signal
 
 
 def seed_for(run_seed: int, purpose: str) -> int:
@@ -181,6 +183,7 @@ class Job:
             device=self.device,
             part=part,
             windows=windows or self.config.evaluate.windows,
+            patience=self.patience,
         )
 
     def supply(self) -> Supply:
@@ -192,7 +195,24 @@ class Job:
             order_seed=self.seed("pretrain"),
             sound_seed=self.seed("synth"),
             device=self.device,
+            patience=self.patience,
         )
+
+    def patience(self, waited_s: float) -> None:
+        """Called while no batch comes: end the waiting on a signal, or when it takes too long.
+
+        Raises:
+            Interrupted: a signal came, and no batch for `GRACE_S`.
+            NoBatchError: no batch for `data.timeout_s`.
+        """
+        asked, timeout_s = self.interrupt.requested, self.config.data.timeout_s
+        if asked and waited_s > GRACE_S:
+            raise Interrupted(asked, f"while it waited for data, for {waited_s:.0f} s")
+        if timeout_s and waited_s > timeout_s:
+            raise NoBatchError(
+                f"no batch came for {waited_s:.0f} s (data.timeout_s={timeout_s:g}): a disk does not answer, or the "
+                "workers wait for room in /dev/shm; data.num_workers=0 shows which file it is"
+            )
 
     def draws(self, stage: str, step: int, batch_size: int) -> Draws:
         """The random numbers of a step for this process's part of the batch."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
-from vcrast.data.loader import Batch
+from vcrast.data.loader import Batch, NoBatchError
 from vcrast.features.draws import Draws
 from vcrast.objectives.base import Objective
 from vcrast.runs import checkpoint
 from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
+from vcrast.runs.interrupt import Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.progress import Progress
 from vcrast.training.dist import all_reduce_max, broadcast_object, is_rank_zero, world_size
@@ -28,6 +29,7 @@ from vcrast.training.schedule import Schedule
 from vcrast.training.watchdog import note_step
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 NUMBERS = {
     "steps": Metric("Steps", "count"),
@@ -40,14 +42,6 @@ COSTS = {
     "peak_memory_bytes": Metric("Peak memory", "bytes", "lower"),
     "wall_s": Metric("Wall time", "duration", "lower"),
 }
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; everything needed to go on is on disk."""
-
-    def __init__(self, signal_name: str, where: str) -> None:
-        super().__init__(f"stopped by {signal_name} {where}")
-        self.signal_name = signal_name
 
 
 class Options(Protocol):
@@ -184,6 +178,20 @@ class Stage:
     def begin_step(self) -> None:
         """Note that the step begins: waiting for its batch counts as waiting for data."""
         self.clock.begin_step()
+
+    def next_batch(self, batches: Iterator[T], step: int) -> T:
+        """Return the batch of a step.
+
+        Raises:
+            Interrupted, NoBatchError: it does not come; what is done so far is saved, where this is the only process:
+                several can save only together, and the others wait in the step.
+        """
+        try:
+            return next(batches)
+        except (Interrupted, NoBatchError):
+            if world_size() == 1 and step > self.first:
+                self.save(step)
+            raise
 
     def data_ready(self) -> None:
         """Note that the batch is here."""
