@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_loader import dataset
 
-from vcrast.data import audio
+from vcrast.data import audio, loader, processes
 from vcrast.data.clip import Clip
 from vcrast.data.loader import training_batches
 
@@ -102,6 +102,109 @@ def test_a_program_ends_though_its_workers_ignore_signals(tmp_path, after):
     workers = [int(word) for word in ran.stdout.split()]
     assert len(workers) == 2
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+ORPHANS = """
+import sys, time
+from test_worker_signals import Clip, audio, dataset, generated, training_batches
+from vcrast.data.cache import open_or_build
+
+def slow(path, rate):
+    time.sleep(0.5)
+    return generated(path, rate)
+
+if __name__ == "__main__":
+    audio.READERS["generated"] = slow
+    clips = [Clip(f"generated://{i}", (0,)) for i in range(400)]
+    print("begun", flush=True)
+    if sys.argv[1] == "reading":
+        for _ in training_batches(
+            dataset(clips), batch_size=2, seed=0, start_step=0, num_steps=600, num_workers=2, device="cpu"
+        ):
+            print("batch", flush=True)
+    else:
+        open_or_build(clips, sample_rate=16000, cache_dir=sys.argv[2], num_workers=2, max_bad_fraction=0.0)
+"""
+
+
+@pytest.mark.parametrize("work", ["reading", "building"])
+def test_no_process_outlives_a_killed_run(tmp_path, work):
+    script = tmp_path / "program.py"
+    script.write_text(ORPHANS)
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(
+        [sys.executable, str(script), work, str(tmp_path / "cache")], env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while len(descendants := children(run.pid)) < 3:  # the fork server and two workers
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.kill()
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in descendants if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+LONG = """
+import sys
+from test_worker_signals import Clip, audio, dataset, generated, training_batches
+from vcrast.data.cache import open_or_build
+
+if __name__ == "__main__":
+    audio.READERS["generated"] = generated
+    clips = [Clip(f"generated://{i}", (0,)) for i in range(64)]
+    store = open_or_build(clips, sample_rate=16000, cache_dir=sys.argv[1], num_workers=2, max_bad_fraction=0.0)
+    batches = training_batches(
+        dataset(clips), batch_size=8, seed=0, start_step=0, num_steps=8, num_workers=2, device="cpu"
+    )
+    print(len(store.good), sum(1 for _ in batches))
+"""
+
+
+def test_a_long_folder_for_temporary_files_is_no_obstacle(tmp_path):
+    script, folder = tmp_path / "program.py", tmp_path / "a folder of a job with a long name".ljust(90, "x")
+    folder.mkdir()
+    script.write_text(LONG)
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
+    ran = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "cache")],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert ran.stdout.split() == ["64", "8"], ran.stderr
+
+
+def test_no_short_folder_at_all_is_one_line(monkeypatch, tmp_path):
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(processes, "SHORT_FOLDERS", ())
+    with pytest.raises(ValueError, match=r"^TMPDIR=.*: too long for sockets \(\d+ bytes, at most 75\); set a shorter"):
+        processes.fork_server()
+
+
+def test_the_waiting_for_a_batch_is_told_and_may_end(monkeypatch):
+    monkeypatch.setattr(loader, "POLL_S", 0.2)
+    monkeypatch.setitem(audio.READERS, "generated", stuck)
+    data = dataset([Clip(f"generated://{i}", (0,)) for i in range(8)])
+    waited = []
+
+    def patience(seconds):
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise loader.NoBatchError("enough")
+
+    options = {"batch_size": 2, "seed": 0, "start_step": 0, "num_steps": 9, "num_workers": 1, "device": "cpu"}
+    with pytest.raises(loader.NoBatchError, match="enough"):
+        list(training_batches(data, **options, patience=patience))
+    assert waited == sorted(waited)
+    assert waited[0] > 0.15
+
+
+def stuck(path, rate):
+    time.sleep(1000)
 
 
 def children(pid):
