@@ -185,6 +185,49 @@ def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
     assert metric_steps(folder) == metric_steps(finished)
 
 
+def test_kill_9_of_a_run_with_workers_leaves_no_process_and_loses_nothing(finished, tmp_path):
+    """Reading from files and building the cache; $VCRAST_KILLS is how often."""
+    folder, kills = tmp_path / "killed", os.environ.get("VCRAST_KILLS", "1")
+    words = small(folder, "checkpoint.every_steps=1", "data.num_workers=2", "data.options.num_clips=600")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "kill_working.py"), kills, str(tmp_path / "cache"), *words],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert f"killed {kills} times" in done.stdout
+    print(done.stdout)
+    undisturbed = tmp_path / "undisturbed"
+    run_here(undisturbed, "data.num_workers=2", "data.options.num_clips=600")
+    assert weights_hash(folder) == weights_hash(undisturbed)
+    assert metric_steps(folder) == metric_steps(undisturbed)
+
+
+def test_a_signal_ends_the_building_of_the_cache_and_the_next_start_goes_on(tmp_path):
+    folder, cache = tmp_path / "stopped", tmp_path / "cache"
+    words = small(folder, "data.options.num_clips=3000", "stages=[pretrain]")
+    process = subprocess.Popen(
+        [sys.executable, "launch/local.py", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size > 100_000 for path in cache.glob(".*.part")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "stopped by SIGTERM while the data was prepared; everything is saved" in said
+    assert "Traceback" not in said
+    assert "going on after" not in (folder / "train.log").read_text()
+    again = [f"run.resume={folder}"]
+    run(resolve(again), again)
+    assert re.search(r"decoding 3000 clips into .*, going on after \d+", (folder / "train.log").read_text())
+
+
 def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
     folder = tmp_path / "damaged"
     words = small(folder, "checkpoint.every_steps=2", "stages=[pretrain]")
