@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
-from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.interrupt import Interrupt, Interrupted
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +76,7 @@ def test_in_another_thread_it_does_nothing():
 
 LOOP = """
     import sys, time
-    from vcrast.runs.interrupt import Interrupt
+    from vcrast.runs.interrupt import Interrupt, Interrupted
     with Interrupt(also=["SIGUSR1"]) as interrupt:
         print("ready", flush=True)
         while interrupt.requested is None:
@@ -123,3 +124,20 @@ def test_a_forked_worker_outlives_ctrl_c_and_obeys_its_parents_sigterm():
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGTERM
         assert interrupt.requested is None
+
+
+def test_what_may_be_left_at_any_moment_is_left_at_once():
+    with Interrupt() as interrupt:
+        with pytest.raises(Interrupted, match="SIGTERM while preparing"), interrupt.at_once("while preparing"):
+            signalled_at_work()
+        os.kill(os.getpid(), signal.SIGTERM)  # outside it is noted
+        assert interrupt.requested == "SIGTERM"
+        entered = False
+        with pytest.raises(Interrupted, match="stopped by SIGTERM before"), interrupt.at_once("before"):
+            entered = True
+        assert not entered
+
+
+def signalled_at_work():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)

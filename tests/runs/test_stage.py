@@ -13,11 +13,12 @@ from small_run import small
 
 from vcrast.config.compose import compose
 from vcrast.config.metric import Metric
+from vcrast.data.loader import NoBatchError
 from vcrast.objectives.vcr import VCR
-from vcrast.runs.interrupt import Interrupt
+from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.log import MetricLog
-from vcrast.runs.stage import Interrupted, Stage
+from vcrast.runs.stage import Stage
 from vcrast.runs.summary import Summary
 from vcrast.train import train
 from vcrast.training.exact import Split
@@ -49,17 +50,20 @@ class Begun:
         )  # fmt: skip
         self.stage.begin((SAMPLES,))
 
-    def train(self, *, stop_at=None):
+    def train(self, *, stop_at=None, waited_s=()):
         try:
-            train(self.stage, self.batches(stop_at))
+            train(self.stage, self.batches(stop_at, waited_s))
         finally:
             self.job.log.close()
         return [line["loss"] for line in self.job.log.lines("pretrain", "1")]
 
-    def batches(self, stop_at):
+    def batches(self, stop_at, waited_s=()):
         for step in range(self.stage.first, STEPS):
             if step == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if step == 2:
+                for seconds in waited_s:  # as the loader does while no batch comes
+                    self.job.patience(seconds)
             wavs = torch.randn(BATCH, SAMPLES, generator=torch.Generator().manual_seed(step))
             yield make_batch(0.1 * wavs)
 
@@ -102,6 +106,24 @@ def test_without_a_gpu_the_batch_is_not_cut_unless_asked(folder, interrupt, tmp_
     assert cut.stage.split.micro_batch_size == 2
     assert "fold 1 pretrain: 6 clips in 3 micro-batches of 2" in caplog.text
     assert cut.train() == pytest.approx(whole.train(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "waited_s", "error", "said"),
+    [
+        (2, [2.0, 6.0], Interrupted, "SIGTERM while it waited for data, for 6 s"),
+        (None, [2.0, 601.0], NoBatchError, r"no batch came for 601 s \(data\.timeout_s=600\): a disk does not answer"),
+    ],
+)
+def test_what_is_done_is_saved_when_no_batch_comes(folder, interrupt, tmp_path, stop_at, waited_s, error, said):
+    (tmp_path / "calm").mkdir()
+    losses = Begun(tmp_path / "calm", interrupt).train(waited_s=[2.0, 599.0])
+    with pytest.raises(error, match=said):
+        Begun(folder, interrupt).train(stop_at=stop_at, waited_s=waited_s)
+    with Interrupt() as calmed:
+        again = Begun(folder, calmed)
+        assert again.stage.first == 2
+        assert again.train() == losses
 
 
 def test_a_stopped_stage_goes_on_as_if_it_had_not_been_stopped(folder, interrupt, tmp_path):
