@@ -185,6 +185,7 @@ def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
     assert metric_steps(folder) == metric_steps(finished)
 
 
+@pytest.mark.timeout(7200)
 def test_kill_9_of_a_run_with_workers_leaves_no_process_and_loses_nothing(finished, tmp_path):
     """Reading from files and building the cache; $VCRAST_KILLS is how often."""
     folder, kills = tmp_path / "killed", os.environ.get("VCRAST_KILLS", "1")

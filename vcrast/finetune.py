@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ from vcrast.objectives.supervised import Supervised
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
 from vcrast.runs.stage import Stage, Watch, num_parameters
+from vcrast.runs.validation import Validation, check_validation, measure, metric_of
 from vcrast.train import train
+from vcrast.training.average import check_decay, copy_weights
 from vcrast.training.dist import broadcast_object, gather_rows, is_rank_zero, rank, rank_slice, world_size
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,9 @@ def finetune(job: Job) -> dict[str, Any]:
     """Train encoder and classifier on the labelled training clips of the fold; returns the stage's numbers."""
     options = job.config.finetune
     objective, origin = build_classifier(job)
+    learnt, held, validation = job.train if job.learnt is None else job.learnt, job.held_out, None
+    if held is not None:
+        validation = Validation(metric_of(options, multilabel=job.multilabel), options.validation.patience)
     per_epoch = len(job.train) // options.batch_size
     schedule = build_schedule(options.schedule, options.optim, options, per_epoch)
     engine = build_engine(job, objective, options.optim, options)
@@ -49,27 +55,40 @@ def finetune(job: Job) -> dict[str, Any]:
         found = {f"test_{name}": value for name, value in test(job, objective).items()}
         job.log.log("finetune", job.fold, done, {"epoch": done / per_epoch, **found})
 
+    def validate_now(done: int) -> None:
+        assert validation is not None
+        assert held is not None
+        score, label, _ = scores(job, objective, held)
+        value = measure(score, label, metric=validation.metric, multilabel=job.multilabel)
+        job.log.log("finetune", job.fold, done, {"val_epoch": done / per_epoch, f"val_{validation.metric}": value})
+        validation.note(done, value, lambda: copy_weights(objective))
+
     every_steps = max(1, round(options.evaluate_every_epochs * per_epoch))
     stage = Stage(
         job, "finetune", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
-        watches=[Watch(every_steps, test_now)] if len(job.test) else [], numbers=NUMBERS,
+        watches=[
+            *([Watch(every_steps, test_now)] if len(job.test) else []),
+            *([Watch(every_steps, validate_now)] if validation is not None else []),
+        ],
+        numbers=NUMBERS if validation is None else numbers_of(validation), ema_decay=options.ema_decay,
+        validation=validation,
     )  # fmt: skip
     stage.begin((job.num_samples,))
     log.info(
-        "fold %s finetune from %s: %d clips, %d steps of batch %d, %s weights%s", job.fold, origin, len(job.train),
-        stage.num_steps, options.batch_size, f"{num_parameters(objective):,}",
-        " (the encoder is frozen)" if objective.frozen else "",
+        "fold %s finetune from %s: %d clips%s, %d steps of batch %d, %s weights%s", job.fold, origin, len(learnt),
+        "" if held is None else f" ({len(held)} held out for validation)", stage.num_steps, options.batch_size,
+        f"{num_parameters(objective):,}", " (the encoder is frozen)" if objective.frozen else "",
     )  # fmt: skip
     batches = training_batches(
-        job.train, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
+        learnt, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
         num_steps=stage.num_steps, num_workers=job.config.data.num_workers, device=job.device, rank=rank(),
-        world_size=world_size(), chances=sampling_chances(job.train.clips, options.sampling), patience=job.patience,
+        world_size=world_size(), chances=sampling_chances(learnt.clips, options.sampling), patience=job.patience,
     )  # fmt: skip
     train(stage, batches)
     return finish(job, stage, objective)
 
 
-def check_finetuning(config: Config, corpus: Corpus) -> None:
+def check_finetuning(config: Config, corpus: Corpus, folds: Sequence[str]) -> None:
     """Refuse options of finetuning that cannot work with this data, before hours are spent on pretraining.
 
     Raises:
@@ -79,6 +98,8 @@ def check_finetuning(config: Config, corpus: Corpus) -> None:
         return
     options = config.finetune
     check_sampling(options.sampling)
+    check_decay("finetune.ema_decay", options.ema_decay)
+    check_validation(options, corpus, folds)
     weights = options.objective.get("class_weights")
     counts = class_clips(corpus.clips, len(corpus.classes))
     task = Task(len(counts), corpus.multilabel, 0, 0, corpus.classes, counts, len(corpus.clips))
@@ -138,11 +159,36 @@ def test(job: Job, objective: Supervised) -> dict[str, float]:
 
 
 def finish(job: Job, stage: Stage, objective: Supervised) -> dict[str, Any]:
-    """Export the classifier and collect the stage's numbers, those of the last test among them."""
-    with stage.engine.gathered_weights():
+    """Export the classifier and collect the stage's numbers, those of the last test or of the best weights among them.
+
+    Validation looks at no test clip, so the accuracy of the weights that it has chosen is not optimistic.
+    """
+    chosen: dict[str, Any] = {}
+    with stage.final_weights():
         if is_rank_zero():
             export(job.exported("finetuned"), encoder=objective.encoder, head=objective.head, **job.export_options())
-    return broadcast_object({**stage.results(), **tested(job)} if is_rank_zero() else {})
+        if stage.validation is not None:
+            best = stage.validation
+            chosen = {"val_" + best.metric: best.best, "best_step": best.best_step}
+            chosen |= test(job, objective) if len(job.test) else {}
+            early = f"; it got no better in {best.since} evaluations and ended early" if stage.over else ""
+            log.info(
+                "fold %s finetune: of %d steps the weights after step %d are best on the validation clips, %s %.3f%s",
+                job.fold, stage.done, best.best_step, best.metric, math.nan if best.best is None else best.best, early,
+            )  # fmt: skip
+    return broadcast_object({**stage.results(), **tested(job), **chosen} if is_rank_zero() else {})
+
+
+def numbers_of(validation: Validation) -> dict[str, Metric]:
+    """How the numbers of a stage are shown whose weights are chosen by validation."""
+    shown = {key: metric._replace(label=metric.label.replace("last epoch", "best on validation")) for key, metric in
+             NUMBERS.items()}  # fmt: skip
+    kind = "percent" if "accuracy" in validation.metric else "fixed"
+    return {
+        **shown,
+        f"val_{validation.metric}": Metric(f"Best {validation.metric.replace('_', ' ')}, validation", kind, "higher"),
+        "best_step": Metric("Step of the best weights", "count"),
+    }
 
 
 def tested(job: Job) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import claim, holds_work, names_folder
 from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
-from vcrast.data.clip import Corpus
+from vcrast.data.clip import Clip, Corpus
+from vcrast.data.dataset import ClipDataset
 from vcrast.data.fingerprint import fingerprint
 from vcrast.data.folding import write_folds
 from vcrast.data.open import FoldData, OpenData, open_corpus, open_data, resolve_stats
@@ -38,6 +39,7 @@ from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.resume import Before, FoldPlan, check_clips, clear, notes_of, plan_folds, said_of
 from vcrast.runs.summary import Summary
+from vcrast.runs.validation import split_off
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
     broadcast_object,
@@ -115,7 +117,7 @@ def check(config: Config) -> tuple[Corpus, list[str]]:
     corpus = open_corpus(config.data)
     folds = folds_of(config, corpus)
     check_parts(config, corpus)
-    check_finetuning(config, corpus)
+    check_finetuning(config, corpus, folds)
     if not holds_work(Path(str(config.run.dir))):
         features = {**config.features, "sample_rate": config.data.sample_rate}
         for fold in folds:
@@ -146,6 +148,16 @@ class OpenFolds:
     def sizes(self) -> dict[str, int]:
         """The number of training clips of each fold."""
         return {fold: len(part.train) for fold, part in self.parts.items()}
+
+    def divided(self, part: FoldData, config: Config) -> tuple[ClipDataset, ClipDataset | None]:
+        """What finetuning learns from, and what it holds out for validation, if anything."""
+        if "finetune" not in config.stages or config.finetune.validation.clips is None:
+            return part.train, None
+        kept, held = split_off(part.train.clips, config.finetune, self.corpus, seed=config.run.seed)
+        places = [one for one in held if isinstance(one, int)]
+        if places:
+            return part.train.only(kept), part.train.only(places)
+        return part.train, self.data.dataset([one for one in held if isinstance(one, Clip)], seed=config.run.seed)
 
     @property
     def notes(self) -> list[str]:
@@ -201,10 +213,11 @@ def jobs(
     for fold, part in opened.parts.items():
         with interrupt.at_once("while the data was prepared"), rank_zero_first():
             mean, std = opened.data.statistics(part.train, raw_fbank(config), settings=config.features)
+        learnt, held_out = opened.divided(part, config)
         yield Job(
             config=config, run_dir=folder, fold=fold, device=device, precision=precision, classes=corpus.classes,
             multilabel=corpus.multilabel, train=part.train, test=part.test, mean=mean, std=std, log=metrics,
-            summary=summary, interrupt=interrupt, known=known,
+            summary=summary, interrupt=interrupt, known=known, learnt=learnt, held_out=held_out,
         )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ def train(stage: Stage, batches: Iterator[Batch]) -> None:
     engine, objective, schedule = stage.engine, stage.objective, stage.schedule
     with stage.progress:
         for step in range(stage.first, stage.num_steps):
+            if stage.over:
+                break
             stage.begin_step()
             batch = stage.next_batch(batches, step)  # wav (b, S), on the device
             stage.data_ready()

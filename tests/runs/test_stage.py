@@ -18,9 +18,11 @@ from vcrast.objectives.vcr import VCR
 from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.log import MetricLog
-from vcrast.runs.stage import Stage
+from vcrast.runs.stage import Stage, Watch
 from vcrast.runs.summary import Summary
+from vcrast.runs.validation import Validation
 from vcrast.train import train
+from vcrast.training.average import copy_weights
 from vcrast.training.exact import Split
 from vcrast.training.schedule import Cosine
 
@@ -30,7 +32,7 @@ BATCH, STEPS, SAMPLES = 6, 4, 16000
 class Begun:
     """A stage of a fold in a folder: built anew, as a new process would."""
 
-    def __init__(self, folder, interrupt, *, micro_batch_size="auto", most_clips=None):
+    def __init__(self, folder, interrupt, *, micro_batch_size="auto", most_clips=None, values=None, patience=None):
         config = compose(small(folder))
         summary = Summary(folder / "summary.json", recipe="demo", classes=("a", "b"))
         self.job = Job(
@@ -47,8 +49,18 @@ class Begun:
             self.job, "pretrain", options, objective=self.objective, engine=make_engine(self.objective),
             schedule=Cosine(lr=1e-3, total_steps=STEPS, steps_per_epoch=2, warmup_epochs=0, final_lr_ratio=0.1),
             steps_per_epoch=2,
+            **({} if values is None else self.judged(values, patience)),
         )  # fmt: skip
         self.stage.begin((SAMPLES,))
+
+    def judged(self, values, patience):
+        """Average the weights, and take `values` for what they reach after each step."""
+        validation = Validation("accuracy", patience)
+
+        def measured(done):
+            validation.note(done, values[done - 1], lambda: copy_weights(self.objective))
+
+        return {"watches": [Watch(1, measured)], "ema_decay": 0.5, "validation": validation}
 
     def train(self, *, stop_at=None, waited_s=()):
         try:
@@ -124,6 +136,44 @@ def test_what_is_done_is_saved_when_no_batch_comes(folder, interrupt, tmp_path, 
         again = Begun(folder, calmed)
         assert again.stage.first == 2
         assert again.train() == losses
+
+
+@pytest.mark.parametrize("stop_at", [0, 2])
+def test_averages_and_the_best_weights_go_on_with_a_stopped_stage(folder, interrupt, tmp_path, stop_at):
+    (tmp_path / "calm").mkdir()
+    judged = {"values": [0.5, 0.7, 0.6, 0.65], "patience": 3}
+    calm = Begun(tmp_path / "calm", interrupt, **judged)
+    calm.train()
+    last = copy_weights(calm.objective)
+    with pytest.raises(Interrupted):
+        Begun(folder, interrupt, **judged).train(stop_at=stop_at)
+    with Interrupt() as calmed:
+        again = Begun(folder, calmed, **judged)
+        assert again.stage.first == stop_at + 1
+        again.train()
+    for begun in (calm, again):
+        with begun.stage.final_weights():
+            assert same(copy_weights(begun.objective), begun.stage.validation.weights)
+        assert same(copy_weights(begun.objective), last), "lent weights are taken back"
+        assert begun.stage.validation.best_step == 2
+    assert same(calm.stage.validation.weights, again.stage.validation.weights)
+    assert same(calm.stage.average.weights, again.stage.average.weights)
+    assert not same(calm.stage.average.weights, last)
+
+
+def test_a_stage_ends_early_and_stays_ended(folder, interrupt):
+    judged = {"values": [0.7, 0.6, 0.5, 0.9], "patience": 2}
+    ended = Begun(folder, interrupt, **judged)
+    assert len(ended.train()) == 3
+    assert ended.stage.results()["steps"] == 3
+    again = Begun(folder, interrupt, **judged)
+    assert (again.stage.first, again.stage.over) == (3, True)
+    assert len(again.train()) == 3
+    assert again.stage.validation.best_step == 1
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_stopped_stage_goes_on_as_if_it_had_not_been_stopped(folder, interrupt, tmp_path):

@@ -88,6 +88,15 @@ class PretrainConfig:
 
 
 @dataclass
+class ValidationConfig:
+    """Clips that are held out of finetuning, to choose its best weights."""
+
+    clips: Any
+    metric: str | None
+    patience: int | None = field(metadata=POSITIVE)
+
+
+@dataclass
 class FinetuneConfig:
     """The supervised stage."""
 
@@ -102,6 +111,8 @@ class FinetuneConfig:
     clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)
     evaluate_every_epochs: float = field(metadata=POSITIVE)
+    ema_decay: float | None
+    validation: ValidationConfig
     views: dict[str, Any]
     objective: dict[str, Any]
     optim: dict[str, Any]

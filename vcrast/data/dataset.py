@@ -91,10 +91,14 @@ class ClipDataset(Dataset[Example]):
 
     def first(self, num_clips: int) -> ClipDataset:
         """Return the dataset of the first clips alone, or all if there are fewer."""
+        return self.only(range(min(num_clips, len(self))))
+
+    def only(self, places: Sequence[int]) -> ClipDataset:
+        """Return the dataset of the clips at these places, in this order."""
         part = copy.copy(self)
-        part.clips, part.rows = self.clips[:num_clips], self.rows[:num_clips]
+        part.clips, part.rows = [self.clips[i] for i in places], [self.rows[i] for i in places]
         part.last = None
-        part.faults = {index: reason for index, reason in self.faults.items() if index < num_clips}
+        part.faults = {place: self.faults[i] for place, i in enumerate(places) if i in self.faults}
         return part
 
     def __getitem__(self, key: tuple[int, int]) -> Example:

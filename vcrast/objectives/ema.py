@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,7 +47,13 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float, skipped:
 
     Source: Grill et al. 2020, arXiv:2006.07733 (BYOL).
     """
-    for own, other in zip(teacher.parameters(), student.parameters(), strict=True):
-        own.lerp_(other.to(own.dtype), (1 - momentum) * (~skipped).to(own.dtype))
+    move_towards(teacher.parameters(), student.parameters(), momentum, skipped)
     for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
         mine.copy_(torch.where(skipped, mine, theirs))
+
+
+@torch.no_grad()
+def move_towards(own: Iterable[Tensor], others: Iterable[Tensor], momentum: float, skipped: Tensor) -> None:
+    """Replace each of `own` by momentum * own + (1 - momentum) * other, in place; `skipped` as in `ema_update`."""
+    for mine, theirs in zip(own, others, strict=True):
+        mine.lerp_(theirs.to(mine.dtype), (1 - momentum) * (~skipped).to(mine.dtype))

@@ -73,6 +73,8 @@ class Job:
 
     Attributes:
         known: embeddings that the folds of a run share, see `Embedder`; None if there is only one fold.
+        learnt: the clips that finetuning learns from; None is all of `train`.
+        held_out: clips for validation, neither learnt from nor tested on; None if there are none.
     """
 
     config: Config
@@ -90,6 +92,8 @@ class Job:
     summary: Summary
     interrupt: Interrupt
     known: Known | None = None
+    learnt: ClipDataset | None = None
+    held_out: ClipDataset | None = None
 
     def seed(self, purpose: str) -> int:
         """See `seed_for`."""

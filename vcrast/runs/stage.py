@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.interrupt import Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.progress import Progress
+from vcrast.runs.validation import Validation
+from vcrast.training.average import WeightAverage, Weights, lent
 from vcrast.training.dist import all_reduce_max, broadcast_object, is_rank_zero, world_size
 from vcrast.training.engine_base import Engine, StepResult
 from vcrast.training.exact import Outcome, Split
@@ -77,11 +80,14 @@ class Stage:
         engine: of that objective.
         schedule: of the learning rate.
         steps_per_epoch: optimiser steps.
-        watches: what is measured along the way.
+        watches: what is measured along the way, on the averaged weights where there are such.
+        ema_decay: of an average of the weights, see `WeightAverage`; None keeps none.
+        validation: what one of the watches tells its values, to choose the best weights.
         numbers: how further numbers of the stage are shown.
 
     Attributes:
         first: the step to start from.
+        done: steps that are done.
         num_steps: of the whole stage.
         split: how this process's part of the batch is cut.
     """
@@ -97,13 +103,17 @@ class Stage:
         schedule: Schedule,
         steps_per_epoch: int,
         watches: Sequence[Watch] = (),
+        ema_decay: float | None = None,
+        validation: Validation | None = None,
         numbers: Mapping[str, Metric] | None = None,
     ) -> None:
         self.job, self.name, self.options = job, name, options
         self.objective, self.engine, self.schedule, self.watches = objective, engine, schedule, watches
         self.steps_per_epoch, self.numbers = steps_per_epoch, numbers or {}
         self.num_steps = total_steps(options.steps, options.epochs, steps_per_epoch)
-        self.first, self.split = 0, Split()
+        self.ema_decay, self.validation = ema_decay, validation
+        self.average: WeightAverage | None = None
+        self.first, self.done, self.split = 0, 0, Split()
         self.saved_at = time.monotonic()
         self.earlier_s, self.started = 0.0, time.perf_counter()
         self.clock, self.progress = Clock(), self._progress()
@@ -120,8 +130,11 @@ class Stage:
         Args:
             clip_shape: of what the objective is given for a clip: (S,) or (2, S).
         """
+        if self.ema_decay is not None:
+            with self.engine.gathered_weights():
+                self.average = WeightAverage(self.objective, self.ema_decay)
         found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
-        self.first = self._restore(found) if found else 0
+        self.first = self.done = self._restore(found) if found else 0
         self.job.log.rewind(self.name, self.job.fold, self.first)
         self.job.summary.describe(
             self.name, self.described(), parts=tuple(self.objective.parts), note=self.objective.note
@@ -143,6 +156,10 @@ class Stage:
             )
         self.engine.load_state_dict(content["engine"])
         self.schedule.load_state_dict(content["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+        if self.validation is not None:
+            self.validation.load_state_dict(content["validation"])
         if content["world_size"] == world_size():
             self.split = Split(content["micro_batch_size"], content["num_kept_graphs"])
         self.earlier_s = content["wall_s"]
@@ -204,13 +221,17 @@ class Stage:
             Interrupted: after saving.
         """
         done, is_last = step + 1, step + 1 == self.num_steps
+        self.done = done
         self.split = outcome.split
         self.clock.step_done(self.options.batch_size)
+        if self.average is not None:
+            with self.engine.gathered_weights():
+                self.average.follow(stepped.skipped)
         if done % self.options.log_every_steps == 0 or is_last:
             self._log(done, outcome, stepped, lr=self.schedule.lr(step))
         for watch in self.watches:
             if done % watch.every_steps == 0 or is_last:
-                with self.engine.gathered_weights():
+                with self.averaged_weights():
                     watch.measure(done)
         self._save_or_stop(done)
 
@@ -231,7 +252,7 @@ class Stage:
         # The clock of the first process decides: those of others may be a moment ahead.
         number, due = all_reduce_max(self.job.interrupt.number, float(is_rank_zero() and self.due(done)))
         asked = self.job.interrupt.name(number)
-        if asked or done == self.num_steps or due:
+        if asked or done == self.num_steps or due or self.over:
             self.save(done)
             self.saved_at = time.monotonic()
         if asked and done < self.num_steps:
@@ -249,9 +270,40 @@ class Stage:
             "wall_s": self.wall_s,
             "step": done,
         }
+        if self.average is not None:
+            content["average"] = self.average.state_dict()
+        if self.validation is not None:
+            content["validation"] = self.validation.state_dict()
         if not is_rank_zero():
             return
         checkpoint.save(self.job.checkpoints(self.name), done, content, keep=self.job.config.checkpoint.keep)
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage ends before its last step, because it gets no better."""
+        return self.validation is not None and self.validation.over
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Put the average of the weights into the objective, where there is one, for the time of the block."""
+        with self._lent(None if self.average is None else self.average.weights):
+            yield
+
+    @contextmanager
+    def final_weights(self) -> Iterator[None]:
+        """Put what the stage has made into the objective: the best weights, else their average, else the last."""
+        best = self.validation.weights if self.validation is not None else None
+        with self._lent(best) if best is not None else self.averaged_weights():
+            yield
+
+    @contextmanager
+    def _lent(self, weights: Weights | None) -> Iterator[None]:
+        with self.engine.gathered_weights(write=weights is not None):
+            if weights is None:
+                yield
+                return
+            with lent(self.objective, weights):
+                yield
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint should follow this step."""
@@ -272,7 +324,7 @@ class Stage:
         lines = list(self.job.log.lines(self.name, self.job.fold))
         last = next(line for line in reversed(lines) if "loss" in line)
         return {
-            "steps": self.num_steps,
+            "steps": self.done,
             **{name: last[name] for name in ("loss", *self.objective.parts) if name in last},
             **overall_speed(lines),
             "peak_memory_bytes": peak_memory_bytes(self.job.device),
