@@ -16,7 +16,7 @@ from vcrast.data.streams import Stream, open_stream
 from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.models.backbone import Backbone
-from vcrast.models.export import export
+from vcrast.models.export import UNFINISHED, export
 from vcrast.objectives.base import Objective
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
@@ -141,5 +141,6 @@ def finish(job: Job, stage: Stage, collapse: CollapseWatch) -> dict[str, Any]:
         if not collapse.last:
             collapse.measure(stage.num_steps)
         if is_rank_zero():
+            shutil.rmtree(job.exported(UNFINISHED), ignore_errors=True)
             export(job.exported("pretrained"), encoder=stage.objective.encoder, head=None, **job.export_options())
     return broadcast_object({**stage.results(), **collapse.last} if is_rank_zero() else {})

@@ -29,6 +29,7 @@ from vcrast.finetune import check_finetuning, finetune
 from vcrast.models.pretrained import check_checkpoint
 from vcrast.pretrain import pretrain
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
+from vcrast.runs.checkpoint import latest_step
 from vcrast.runs.environment import redact_arguments, write_environment
 from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.job import Job
@@ -39,6 +40,7 @@ from vcrast.runs.report.page import write_report
 from vcrast.runs.report.summary_table import print_summary
 from vcrast.runs.resume import Before, FoldPlan, check_clips, clear, notes_of, plan_folds, said_of
 from vcrast.runs.summary import Summary
+from vcrast.runs.unfinished import recover
 from vcrast.runs.validation import split_off
 from vcrast.training.device import cpu_computes, resolve_device, resolve_precision
 from vcrast.training.dist import (
@@ -119,6 +121,7 @@ def check(config: Config) -> tuple[Corpus, list[str]]:
     check_parts(config, corpus)
     check_finetuning(config, corpus, folds)
     if not holds_work(Path(str(config.run.dir))):
+        recover_source(config, folds)
         features = {**config.features, "sample_rate": config.data.sample_rate}
         for fold in folds:
             check_checkpoint(config.model, linear=config.linear, features=features, fold=fold, data=vars(config.data))
@@ -127,6 +130,17 @@ def check(config: Config) -> tuple[Corpus, list[str]]:
     undecoded = OpenData(config.data, corpus, store=None)
     check_sizes(config, {fold: len(undecoded.fold(fold, seed=config.run.seed).train) for fold in folds})
     return corpus, folds
+
+
+def recover_source(config: Config, folds: Sequence[str]) -> None:
+    """Make models of the run that `model.checkpoint` names, where its pretraining has not come to its end."""
+    source = config.model.get("checkpoint")
+    if source is None or ":" in str(source):
+        return
+    with rank_zero_first():
+        told = [text for fold in folds for text in recover(Path(str(source)).expanduser(), fold=fold)]
+    for text in told if is_rank_zero() else ():
+        log.warning("model.checkpoint=%s: %s", source, text)
 
 
 def what_is_there(config: Config, folder: Path, summary: Summary) -> Before:
@@ -195,10 +209,28 @@ def run_stages(job: Job, plan: FoldPlan) -> None:
             log.info("fold %s %s: done already", job.fold, stage)
             continue
         job.summary.begin(job.fold, stage, plan.inputs[stage])
-        job.summary.record(job.fold, stage, STAGES[stage](job))
+        try:
+            result = STAGES[stage](job)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {way_out(job, stage)}") from error
+        job.summary.record(job.fold, stage, result)
         # Also what makes the others wait until the first process has written what the next stage reads.
         if asked := job.interrupt.agreed():
             raise Interrupted(asked, f"after {stage} of fold {job.fold}")
+
+
+def way_out(job: Job, stage: str) -> str:
+    """What to do with a stage that has diverged, in words."""
+    latest = latest_step(job.checkpoints(stage))
+    folder = shlex.quote(str(job.run_dir))
+    if latest is None:
+        return "no checkpoint was written before: start a new run with a lower rate"
+    if stage == "pretrain":
+        return (
+            f"the checkpoint of step {latest} is good: a new run with model.checkpoint={folder} and a lower optim.lr "
+            "starts from its weights"
+        )
+    return f'a new run with model.checkpoint={folder} "stages=[finetune,evaluate]" and a lower finetune.optim.lr'
 
 
 def jobs(

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 import torch
 
-from vcrast.training.device import cpu_computes, resolve_precision
+from vcrast.training.device import cpu_computes, deterministic, resolve_precision
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,19 @@ def test_resolve_precision(monkeypatch):
         resolve_precision("bf16", "cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert resolve_precision("auto", "cuda") == "bf16"
+
+
+def test_only_deterministic_operations_run_where_it_is_asked(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    values, places = torch.ones(2), torch.tensor([0, 0])
+    with deterministic(False):
+        torch.zeros(3).put_(places, values)
+    with deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    said = r"^run\.deterministic=true: put_ does not have a deterministic .*; set it to false$"
+    with pytest.raises(ValueError, match=said), deterministic(True):
+        torch.zeros(3).put_(places, values)
+    assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="^another$"), deterministic(True):
+        raise RuntimeError("another")

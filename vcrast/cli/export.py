@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; created if missing")
     parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
     parser.add_argument("--fold", help="which fold's model; the first if left out")
-    parser.add_argument("--stage", help="finetuned or pretrained; finetuned where there is one if left out")
+    parser.add_argument("--stage", help="finetuned, pretrained, probe or unfinished; the first of them if left out")
     parser.set_defaults(run=run)
 
 
@@ -35,9 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
         require_onnx()
     from vcrast.config.atomic import write_atomic
     from vcrast.inference import load
-    from vcrast.models.export import DESCRIPTION, WEIGHTS, find_export, read_description, read_weights
+    from vcrast.inference.loading import find_model
+    from vcrast.models.export import DESCRIPTION, WEIGHTS, read_description, read_weights
 
-    source = find_export(Path(arguments.model), fold=arguments.fold, stage=arguments.stage)
+    source = find_model(arguments.model, fold=arguments.fold, stage=arguments.stage)
     # A damaged export must not be passed on.
     description = read_description(source)
     read_weights(source, description["weights_sha256"])

@@ -12,7 +12,7 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import resolve
 from vcrast.run import run
 from vcrast.runs.interrupt import Interrupted
-from vcrast.training.device import resolve_device
+from vcrast.training.device import deterministic, resolve_device
 from vcrast.training.dist import broadcast_object, process_group, torchrun_rank
 
 
@@ -39,7 +39,10 @@ def start(
         return 0
     device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
     try:
-        with process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone):
+        with (
+            deterministic(config.run.deterministic),
+            process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone),
+        ):
             if dry_run:
                 return rehearse(config)
             config.run.dir = broadcast_object(config.run.dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,8 +10,31 @@ import torch
 from vcrast.features.fbank import Fbank
 from vcrast.inference.model import Model
 from vcrast.models.backbone import build_backbone
-from vcrast.models.export import STAGES, build_head, fill, find_export, read_description, read_weights
+from vcrast.models.export import (
+    STAGES,
+    UNFINISHED,
+    build_head,
+    fill,
+    find_export,
+    read_description,
+    read_weights,
+)
+from vcrast.runs.unfinished import recover
 from vcrast.training.device import existing_device
+
+log = logging.getLogger(__name__)
+
+
+def find_model(run: str | Path, *, fold: str | int | None = None, stage: str | None = None) -> Path:
+    """The exported folder that `run` means, made first from the last checkpoint of a pretraining that has not ended.
+
+    Arguments and errors as in `load`; how far such a pretraining has come is said as a warning.
+    """
+    told = recover(Path(run), fold=None if fold is None else str(fold))
+    folder = find_export(Path(run), fold=fold, stage=stage)
+    for text in told if folder.name == UNFINISHED else ():
+        log.warning("%s: %s", run, text)
+    return folder
 
 
 def load(
@@ -23,7 +47,7 @@ def load(
     Args:
         run: a run folder, or a folder that `vcrast export` wrote.
         fold: which fold's model; None is the first.
-        stage: `finetuned`, `pretrained` or `probe`; None is the first of them that there is.
+        stage: `finetuned`, `pretrained`, `probe` or `unfinished`; None is the first of them that there is.
         device: where it computes: cpu, cuda, cuda:1, mps.
 
     Raises:
@@ -31,7 +55,7 @@ def load(
         ValueError: no such fold or stage, damaged files, or a device that this machine lacks.
     """
     device = existing_device("device", device)
-    folder = find_export(Path(run), fold=fold, stage=stage)
+    folder = find_model(run, fold=fold, stage=stage)
     found = read_description(folder)
     tensors = read_weights(folder, found["weights_sha256"])
     try:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from vcrast.models.export import DESCRIPTION, WEIGHTS, exported_folds, file_sha256, is_run, read_description
+from vcrast.models.export import DESCRIPTION, UNFINISHED, WEIGHTS, exported_folds, file_sha256, is_run, read_description
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 GIVE = "give a run, an exported model, a .safetensors file, timm:NAME or hf-hub:ORG/NAME"
@@ -60,7 +60,15 @@ def find_source(
     folder = path if (path / DESCRIPTION).is_file() else pretrained_of(path, where, fold=fold, data=data)
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{where}: {folder} has no {WEIGHTS}; export the model again")
-    return Source(folder / WEIGHTS, described(folder / WEIGHTS), heard_test(folder, fold, data))
+    description = described(folder / WEIGHTS)
+    return Source(folder / WEIGHTS, description, [*heard_test(folder, fold, data), *unfinished(description)])
+
+
+def unfinished(description: Mapping[str, Any] | None) -> list[str]:
+    """A note on the weights of a pretraining that had not come to its end."""
+    meta = description["meta"] if description is not None else {}
+    step, num_steps = meta.get("step"), meta.get("num_steps")
+    return [] if step is None else [f"weights of step {step} of {num_steps}: the pretraining has not come to its end"]
 
 
 def described(path: Path) -> Mapping[str, Any] | None:
@@ -91,7 +99,12 @@ def pretrained_of(run: Path, where: str, *, fold: str | None, data: Mapping[str,
         folds = exported_folds(run)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"model.checkpoint={error}") from None
-    found = {name: stages["pretrained"] for name, stages in folds.items() if "pretrained" in stages}
+    usable = ("pretrained", UNFINISHED)
+    found = {
+        name: next(stages[stage] for stage in usable if stage in stages)
+        for name, stages in folds.items()
+        if not stages.keys().isdisjoint(usable)
+    }
     if not found:
         other = next(iter(next(iter(folds.values())).values()))
         raise ValueError(f"{where}: has no pretrained model; to start from another one, name it: {other}")

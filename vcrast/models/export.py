@@ -25,7 +25,9 @@ from vcrast.models.backbone import Backbone
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
-STAGES = ("finetuned", "pretrained", "probe")
+UNFINISHED = "unfinished"
+"""A pretraining that has not come to its end, as far as its last checkpoint."""
+STAGES = ("finetuned", "pretrained", "probe", UNFINISHED)
 TRUSTED = ("vcrast.", "extensions.")
 KEYS = (
     "model", "features", "labels", "multilabel", "head", "sample_rate", "clip_duration_s", "pad", "meta",
@@ -66,18 +68,31 @@ def export(
     tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     if head is not None:
         tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    description = {
+    described = describe(
+        encoder, head=head, features=features, labels=labels, multilabel=multilabel, sample_rate=sample_rate,
+        clip_duration_s=clip_duration_s, pad=pad, meta=meta,
+    )  # fmt: skip
+    write_export(Path(folder), tensors, described)
+
+
+def describe(
+    encoder: Backbone,
+    *,
+    head: nn.Module | None,
+    features: Mapping[str, Any],
+    sample_rate: int,
+    labels: Sequence[str],
+    **others: Any,
+) -> dict[str, Any]:
+    """What `model.json` says of a model besides the hash of its weights; arguments and errors as in `export`."""
+    return {
         "model": encoder.options,
         "features": {"sample_rate": sample_rate, **features},
         "labels": list(labels),
-        "multilabel": multilabel,
         "head": None if head is None else describe_head(head),
         "sample_rate": sample_rate,
-        "clip_duration_s": clip_duration_s,
-        "pad": pad,
-        "meta": meta,
+        **others,
     }
-    write_export(Path(folder), tensors, description)
 
 
 def write_export(folder: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vcrast.config.metric import Metric
 from vcrast.data.loader import Batch, NoBatchError
 from vcrast.features.draws import Draws
+from vcrast.models.export import describe, to_plain
 from vcrast.objectives.base import Objective
 from vcrast.runs import checkpoint
 from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
@@ -269,6 +270,9 @@ class Stage:
             "num_steps": self.num_steps,
             "wall_s": self.wall_s,
             "step": done,
+            "export": to_plain(
+                describe(self.objective.encoder, head=None, **self.job.export_options()), "the checkpoint"
+            ),
         }
         if self.average is not None:
             content["average"] = self.average.state_dict()

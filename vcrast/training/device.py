@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -103,3 +105,29 @@ def cpu_flags(cpuinfo: Path = CPUINFO) -> set[str] | None:
     except OSError:
         return None
     return set(match[1].split()) if match else None
+
+
+@contextmanager
+def deterministic(asked: bool) -> Iterator[None]:
+    """Let PyTorch use deterministic algorithms alone, where `run.deterministic` asks for it; before CUDA is used.
+
+    Raises:
+        ValueError: an operation that has no deterministic version here.
+    """
+    if not asked:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        raise ValueError(f"run.deterministic=true: {reason}; set it to false") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
