@@ -51,5 +51,5 @@ def test_only_deterministic_operations_run_where_it_is_asked(monkeypatch):
     with pytest.raises(ValueError, match=said), deterministic(True):
         torch.zeros(3).put_(places, values)
     assert not torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(RuntimeError, match="^another$"), deterministic(True):
+    with pytest.raises(RuntimeError, match=r"^another$"), deterministic(True):
         raise RuntimeError("another")
