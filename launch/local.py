@@ -17,10 +17,11 @@ if not __package__:  # run as a script (PEP 366)
 
 from vcrast.cli.errors import exit_code
 from vcrast.cli.help import RUN_FLAGS, launch_help
+from vcrast.cli.terminal import outlive_terminal
 from vcrast.config.files import config_dir
 
 from .arguments import Arguments, Program, asks_hydra, hydra_line, parse, resumed_folder
-from .processes import follow_launcher, is_child, launch
+from .processes import follow_launcher, is_child, launch, refuse_other_launchers
 
 
 def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     """
     words = sys.argv[1:] if argv is None else argv
     called = program or Program.of_script(__file__)
+    outlive_terminal()
     if asks_hydra(words):
         return answer_hydra(words)
     return exit_code(called.name, lambda: _main(words, called))
@@ -45,6 +47,7 @@ def _main(words: Sequence[str], program: Program) -> int:
     if arguments.help:
         print(launch_help(program.shown, RUN_FLAGS))
         return 0
+    refuse_other_launchers(arguments.overrides)
     # Imported late: `--help` must not wait for Hydra and torch.
     if (code := _sweep(arguments, program)) is not None:
         return code

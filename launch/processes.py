@@ -21,20 +21,57 @@ from types import FrameType
 from typing import IO
 
 from vcrast.cli.errors import PEER_LOST
-from vcrast.data.processes import num_cores
+from vcrast.data.processes import is_left_alone, num_cores
 
 from .arguments import Program
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PARENT = "VCRAST_PARENT"  # descriptor of a pipe that closes when the launcher is gone
 GRACE_S = 20.0  # for the others to notice by themselves that one is gone
 KILL_S = 10.0  # between asking them to end and ending them
 POLL_S = 0.05
 
 
+OTHER_LAUNCHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
+"""What they tell their processes: how many there are. None of them says where rank 0 listens."""
+
+
 def is_child() -> bool:
-    """Whether a launcher has given this process its place."""
-    return "RANK" in os.environ
+    """Whether a launcher has made this process one of several, or ours has started it.
+
+    `RANK=0 WORLD_SIZE=1`, which Kubeflow and others set for a single process, leaves the number to the settings.
+    """
+    return PARENT in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def refuse_other_launchers(words: Sequence[str]) -> None:
+    """Refuse a place among others that a run could not take, and two numbers of processes.
+
+    Raises:
+        ValueError: says what to start instead.
+    """
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and not any(word.startswith(("run.dir=", "run.resume=")) for word in words):
+        raise ValueError(
+            f"torchrun --max-restarts={restarts}: what is started again goes on in its folder; name that, run.dir=DIR"
+        )
+    if PARENT in os.environ:
+        return
+    if not is_child():
+        for name, launcher in OTHER_LAUNCHERS.items():
+            if (count := os.environ.get(name, "1")) != "1":
+                raise ValueError(
+                    f"{launcher} has started {count} processes ({name}), each of which would be a run of its own; "
+                    "start one, with launch.num_processes=N or torchrun in it; on Slurm, vcrast submit does all of it"
+                )
+        return
+    asked = [word.partition("=")[2] for word in words if word.startswith("launch.num_processes=")]
+    given = [os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE")]
+    if asked and asked[-1] not in given:
+        raise ValueError(
+            f"launch.num_processes={asked[-1]}: a launcher has started {given[1]} processes (WORLD_SIZE={given[1]}), "
+            f"{given[0]} of them here, and its number counts; leave launch.num_processes out, or start one process"
+        )
 
 
 def launch(program: Program, num_processes: int, words: Sequence[str]) -> int:
@@ -52,7 +89,7 @@ def launch(program: Program, num_processes: int, words: Sequence[str]) -> int:
     """
     with ExitStack() as stack:
         group = Group(stack, num_processes, [*program.command, *words], program.name)
-        old = {number: signal.signal(number, group.forward) for number in FORWARDED}
+        old = {number: signal.signal(number, group.forward) for number in FORWARDED if not is_left_alone(number)}
         try:
             return group.wait()
         finally:
@@ -149,7 +186,7 @@ def variables(rank: int, num_processes: int, port: str) -> dict[str, str]:
     """What torchrun would set for a process of one machine, and its share of the cores."""
     given = {
         "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes,
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": False,
     }  # fmt: skip
     if "OMP_NUM_THREADS" not in os.environ:
         given["OMP_NUM_THREADS"] = max(1, num_cores() // num_processes)

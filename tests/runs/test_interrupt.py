@@ -19,7 +19,7 @@ def raise_signal(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_a_signal_is_noted_and_the_old_handlers_come_back(name):
     number = signal.Signals[name]
     before = signal.getsignal(number)
@@ -52,6 +52,16 @@ def test_the_second_ctrl_c_stops_at_once_and_handlers_come_back():
 def test_signals_that_were_not_asked_for_are_left_alone():
     with Interrupt():
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_what_nohup_started_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            raise_signal(signal.SIGHUP)
+        assert interrupt.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_unknown_signal_is_refused():

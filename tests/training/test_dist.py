@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vcrast.training.dist import (
     gather_clips,
     gather_rows,
     is_rank_zero,
+    of_this_start,
     process_group,
     rank,
     rank_slice,
@@ -60,6 +62,23 @@ def test_place_reads_torchruns_variables(monkeypatch):
     monkeypatch.delenv("MASTER_PORT")
     with pytest.raises(ValueError, match="MASTER_PORT not set"):
         torchrun_rank()
+
+
+def test_processes_that_are_started_again_share_nothing_with_those_before():
+    store, names = distributed.HashStore(), []
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            places = [TorchrunRank(rank, 3, rank, 3) for rank in range(3)]
+            stores = list(threads.map(lambda place: of_this_start(store, place, 20), places))
+        stores[1].set("address", "1")
+        names.append([each.check(["address"]) for each in stores])
+        assert not store.check(["address"])
+        before = stores
+    assert names == [[True] * 3] * 2
+    for missed in range(3):  # those that do not come again
+        with pytest.raises(RuntimeError, match="waited in vain"):
+            of_this_start(store, TorchrunRank(missed, 3, missed, 3), 0.2)
+    assert before[0].check(["address"])
 
 
 def test_processes_that_do_not_come_are_reported(monkeypatch):

@@ -32,7 +32,7 @@ Readers = dict[str, Callable[[str, int], np.ndarray]]
 LONGEST_FOLDER = 75  # bytes: a socket's path may have 107, and multiprocessing adds two names
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 # What Slurm, a terminal and `kill` send to all processes of a job.
-OUTER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+OUTER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def fork_server() -> ForkServerContext:
@@ -104,6 +104,11 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_left_alone(number: signal.Signals) -> bool:
+    """Whether whoever started this program wants it to outlive its terminal, as `nohup` does."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+
+
 def start_decoder(readers: Readers) -> None:
     """Initialise a process that builds the cache: Slurm's signals end it, Ctrl-C is left to the parent.
 
@@ -113,7 +118,8 @@ def start_decoder(readers: Readers) -> None:
     READERS.update(readers)
     end_with_parent()
     for number in OUTER_SIGNALS:
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        ignored = number == signal.SIGINT or is_left_alone(number)
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTER_SIGNALS)
 
 

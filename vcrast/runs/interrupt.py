@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+from vcrast.data.processes import is_left_alone
 from vcrast.training.dist import all_reduce_max
 
 
@@ -34,7 +35,7 @@ class Interrupt:
     """
 
     def __init__(self, also: Sequence[str] = ()) -> None:
-        names = ["SIGINT", "SIGTERM", *also]
+        names = ["SIGINT", "SIGTERM", "SIGHUP", *also]
         unknown = [name for name in names if name not in signal.Signals.__members__]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no signal of this system; give names such as 'SIGUSR1'")
@@ -78,6 +79,8 @@ class Interrupt:
         self._pid = os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in self.signals:
+                if is_left_alone(number):
+                    continue
                 self._old[number] = signal.signal(number, self._note)
         return self
 

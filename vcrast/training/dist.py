@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from vcrast.training.watchdog import Watchdog, watched
 
 T = TypeVar("T")
 POLL_S = 0.1
+PREFIX = "vcrast/start/"
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -42,13 +44,14 @@ class TorchrunRank(NamedTuple):
 
 
 def torchrun_rank() -> TorchrunRank:
-    """What torchrun's variables say; one process on one machine where they are not set.
+    """What torchrun's variables say; one process on one machine where they are not set, or say that it is alone.
 
     Raises:
         ValueError: some of the variables are set and others are missing, or they contradict each other.
     """
-    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
-        return TorchrunRank(0, 1, 0, 1)
+    size = os.environ.get("WORLD_SIZE", "1" if "RANK" not in os.environ else "")
+    if size == "1" and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
+        return TorchrunRank(0, 1, int(os.environ.get("LOCAL_RANK", "0")), 1)
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise ValueError(f"{', '.join(missing)} not set; start several processes with launch.num_processes or torchrun")
@@ -107,6 +110,7 @@ def process_group(device: torch.device, *, timeout_s: float, even_alone: bool = 
         store: distributed.Store = distributed.HashStore()
         if not alone:
             store, *_ = next(iter(distributed.rendezvous("env://", here.rank, here.world_size, timeout=patience)))
+            store = of_this_start(store, here, timeout_s)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=store, rank=here.rank, world_size=here.world_size, timeout=patience,
@@ -123,6 +127,40 @@ def process_group(device: torch.device, *, timeout_s: float, even_alone: bool = 
     finally:
         _common.store = None
         distributed.destroy_process_group()
+
+
+def of_this_start(store: distributed.Store, here: TorchrunRank, timeout_s: float) -> distributed.Store:
+    """A part of the store that these processes share with none that were there before them.
+
+    torchrun keeps its store when it starts processes again, so addresses of those that are gone stand in it
+    (pytorch#135712), and no variable numbers the starts alike on all machines. So rank 0 draws a name and hands it to
+    each process that asks with a word of its own, which nobody before it can have said.
+
+    Raises:
+        RuntimeError: the others did not come.
+    """
+    deadline, own = time.monotonic() + timeout_s, uuid.uuid4().hex
+    start = PREFIX + own  # rank 0's is everybody's
+    if here.rank == 0:
+        others = [f"{PREFIX}rank_{rank}" for rank in range(1, here.world_size)]
+        while store.add(f"{start}/arrived", 0) < len(others):
+            for key in others:
+                if store.check([key]):
+                    store.set(PREFIX + store.get(key).decode(), start)
+            _still(deadline, "the others")
+    else:
+        store.set(f"{PREFIX}rank_{here.rank}", own)
+        while not store.check([start]):
+            _still(deadline, "rank 0")
+        start = store.get(start).decode()
+        store.add(f"{start}/arrived", 1)
+    return distributed.PrefixStore(start, store)
+
+
+def _still(deadline: float, whom: str) -> None:
+    if time.monotonic() > deadline:
+        raise RuntimeError(f"waited in vain for {whom}")
+    time.sleep(POLL_S / 5)
 
 
 @contextmanager
