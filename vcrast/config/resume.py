@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
-from vcrast.config.quoting import home, literal
+from vcrast.config.quoting import PATHS, home, literal
 from vcrast.config.saved import changed, load_config, read_saved
 from vcrast.config.schema import Config, keys
 
@@ -37,7 +37,7 @@ def resolve(overrides: Sequence[str]) -> Config:
             Path(home("run.resume", literal(asked[-1]))),
             [word for word in overrides if not word.startswith("run.resume=")],
         )
-    config = compose(overrides)
+    config = anchored(compose(overrides))
     if config.run.dir is None:
         config.run.dir = f"runs/{config.recipe}/{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     saved = Path(config.run.dir) / "config.yaml"
@@ -47,6 +47,24 @@ def resolve(overrides: Sequence[str]) -> Config:
         _refuse_changes(load_config(saved), config)
     else:  # a run that has pretrained goes on with the words that it was begun with
         refuse_without_effect(config, overrides)
+    return config
+
+
+def anchored(config: Config) -> Config:
+    """The settings with absolute paths of what a run reads, so that it goes on from another folder, or moved.
+
+    Relative paths, those in a recipe as well, begin in the working directory. What is not there stays as it was typed.
+    """
+    for key in PATHS:
+        group, _, name = key.partition(".")
+        options = getattr(config, group)
+        options = options if isinstance(options, dict) else vars(options)
+        value = options.get(name)
+        if group == "run" or not isinstance(value, str):
+            continue
+        path = Path(home(key, value)).absolute()
+        if key == "data.cache_dir" or path.exists():
+            options[name] = str(path)
     return config
 
 
@@ -127,7 +145,7 @@ def _resumed(folder: Path, overrides: Sequence[str]) -> Config:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"run.resume={folder}: no config.yaml there; name the folder that a run printed")
     saved = read_saved(folder / "config.yaml")
-    config = to_config(changed(saved, [word for word in overrides if not word.startswith("recipe=")]))
+    config = anchored(to_config(changed(saved, [word for word in overrides if not word.startswith("recipe=")])))
     config.run.dir = str(folder)
     _refuse_changes(to_config(saved), config)
     return config
