@@ -124,9 +124,11 @@ def doubts(runs: Sequence[PlannedRun], cluster: str) -> list[str]:
     """What is likely a mistake, but may be right on the cluster."""
     from vcrast.data.open import open_corpus
 
+    from .slurm_options import asks_for_gpus
+
     config = runs[0].config
     found = []
-    if cluster == "slurm" and not config.slurm.gpus_per_node and not config.run.device.startswith("cpu"):
+    if cluster == "slurm" and not asks_for_gpus(config.slurm) and not config.run.device.startswith("cpu"):
         found.append("slurm.gpus_per_node is not set, so no GPU is asked for; run.device=cpu says that this is meant")
     for data in {str(run.config.data): run.config.data for run in runs}.values():
         try:

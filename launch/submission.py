@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from vcrast.config.schema import Config
 
 from .slurm_job import BatchJob
-from .slurm_options import parameters
+from .slurm_options import command_words, parameters
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
@@ -68,9 +68,8 @@ class Submission:
         """
         path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
         ignoring = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
-        return shlex.join(
-            ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, self.config.slurm.python or sys.executable]
-        )
+        python = command_words("slurm.python", self.config.slurm.python) or [sys.executable]
+        return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, *python])
 
     def script(self, count: int) -> str:
         """The batch script of `count` jobs, as sbatch would be given it; needs no Slurm."""

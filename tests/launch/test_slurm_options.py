@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from launch.slurm_options import (
     LOWEST,
     TEXTS,
+    asks_for_gpus,
     check,
     check_folder,
     extra,
@@ -26,10 +27,7 @@ from vcrast.config.compose import compose
 
 DEMO = compose(["recipe=demo"])
 DEFAULT = DEMO.slurm
-HOSTILE = (
-    "a\nb", "a\n#SBATCH --uid=0", "a\r", "a\x00", "a\u2028b", "a\x1b[2J", "$(touch x)", "`id`", "a'b", 'a"b',
-    "a\\b", "--uid=0", "", " ", "a$HOME",
-)  # fmt: skip
+HOSTILE = ("a\nb", "a\n#SBATCH --uid=0", "a\r", "a\x00", "a\u2028b", "a\x1b[2J", "a\\b", "", " ")
 
 
 def with_(**changes):
@@ -48,23 +46,67 @@ def script(options, count=1, folder="/runs/a"):
 
 def test_every_text_of_the_schema_is_checked():
     texts = {key for key, kind in type(DEFAULT).__annotations__.items() if "str" in kind and "list" not in kind}
-    assert texts - {"extra"} == {*TEXTS, "cluster"}
+    assert texts - {"extra", "setup"} == {*TEXTS, "cluster"}
 
 
 @pytest.mark.parametrize("key", [*TEXTS, "cluster", "modules", "mail_type", "extra"])
 @pytest.mark.parametrize("value", HOSTILE, ids=ascii)
 def test_hostile_text_is_refused_in_one_line_that_names_the_key(key, value):
-    given_ = {"extra": {"comment": value}, "modules": ["gcc", value], "mail_type": [value]}.get(key, value)
+    given_ = {"extra": {"begin": value}, "modules": ["gcc", value], "mail_type": [value]}.get(key, value)
     with pytest.raises(ValueError, match=rf"slurm\.{key}") as caught:
         check(with_(**{key: given_}))
     assert str(caught.value).isprintable()
 
 
-def test_a_path_with_blanks_stays_one_word():
-    assert "'/opt/a b/python'" in script(with_(python="/opt/a b/python"))
+def test_how_python_starts_is_a_command_in_which_quotes_keep_a_path_with_blanks():
+    assert " sh '/opt/a b/python' -u -m submitit" in script(with_(python="'/opt/a b/python'"))
+    assert " sh apptainer exec --nv /a.sif python -u " in script(with_(python="apptainer exec --nv /a.sif python"))
+    with pytest.raises(ValueError, match=r"slurm\.python=a 'b: no closing quotation"):
+        check(with_(python="a 'b"))
 
 
-@pytest.mark.parametrize("option", ["wrap", "output", "error", "signal", "array", "export", "chdir", "requeue"])
+def test_set_up_commands_come_before_srun_and_a_failed_one_ends_the_job():
+    lines = script(with_(setup="source /site/env.sh\nexport A='b $C'", modules=["gcc"])).splitlines()
+    found = lines[lines.index("# setup") + 1 : lines.index("# command") - 1]
+    assert found == ["module load gcc || exit 1", "set -e", "source /site/env.sh", "export A='b $C'", "set +e"]
+    with pytest.raises(ValueError, match=r"slurm\.setup="):
+        check(with_(setup="a\x00"))
+
+
+def test_arguments_of_srun_follow_ours():
+    text = script(with_(srun_args="--container-image=nvcr.io#x/y:1 --container-mounts='/a b:/c'", cpus_per_task=2))
+    assert "--cpus-per-task=2 '--container-image=nvcr.io#x/y:1' '--container-mounts=/a b:/c' env " in text
+
+
+@pytest.mark.parametrize(
+    ("given_", "line"),
+    [
+        ({"gpus_per_node": "a100:4"}, "#SBATCH --gpus-per-node=a100:4"),
+        ({"gpus_per_node": "a100:3,h100:1"}, "#SBATCH --gpus-per-node=a100:3,h100:1"),
+        ({"gpus_per_node": 4}, "#SBATCH --gpus-per-node=4"),
+        ({"gres": "gpu:a100:4"}, "#SBATCH --gres=gpu:a100:4"),
+        ({"gres": "nvme:800,gres/gpu:4"}, "#SBATCH --gres=nvme:800,gres/gpu:4"),
+    ],
+)
+def test_gpus_of_a_kind_are_asked_for_and_each_gets_a_process(given_, line):
+    options = with_(**given_)
+    lines = script(options).splitlines()
+    assert line in lines
+    assert "#SBATCH --ntasks-per-node=4" in lines
+    assert asks_for_gpus(options)
+    assert not asks_for_gpus(with_(gres="nvme:800"))
+    assert asks_for_gpus(with_(extra={"gpus-per-task": 1}))
+
+
+def test_gpus_are_asked_for_once_and_in_numbers():
+    with pytest.raises(ValueError, match=r"slurm\.gres=gpu:4: slurm\.gpus_per_node=2 asks for GPUs, too"):
+        check(with_(gres="gpu:4", gpus_per_node=2))
+    for wrong in ("a100", "-1", -1, "4 a100", 0.5):
+        with pytest.raises(ValueError, match=r"slurm\.gpus_per_node=.*: write 4, or with a kind a100:4"):
+            check(with_(gpus_per_node=wrong))
+
+
+@pytest.mark.parametrize("option", ["wrap", "output", "error", "signal", "array", "chdir", "requeue"])
 def test_extra_leaves_to_the_launcher_what_is_the_launchers(option):
     for spelling in (option, option.replace("-", "_")):
         with pytest.raises(ValueError, match=rf"slurm\.extra\.{spelling}=x: the launcher sets --{option} itself"):
@@ -78,7 +120,7 @@ def test_extra_takes_names_of_options_only(option):
 
 
 def test_extra_names_the_key_that_exists_and_takes_flags_numbers_and_underscores():
-    with pytest.raises(ValueError, match=r"slurm\.extra\.gpus-per-node=2: write slurm\.gpus_per_node=2"):
+    with pytest.raises(ValueError, match=r"slurm\.extra\.gpus-per-node=2: write it as slurm\.gpus_per_node"):
         extra({"gpus-per-node": 2})
     assert extra({"mem_per_gpu": "8G", "nice": 100, "exclusive": True}) == {
         "mem-per-gpu": "8G",
@@ -114,8 +156,9 @@ def test_whatever_is_accepted_adds_one_line_that_reads_back_as_itself(data):
     except ValueError:
         return
     added = set(text.splitlines()) - set(script(DEFAULT).splitlines())
-    if key == "python":
-        assert value in shlex.split(added.pop())
+    if key in ("python", "srun_args"):
+        words = shlex.split(added.pop())
+        assert all(word in words for word in shlex.split(value))
         return
     (line,) = added
     option, _, _ = line.partition("=")
@@ -124,7 +167,7 @@ def test_whatever_is_accepted_adds_one_line_that_reads_back_as_itself(data):
 
 
 @given(
-    st.sampled_from(["begin", "comment", "gres", "nice", "nodelist"]),
+    st.sampled_from(["begin", "nice", "switches"]),
     st.text(st.sampled_from("ab1,-|&[] #;()"), max_size=12) | st.text(max_size=12),
 )
 def test_whatever_extra_accepts_reads_back_as_itself(option, value):

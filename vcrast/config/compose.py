@@ -73,7 +73,9 @@ GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/
 
 
 def in_hydras_words(word: str) -> str:
-    """`finetune.optim=lars`, which picks a file, as Hydra writes it: `optim@finetune.optim=lars`."""
+    """A word as Hydra writes it: `optim@finetune.optim=lars` picks a file, `++slurm.extra.nice=100` adds a key."""
+    if word.startswith("slurm.extra."):
+        return f"++{word}"
     found = GROUPS_OF_STAGES.fullmatch(word)
     return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else as_list(word)
 

@@ -41,6 +41,7 @@ def read_saved(path: Path) -> DictConfig:
             f"{path}: {error}; edited, or another version of vcrast wrote it: start anew in another run.dir"
         ) from None
     OmegaConf.set_struct(saved, True)
+    OmegaConf.set_struct(saved.slurm.extra, False)  # its keys are those of sbatch
     return saved
 
 
@@ -52,7 +53,8 @@ def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     for override in overrides:
         key, equals, _ = override.partition("=")
-        if not equals or OmegaConf.select(saved, key, default=_MISSING) is _MISSING:
+        known = key.startswith("slurm.extra.") or OmegaConf.select(saved, key, default=_MISSING) is not _MISSING
+        if not equals or not known:
             raise ValueError(
                 f"{override}: a resumed run has its groups fixed and takes key=value; {choices(saved, key)}"
             )

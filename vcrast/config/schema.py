@@ -139,8 +139,10 @@ class SlurmConfig:
     constraint: str | None
     reservation: str | None
     exclude: str | None
+    nodelist: str | None
     nodes: int
-    gpus_per_node: int | None
+    gpus_per_node: Any
+    gres: str | None
     tasks_per_node: int | None
     cpus_per_task: int | None
     mem_gb: float | None
@@ -150,7 +152,12 @@ class SlurmConfig:
     array_parallelism: int | None
     mail_user: str | None
     mail_type: list[str]
+    job_name: str | None
+    comment: str | None
+    dependency: str | None
     modules: list[str]
+    setup: str | None
+    srun_args: str | None
     python: str | None
     extra: dict[str, Any]
 
