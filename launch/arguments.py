@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vcrast.config.files import options
+from vcrast.config.files import add_own_dirs, options
 from vcrast.config.quoting import as_list, home, literal
 from vcrast.config.words import suggest
 
 SWEEP_FLAGS = ("-m", "--multirun")
-FLAGS = ("--help", "-h", "--dry-run", "--cfg", *SWEEP_FLAGS)
+FLAGS = ("--help", "-h", "--dry-run", "--cfg", "--recipes", *SWEEP_FLAGS)
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
 
 
@@ -64,7 +64,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises:
         ValueError: an unknown flag, an unknown recipe, a word that is no `key=value`, or no recipe at all.
     """
-    words = list(argv)
+    words, folders = _without_recipes(argv)
+    add_own_dirs(folders)
     if "-h" in words or "--help" in words or not words:
         return Arguments(help=True)
     dry_run, show_config = "--dry-run" in words, "--cfg" in words
@@ -84,6 +85,22 @@ def parse(argv: Sequence[str]) -> Arguments:
     if not sweep:  # there, a comma separates runs
         words = [as_list(word) for word in words]
     return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=sweep)
+
+
+def _without_recipes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without `--recipes DIR` and `--recipes=DIR`, and the folders that these name."""
+    words, folders = [], []
+    rest = iter(argv)
+    for word in rest:
+        flag, equals, folder = word.partition("=")
+        if flag != "--recipes":
+            words.append(word)
+            continue
+        folder = folder if equals else next(rest, "")
+        if not Path(folder).expanduser().is_dir() or not folder:
+            raise ValueError(f"--recipes {folder}: no such folder; name one that holds NAME.yaml")
+        folders.append(folder)
+    return words, folders
 
 
 def _drop_cfg(words: list[str]) -> None:

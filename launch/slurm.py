@@ -153,12 +153,13 @@ def show_script(base: Path, runs: Sequence[PlannedRun], program: Program) -> int
 def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Program) -> int:
     """Copy the code, submit, and say where everything is."""
     from .slurm_job import BatchJob
-    from .snapshot import take
+    from .snapshot import take, take_own_options
     from .submission import Submission, why_never
 
     is_new = not base.exists() or not any(base.iterdir())
     code = take(ROOT, base / "code")
-    tasks = [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program) for run in runs]
+    own = take_own_options(base / "code")
+    tasks = [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program, own) for run in runs]
     try:
         jobs = Submission(runs[0].config, base / "slurm", code).submit(cluster, tasks)
     except ValueError:

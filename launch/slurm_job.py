@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vcrast.cli.errors import exit_code
+from vcrast.config.files import VARIABLE
 
 from .arguments import Program
 from .requeue import WARNINGS, Requeue, WarningTimer, reason_to_end, requeue, submitits_handler
@@ -35,11 +36,13 @@ class BatchJob:
             what it saved.
         signal_delay_s: how long before the limit the warning comes.
         program: how the launcher was called.
+        own_options: copies of the user's folders of options, as $VCRAST_CONFIGS names them.
     """
 
     overrides: tuple[str, ...]
     signal_delay_s: int
     program: Program
+    own_options: str = ""
 
     def __call__(self) -> int:
         """Run, or go on with, the recipe. A job that is to run again does not return, nor does one that failed."""
@@ -47,6 +50,7 @@ class BatchJob:
 
         # Each process chooses its device by LOCAL_RANK; one that saw a single device could not.
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        os.environ[VARIABLE] = self.own_options
         # The run sets up the root logger, which would repeat every line of submitit.
         logging.getLogger("submitit").propagate = False
         # What the run folder notes as its command line.

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from vcrast.config.files import own_dirs
 from vcrast.runs.environment import SNAPSHOT_FILE, git_state
 
 TOPS = ("vcrast", "launch", "extensions", "configs")
@@ -59,6 +60,18 @@ def take(root: Path, folder: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def take_own_options(folder: Path) -> str:
+    """Copy the user's folders of options to `folder`/options-<fingerprint>; what $VCRAST_CONFIGS is in the job."""
+    copies = []
+    for own in own_dirs():
+        files = sorted(path.relative_to(own) for path in own.rglob("*.yaml"))
+        copies.append(folder / f"options-{fingerprint(own, files)}")
+        for path in files:
+            (copies[-1] / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(own / path, copies[-1] / path)
+    return os.pathsep.join(map(str, copies))
 
 
 def _from_git(root: Path) -> Iterator[Path]:

@@ -109,6 +109,9 @@ def test_what_may_be_right_on_the_cluster_is_a_warning(no_slurm, tmp_path, capsy
     lines = capsys.readouterr().err.splitlines()
     assert any("warning: slurm.gpus_per_node is not set" in line for line in lines)
     assert any("nowhere" in line and "unless the nodes see it" in line for line in lines)
+    for word in ("slurm.gpus_per_node=a100:4", "slurm.gres=gpu:a100:4", "slurm.extra.gpus_per_task=1"):
+        assert main(["demo", f"run.dir={tmp_path}/run", "--dry-run", word]) == 0
+        assert "no GPU is asked for" not in capsys.readouterr().err
 
 
 def test_auto_takes_slurm_where_there_is_one(no_slurm, monkeypatch):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slurm_cluster import NODES
 from small_run import metric_steps, small, weights_hash
 
 from launch.slurm import ROOT, main
@@ -122,6 +123,55 @@ def test_the_script_is_the_one_that_a_dry_run_prints(cluster, tmp_path, capsys):
     job, _ = submit(capsys, *overrides)
     cluster.run("scancel", job)
     assert (tmp_path / "run" / "slurm" / f"{job}_submission.sh").read_text().strip() == printed.strip()
+
+
+def test_what_a_site_asks_for_reaches_slurm_and_the_run(cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VCRAST_CONFIGS", "")
+    recipe = "# @package _global_\ndefaults: [demo, _self_]\nstages: [pretrain]\n"
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text(recipe)
+    folder, site = tmp_path / "run", tmp_path / "site.sh"
+    site.write_text("export WANDB_PROJECT='of the site'\n")
+    python = f"env SEEN={tmp_path}/seen sh -c 'env > $SEEN.$SLURM_PROCID; exec \"$@\"' sh {sys.executable}"
+    own = [word for word in words(folder, "pretrain.steps=2") if not word.startswith(("recipe=", "stages="))]
+    first = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 4")
+    job, _ = submit(
+        capsys, "mine", "--recipes", str(tmp_path / "recipes"), *own, "slurm.job_name=my name",
+        f"slurm.setup=source {site} && test -n \"$WANDB_PROJECT\"", "slurm.srun_args=--label --chdir=/",
+        f"slurm.python={python}", "slurm.comment=it's \"$HOME\"", f"slurm.nodelist={NODES[1]}", "slurm.extra.nice=7",
+        "slurm.mail_user=me@lab", "slurm.mail_type=[END]", f"slurm.dependency=afterany:{first}",
+    )  # fmt: skip
+    (tmp_path / "recipes" / "mine.yaml").write_text("edited: later")
+    shown = cluster.run("scontrol", "show", "job", job)
+    for part in (
+        "JobName=my name",
+        'Comment=it\'s "$HOME"',
+        f"ReqNodeList={NODES[1]}",
+        f"Dependency=afterany:{first}",
+        "Nice=7",
+        "MailUser=me@lab",
+    ):
+        assert part in shown, shown
+    assert cluster.wait(job)["JobState"] == "COMPLETED", log(folder, job)
+    seen = (tmp_path / "seen.0").read_text()
+    assert "WANDB_PROJECT=of the site\n" in seen
+    assert "\nPWD=/\n" in seen
+    assert log(folder, job).count("0: ") > 3  # srun --label
+    assert len(metric_steps(folder)) == 2
+
+
+def test_a_set_up_command_that_fails_ends_the_job(cluster, tmp_path, capsys):
+    job, _ = submit(capsys, *words(tmp_path / "run", "slurm.setup=source /nowhere.sh"))
+    assert cluster.wait(job)["JobState"] == "FAILED"
+    assert "/nowhere.sh: No such file" in log(tmp_path / "run", job)
+
+
+def test_srun_of_the_launcher_itself_says_what_to_use(cluster, tmp_path):
+    command = ["srun", "--ntasks=2", sys.executable, str(ROOT / "launch/local.py"), *words(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "srun has started 2 processes (SLURM_STEP_NUM_TASKS)" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_preempted_job_saves_goes_back_into_the_queue_and_ends_with_the_same_weights(

@@ -34,6 +34,7 @@ cluster (slurm.*; null means the cluster's own default; docs/slurm.md):
   --dry-run      print the batch script, submit nothing"""
 
 ALL_FLAGS = """\
+  --recipes DIR  recipes of your own, DIR/NAME.yaml, beside those above; the folder vcrast_recipes is found by itself
   --cfg job      print the composed settings (every key there can be set) and stop
   completion     eval "$({command} -sc install=bash)\""""
 

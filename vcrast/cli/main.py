@@ -11,7 +11,7 @@ from vcrast.cli import compare, data, doctor, embed, evaluate, export, predict, 
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
 from vcrast.cli.errors import exit_code
-from vcrast.config.files import options
+from vcrast.config.files import add_own_dirs, options
 from vcrast.config.version import __version__
 from vcrast.config.words import suggest
 
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
+    add_own_dirs()
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         recipes = [name for name, _ in options("recipe")]
         meant = f"did you mean `vcrast run {words[0]}`?" if words[0] in recipes else suggest(words[0], VERBS)

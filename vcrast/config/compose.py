@@ -15,8 +15,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vcrast.config import own_source  # noqa: F401 Hydra finds it by its scheme
 from vcrast.config.files import config_dir, options, search_path
-from vcrast.config.quoting import as_list, for_hydra
+from vcrast.config.quoting import as_list, for_hydra, literal
 from vcrast.config.schema import Config, keys
 from vcrast.config.words import suggest
 
@@ -103,7 +104,11 @@ def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
         words = [for_hydra(in_hydras_words(word)) for word in overrides]
-        return hydra_compose(name, overrides=[*words, *search_path()])
+        composed = hydra_compose(name, overrides=[*words, *search_path()])
+    for word in overrides:
+        if word.startswith("recipe="):  # one that was begun as a copy of another may still have its name
+            composed.recipe = literal(word.partition("=")[2])
+    return composed
 
 
 ONLY_PRETRAINING = ("source", "views", "objective", "optim", "schedule")
