@@ -41,7 +41,8 @@ def is_child() -> bool:
 
     `RANK=0 WORLD_SIZE=1`, which Kubeflow and others set for a single process, leaves the number to the settings.
     """
-    return PARENT in os.environ or os.environ.get("WORLD_SIZE", "1") != "1"
+    alone = os.environ.get("WORLD_SIZE", "" if "RANK" in os.environ else "1") == "1"
+    return PARENT in os.environ or not alone
 
 
 def refuse_other_launchers(words: Sequence[str]) -> None:
@@ -67,7 +68,7 @@ def refuse_other_launchers(words: Sequence[str]) -> None:
         return
     asked = [word.partition("=")[2] for word in words if word.startswith("launch.num_processes=")]
     given = [os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE")]
-    if asked and asked[-1] not in given:
+    if asked and "WORLD_SIZE" in os.environ and asked[-1] not in given:
         raise ValueError(
             f"launch.num_processes={asked[-1]}: a launcher has started {given[1]} processes (WORLD_SIZE={given[1]}), "
             f"{given[0]} of them here, and its number counts; leave launch.num_processes out, or start one process"

@@ -22,6 +22,7 @@ import extensions
 import vcrast
 import vcrast.config.compose
 import vcrast.config.schema
+from launch.arguments import parse
 from vcrast.cli.main import main
 from vcrast.config.resume import resolve
 from vcrast.data import sources
@@ -65,7 +66,18 @@ def test_every_kind_of_part_is_shown():
     shown = {"/".join(path.split("/")[:2]) for path in BLOCKS}
     code = {f"extensions/{name}" for name in ("mae", "conv", "centroid", "mean", "low_rank")}
     groups = ("data", "objective", "model", "evaluation", "attention", "linear")
-    assert shown == {"vcrast/data", "launch/seeds.py"} | code | {f"configs/{group}" for group in groups}
+    assert shown == {"vcrast/data", "launch/seeds.py", "vcrast_recipes/ours.yaml"} | code | {
+        f"configs/{group}" for group in groups
+    }
+
+
+def test_the_recipe_is_found(laid, monkeypatch):
+    monkeypatch.chdir(laid)
+    monkeypatch.setenv("VCRAST_CONFIGS", "")
+    config = resolve(parse(["ours"]).overrides)
+    assert (config.recipe, config.data.name, config.model["embed_dim"], config.pretrain.epochs) == (
+        "ours", "esc50", 384, 100,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", CODE)

@@ -64,6 +64,21 @@ def test_place_reads_torchruns_variables(monkeypatch):
         torchrun_rank()
 
 
+@pytest.mark.parametrize("given", [{"RANK": "0", "WORLD_SIZE": "1"}, {"WORLD_SIZE": "1"}, {"LOCAL_RANK": "0"}])
+def test_what_says_that_a_process_is_alone_needs_no_address(monkeypatch, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert torchrun_rank() == TorchrunRank(0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("given", [{"RANK": "0"}, {"LOCAL_RANK": "1"}, {"WORLD_SIZE": "2"}])
+def test_half_a_place_is_refused(monkeypatch, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=r"MASTER_ADDR, MASTER_PORT not set"):
+        torchrun_rank()
+
+
 def test_processes_that_are_started_again_share_nothing_with_those_before():
     store, names = distributed.HashStore(), []
     for _ in range(2):
