@@ -67,11 +67,11 @@ def refuse_other_launchers(words: Sequence[str]) -> None:
                 )
         return
     asked = [word.partition("=")[2] for word in words if word.startswith("launch.num_processes=")]
-    given = [os.environ.get(name, "1") for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE")]
-    if asked and "WORLD_SIZE" in os.environ and asked[-1] not in given:
+    count = os.environ.get("WORLD_SIZE")
+    if asked and count and asked[-1] not in (count, os.environ.get("LOCAL_WORLD_SIZE")):
         raise ValueError(
-            f"launch.num_processes={asked[-1]}: a launcher has started {given[1]} processes (WORLD_SIZE={given[1]}), "
-            f"{given[0]} of them here, and its number counts; leave launch.num_processes out, or start one process"
+            f"launch.num_processes={asked[-1]}: a launcher has started {count} processes (WORLD_SIZE={count}), and its "
+            "number counts; leave launch.num_processes out, or start one process"
         )
 
 

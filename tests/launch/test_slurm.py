@@ -81,6 +81,7 @@ def test_a_dry_run_of_a_sweep_shows_the_array_and_its_runs(no_slurm, tmp_path, c
         (["slurm.cluster=local", "slurm.partition=gpu"], "slurm.partition=gpu: slurm.cluster=local"),
         (["slurm.cluster=cloud"], "slurm.cluster=cloud: choose from"),
         (["slurm.partion=gpu"], "did you mean partition?"),
+        (["slurm.nice=1"], "slurm.extra.NAME takes any other option of sbatch"),
         (["slurm.nodes=two"], "slurm.nodes=two"),
         (["slurm.nodes=3"], "pretrain.batch_size=16: 3 processes cannot share it evenly"),
         (["launch.num_processes=2"], "launch.num_processes=2: is for runs on this machine"),
