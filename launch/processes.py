@@ -67,10 +67,10 @@ def refuse_other_launchers(words: Sequence[str]) -> None:
                 )
         return
     asked = [word.partition("=")[2] for word in words if word.startswith("launch.num_processes=")]
-    count = os.environ.get("WORLD_SIZE")
-    if asked and count and asked[-1] not in (count, os.environ.get("LOCAL_WORLD_SIZE")):
+    size = os.environ.get("WORLD_SIZE")
+    if asked and size and asked[-1] not in (size, os.environ.get("LOCAL_WORLD_SIZE")):
         raise ValueError(
-            f"launch.num_processes={asked[-1]}: a launcher has started {count} processes (WORLD_SIZE={count}), and its "
+            f"launch.num_processes={asked[-1]}: a launcher has started {size} processes (WORLD_SIZE={size}), and its "
             "number counts; leave launch.num_processes out, or start one process"
         )
 

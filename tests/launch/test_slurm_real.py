@@ -134,7 +134,7 @@ def test_what_a_site_asks_for_reaches_slurm_and_the_run(cluster, tmp_path, capsy
     site.write_text("export WANDB_PROJECT='of the site'\n")
     python = f"env SEEN={tmp_path}/seen sh -c 'env > $SEEN.$SLURM_PROCID; exec \"$@\"' sh {sys.executable}"
     own = [word for word in words(folder, "pretrain.steps=2") if not word.startswith(("recipe=", "stages="))]
-    first = cluster.run("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 4")
+    first = cluster.run("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
     job, _ = submit(
         capsys, "mine", "--recipes", str(tmp_path / "recipes"), *own, "slurm.job_name=my name",
         f"slurm.setup=source {site} && test -n \"$WANDB_PROJECT\"", "slurm.srun_args=--label --chdir=/",
@@ -152,6 +152,7 @@ def test_what_a_site_asks_for_reaches_slurm_and_the_run(cluster, tmp_path, capsy
         "MailUser=me@lab",
     ):
         assert part in shown, shown
+    cluster.run("scancel", first)
     assert cluster.wait(job)["JobState"] == "COMPLETED", log(folder, job)
     seen = (tmp_path / "seen.0").read_text()
     assert "WANDB_PROJECT=of the site\n" in seen
