@@ -58,10 +58,11 @@ def _main(words: Sequence[str], program: Program) -> int:
         if config.launch.num_processes > 1:
             overrides = list(arguments.overrides)
             if names_folder(overrides):
-                return launch(program, config.launch.num_processes, overrides)
+                return launch(program, config.launch.num_processes, overrides, run_dir=Path(str(config.run.dir)))
             folder = claim(Path(str(config.run.dir)))  # the same for all, whenever each of them starts
             try:
-                return launch(program, config.launch.num_processes, [*overrides, f"run.dir={folder}"])
+                words = [*overrides, f"run.dir={folder}"]
+                return launch(program, config.launch.num_processes, words, run_dir=folder)
             finally:
                 give_back(folder)
     follow_launcher()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,9 @@ def start(arguments: Arguments, program: Program) -> int:
     base, runs = plan(arguments)
     for taken in (base / FILE, base / "config.yaml"):
         if taken.exists():
-            raise ValueError(f"run.dir={base}: {taken.name} is there already; go on with run.resume={base}")
+            raise ValueError(
+                f"run.dir={base}: {taken.name} is there already; go on with {shlex.quote(f'run.resume={base}')}"
+            )
     listed = [
         {
             "folder": run.folder.name, "varied": list(run.varied), "overrides": list(run.overrides),
@@ -75,18 +78,18 @@ def go_on(base: Path, program: Program, changes: Sequence[str] = ()) -> int:
             print(f"\n{name}: done already", flush=True)
             continue
         print(f"\n{name}", flush=True)
-        run["exit_code"] = _run(run, program, changes)
+        run["exit_code"] = _run(run, program, changes, base / run["folder"])
         _write(base, listed)
         if run["exit_code"] in STOPPED:
             by = signal.Signals(run["exit_code"] - 128).name
             print(f"\nsweep stopped by {by} in run {number} of {len(listed)}. Go on with:")
-            print(f"  {program.shown} run.resume={base}")
+            print(f"  {program.shown} {shlex.quote(f'run.resume={base}')}")
             return int(run["exit_code"])
     return _conclude(base, listed, program)
 
 
-def _run(run: dict[str, Any], program: Program, words: Sequence[str]) -> int:
-    return launch(program, run["num_processes"], [*run["overrides"], *words])
+def _run(run: dict[str, Any], program: Program, words: Sequence[str], folder: Path) -> int:
+    return launch(program, run["num_processes"], [*run["overrides"], *words], run_dir=folder)
 
 
 def _rehearse(listed: Sequence[dict[str, Any]], program: Program) -> int:
@@ -104,9 +107,9 @@ def _conclude(base: Path, listed: Sequence[dict[str, Any]], program: Program) ->
         print(f"failed (exit code {run['exit_code']}): {' '.join(run['varied'])}  {base / run['folder']}")
     if failed:
         print(f"{len(failed)} of {len(listed)} runs failed; try them again with:")
-        print(f"  {program.shown} run.resume={base}")
+        print(f"  {program.shown} {shlex.quote(f'run.resume={base}')}")
     if len(failed) < len(listed):
-        print(f"compare:  vcrast compare {base}")
+        print(f"compare:  vcrast compare {shlex.quote(str(base))}")
     return 1 if failed else 0
 
 

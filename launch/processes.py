@@ -17,11 +17,13 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
 from vcrast.cli.errors import PEER_LOST
 from vcrast.data.processes import is_left_alone, num_cores
+from vcrast.runs.failure import LOG, append_to_log
 
 from .arguments import Program
 
@@ -75,21 +77,22 @@ def refuse_other_launchers(words: Sequence[str]) -> None:
         )
 
 
-def launch(program: Program, num_processes: int, words: Sequence[str]) -> int:
+def launch(program: Program, num_processes: int, words: Sequence[str], *, run_dir: Path | None = None) -> int:
     """Run a launcher again in several processes that find each other by torchrun's variables.
 
-    The first one has this terminal. What others write is shown if one of them fails.
+    The first one has this terminal. What others write is shown if one of them fails, and why goes to train.log.
 
     Args:
         program: how the launcher was called.
         num_processes: on this machine.
         words: the command line of each.
+        run_dir: the run folder, if the caller knows it.
 
     Returns:
         The run's exit code.
     """
     with ExitStack() as stack:
-        group = Group(stack, num_processes, [*program.command, *words], program.name)
+        group = Group(stack, num_processes, [*program.command, *words], program.name, run_dir)
         old = {number: signal.signal(number, group.forward) for number in FORWARDED if not is_left_alone(number)}
         try:
             return group.wait()
@@ -102,8 +105,10 @@ def launch(program: Program, num_processes: int, words: Sequence[str]) -> int:
 class Group:
     """The processes of a run on this machine."""
 
-    def __init__(self, stack: ExitStack, num_processes: int, command: Sequence[str], name: str) -> None:
-        self.name = name
+    def __init__(
+        self, stack: ExitStack, num_processes: int, command: Sequence[str], name: str, run_dir: Path | None
+    ) -> None:
+        self.name, self.run_dir = name, run_dir
         reading, writing = os.pipe()
         stack.callback(os.close, writing)
         self.outputs: list[IO[bytes] | None] = [None]
@@ -157,13 +162,15 @@ class Group:
         return code if code >= 0 else 128 - code
 
     def explain(self, rank: int) -> None:
-        """Say what the terminal has not shown."""
+        """Say what the terminal has not shown, and keep what the process cannot have written itself."""
         code, output = self.processes[rank].returncode, self.outputs[rank]
         if code < 0:
             name = signal.Signals(-code).name
             why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-            of = f"process {rank} of {len(self.processes)}"
-            print(f"{self.name}: error: {of} was ended by {name}{why}", file=sys.stderr)
+            text = f"process {rank} of {len(self.processes)} was ended by {name}{why}"
+            print(f"{self.name}: error: {text}", file=sys.stderr)
+            if self.run_dir is not None:
+                append_to_log(self.run_dir / LOG, text, name=self.name)
         if output is not None:
             output.seek(0)
             text = output.read().decode(errors="replace").strip()

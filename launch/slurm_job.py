@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcrast.cli.errors import exit_code
 from vcrast.config.files import VARIABLE
+from vcrast.config.quoting import home, literal
+from vcrast.runs.failure import LOG, append_to_log
 
 from .arguments import Program
 from .requeue import WARNINGS, Requeue, WarningTimer, reason_to_end, requeue, submitits_handler
@@ -97,4 +100,9 @@ class BatchJob:
             self._say(f"not requeued: {requeue(handler)}")
 
     def _say(self, text: str) -> None:
+        """On stderr, which is the job's log, and in that of the run."""
         print(f"{self.program.name}: {text}", file=sys.stderr)
+        for word in self.overrides:
+            key, _, folder = word.partition("=")
+            if key in ("run.dir", "run.resume") and folder not in ("auto", "never"):
+                append_to_log(Path(home(key, literal(folder))) / LOG, text, level="WARNING", name=self.program.name)

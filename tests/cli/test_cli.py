@@ -15,7 +15,7 @@ from exported import RATE, make_small, write_model
 from torch import nn
 
 from vcrast.cli import doctor
-from vcrast.cli.errors import PEER_LOST, exit_code, message
+from vcrast.cli.errors import PEER_LOST, exit_code
 from vcrast.cli.main import main, parser
 from vcrast.inference import load
 
@@ -107,12 +107,6 @@ def test_debug_shows_the_traceback(monkeypatch, tmp_path):
     monkeypatch.setenv("VCRAST_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         main(["report", str(tmp_path)])
-
-
-def test_key_errors_lose_their_quotes():
-    assert message(KeyError("no such part; choose from a, b")) == "no such part; choose from a, b"
-    assert message(ValueError("2 faults:\n  line 3: x")) == "2 faults:\n  line 3: x"
-    assert message(ValueError()) == "ValueError"
 
 
 def test_a_closed_pipe_is_no_error():

@@ -174,7 +174,11 @@ def test_a_killed_process_ends_the_run_which_says_so_and_goes_on_later(tmp_path)
     os.kill(pids[1], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGKILL
-    assert "process 1 of 2 was ended by SIGKILL, perhaps for lack of memory" in err
+    said = "process 1 of 2 was ended by SIGKILL, perhaps for lack of memory"
+    assert said in err
+    log = (folder / "train.log").read_text()
+    assert f"local.py: {said}" in log
+    assert "process 0 of 2: rank 0: another process is gone" in log
     assert "rank 0: another process is gone" in err
     assert "Traceback" not in err
     assert gone(pids)

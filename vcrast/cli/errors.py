@@ -6,10 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from vcrast.runs.lock import RunLockedError
+from vcrast.runs.failure import explains_itself, message
 
-EXPECTED = (ValueError, KeyError, OSError, FloatingPointError, ModuleNotFoundError, RunLockedError)
-"""Errors that are raised with a message for the user."""
 PEER_LOST = 75
 """Exit code when another process, or a server, is gone: EX_TEMPFAIL, the same command may work later."""
 
@@ -23,7 +21,8 @@ def exit_code(command: str, call: Callable[[], int]) -> int:
 
     Returns:
         2 after an error that the user can mend, `PEER_LOST`, 130 after Ctrl-C, 0 when the reader of a pipe has left.
-        With `VCRAST_DEBUG` in the environment errors are raised as they are, to show where.
+        What one line does not explain is raised as it is, to show where; with `VCRAST_DEBUG` in the environment so is
+        everything else.
     """
     try:
         return call()
@@ -33,14 +32,8 @@ def exit_code(command: str, call: Callable[[], int]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except EXPECTED as error:
-        if os.environ.get("VCRAST_DEBUG"):
+    except Exception as error:
+        if os.environ.get("VCRAST_DEBUG") or not explains_itself(error):
             raise
         print(f"{command}: error: {message(error)}", file=sys.stderr)
         return PEER_LOST if isinstance(error, ConnectionError) else 2
-
-
-def message(error: BaseException) -> str:
-    """The message of an error without the quotes that KeyError puts around it; a list of faults keeps its lines."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return text.strip() or type(error).__name__

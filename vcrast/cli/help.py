@@ -36,7 +36,8 @@ cluster (slurm.*; null means the cluster's own default; docs/slurm.md):
 ALL_FLAGS = """\
   --recipes DIR  recipes of your own, DIR/NAME.yaml, beside those above; the folder vcrast_recipes is found by itself
   --cfg job      print the composed settings (every key there can be set) and stop
-  completion     eval "$({command} -sc install=bash)\""""
+  completion     eval "$({command} -sc install=bash)"
+  VCRAST_DEBUG=1 in the environment: the traceback of a mistake, too, that is otherwise told in one line"""
 
 
 def launch_help(command: str, flags: str) -> str:

@@ -32,7 +32,7 @@ VERBS = {
 }
 
 EPILOG = """\
-`vcrast VERB --help` explains a verb; VCRAST_DEBUG=1 shows the traceback of an error.
+`vcrast VERB --help` explains a verb; VCRAST_DEBUG=1 shows the traceback of a mistake, too.
 """
 LAUNCHERS = {"run": run_.start, "submit": submit.start}
 """Verbs whose words are Hydra's: argparse would take `-m` or `-sc` for its own."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from omegaconf import OmegaConf
 
@@ -12,6 +14,7 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import resolve
 from vcrast.run import run
 from vcrast.runs.interrupt import Interrupted
+from vcrast.runs.messages import endings_kept, setup_logging
 from vcrast.training.device import deterministic, resolve_device
 from vcrast.training.dist import broadcast_object, process_group, torchrun_rank
 
@@ -38,8 +41,11 @@ def start(
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
         return 0
     device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
+    setup_logging(None, torchrun_rank().rank)
+    ending = nullcontext() if dry_run else endings_kept(config)
     try:
         with (
+            ending,
             deterministic(config.run.deterministic),
             process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone),
         ):
@@ -50,6 +56,6 @@ def start(
     except Interrupted as stopped:
         if torchrun_rank().rank == 0:
             print(f"\n{stopped}; everything is saved. Go on with:")
-            print(f"  {command} run.resume={config.run.dir}")
+            print(f"  {command} {shlex.quote(f'run.resume={config.run.dir}')}")
         return 128 + int(getattr(signal, stopped.signal_name))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -166,7 +167,7 @@ def _refuse_changes(saved: Config, config: Config) -> None:
         if stage == "finetune" and all(text.startswith("finetune.") for text in changed):
             raise ValueError(
                 f"run.dir={folder}: finetuning has begun with other settings ({shown}); start a new run with them and "
-                f'model.checkpoint={folder} "stages=[finetune,evaluate]", which keeps the pretraining'
+                f'{shlex.quote(f"model.checkpoint={folder}")} "stages=[finetune,evaluate]", which keeps the pretraining'
             )
         raise ValueError(
             f"run.dir={folder}: holds a run with other settings ({shown}); "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -202,7 +203,7 @@ def exported_folds(run: Path) -> dict[str, dict[str, Path]]:
         raise ValueError(f"{run}: is a folder of runs; name one of its runs: {shown}")
     raise FileNotFoundError(
         f"{run}: no exported model yet; pretraining and finetuning write one when they end. "
-        f"Go on with `vcrast run run.resume={run}`"
+        f"Go on with `vcrast run {shlex.quote(f'run.resume={run}')}`"
     )
 
 
