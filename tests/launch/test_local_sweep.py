@@ -30,7 +30,7 @@ def started(monkeypatch):
     runs = Started()
     runs.codes = []
 
-    def launch(program, num_processes, words):
+    def launch(program, num_processes, words, run_dir=None):
         assert program == LOCAL
         runs.append((num_processes, words))
         return runs.codes.pop(0) if runs.codes else 0

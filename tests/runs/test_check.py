@@ -1,6 +1,9 @@
 """Refuse before the first step what can be known: options of later stages, sizes, labels."""
 
 import functools
+import os
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,20 +12,25 @@ from omegaconf import OmegaConf
 from shipped import shipped_options
 from small_run import small
 
-from vcrast.config.compose import compose_raw, to_config
+from vcrast.cli.start import start
+from vcrast.config.compose import compose_raw, flatten, to_config, to_dict
+from vcrast.config.resume import is_one_of
 from vcrast.config.saved import changed
 from vcrast.data.clip import Clip, Corpus
+from vcrast.run import check
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
+from vcrast.runs.failure import explains_itself, message
 
 
 @functools.cache
-def composed():
-    return compose_raw(small(Path("run")))
+def composed(*sources):
+    return compose_raw(small(Path("run"), *sources))
 
 
 def settings(*words):
     """As `compose` does it, which takes a quarter of a second each time."""
-    config = composed().copy()
+    config = composed(*(word for word in words if word.startswith("source="))).copy()
+    words = [word for word in words if not word.startswith("source=")]
     for word in words:
         group, _, name = word.partition("=")
         if is_group(word):
@@ -36,12 +44,12 @@ def is_group(word):
 
 
 WRONG = {
-    ("finetune.objective.mix_by=foo",): "finetune: mix_by=foo: choose from clip, batch",
-    ("finetune.objective.label_smoothing=2",): r"finetune: label_smoothing=2: must lie in \[0, 1\)",
-    ("finetune.objective.mixup_alpha=0",): "finetune: mixup_alpha=0: must be above 0",
+    ("finetune.objective.mix_by=foo",): "^finetune.objective.mix_by=foo: choose from clip, batch",
+    ("finetune.objective.label_smoothing=2",): r"^finetune.objective.label_smoothing=2: must lie in \[0, 1\)",
+    ("finetune.objective.mixup_alpha=0",): "^finetune.objective.mixup_alpha=0: must be above 0",
     ("finetune.objective=vcr",): "finetune.objective=vcr: finetuning trains a classifier",
-    ("finetune.drop_path=1",): r"finetune: drop_path=1.0: must lie in \[0, 1\)",
-    ("finetune.patch_stride=[0,1]",): "finetune: patch_stride=",
+    ("finetune.drop_path=1",): r"^finetune.drop_path=1.0: must lie in \[0, 1\)",
+    ("finetune.patch_stride=[0,1]",): "^finetune.patch_stride=",
     ("finetune.views.patch_drop=5000",): r"finetune\.views\.patch_drop=5000: a clip has only \d+ tokens",
     ("finetune.views.time_stretch=[2,1]",): r"finetune\.views\.time_stretch=\[2, 1\]: give",
     ("finetune.views.gain_db=loud",): r"finetune\.views\.gain_db='loud': finetune\.views expects float",
@@ -49,7 +57,7 @@ WRONG = {
     ("optim.weight_decay=-1",): r"optim\.weight_decay=-1: must not be negative",
     ("finetune.optim.betas=[0.9,2]",): r"finetune\.optim\.betas=\[0\.9, 2\]: give two numbers in \[0, 1\)",
     ("optim.eps=0",): r"optim\.eps=0: must be above 0",
-    ("finetune.optim.lr=-1",): r"finetune: lr=-1\.0: must be above 0",
+    ("finetune.optim.lr=-1",): r"^finetune.optim.lr=-1: must be above 0",
     ("finetune.optim.lr_per_batch=0",): r"finetune\.optim\.lr_per_batch=0: must be above 0; null",
     ("finetune.optim=lars", "finetune.optim.momentum=-3"): r"finetune\.optim\.momentum=-3: must lie in \[0, 1\)",
     ("finetune.optim=lars", "finetune.optim.trust_coeff=0"): r"finetune\.optim\.trust_coeff=0: must be above 0",
@@ -60,8 +68,14 @@ WRONG = {
     ("engine=deepspeed", "engine.zero_stage=7"): r"engine\.zero_stage=7: choose from 1, 2, 3",
     ("evaluation.knn.temperature=0",): r"evaluation\.knn\.temperature=0: must be above 0",
     ("evaluation.linear_probe.steps=0",): r"evaluation\.linear_probe\.steps=0: must be 1 or more",
-    ("stages=[evaluate]", "pretrain.patch_stride=[0,0]"): r"patch_stride=\[0, 0\]",
+    ("stages=[evaluate]", "pretrain.patch_stride=[0,0]"): r"^pretrain.patch_stride=\[0, 0\]",
     ("logger=[wandbb]",): "did you mean wandb",
+    ("pretrain.batch_size=1",): r"^pretrain\.batch_size=1: objective=vcr needs at least 2 clips in a batch",
+    ("optim.lr_per_batch=foo",): r"^optim\.lr_per_batch='foo': optim expects float or null",
+    ("source=synth", "source.real_share=1"): r"^source\.real_share=1: must be at least 0 and below 1",
+    ("source=synth", "source.pairs_per_epoch=3"): r"^source\.pairs_per_epoch=3: less than one batch",
+    ("source=synth", "source.distance=-1"): r"source: .*distance=-1 must be",
+    ("source=synth", "source.distances.nois=0.5"): r"nois",
 }
 
 
@@ -82,6 +96,59 @@ def test_a_wrong_option_of_any_stage_is_found_at_once(words):
 def test_what_must_be_positive_says_so(word):
     with pytest.raises(ValueError, match=rf"^{word.partition('=')[0]}=.*must be positive"):
         settings(word)
+
+
+def test_a_part_of_the_batch_is_not_larger_than_it():
+    with pytest.raises(ValueError, match=r"^finetune\.micro_batch_size=17: is a part of finetune\.batch_size=16"):
+        settings("finetune.micro_batch_size=17")
+    assert settings("finetune.micro_batch_size=17", "stages=[pretrain]")  # which nobody reads
+
+
+LATER = (
+    "finetune", "evaluate", "evaluation", "pretrain", "optim", "schedule", "objective", "views", "source", "engine",
+    "checkpoint", "launch", "precision", "data.num_workers",
+)  # fmt: skip
+MAY_BE_NEGATIVE = "background_snr_db"
+CHOSEN = (
+    (), ("source=synth",), ("finetune.optim=lars", "finetune.schedule=plateau"), ("objective=supervised",),
+    ("optim=lars", "schedule=plateau"), ("engine=deepspeed",),
+)  # fmt: skip
+
+
+def wrong_settings(chosen):
+    """Every setting of the later stages with values that it cannot have, beside the parts that are chosen."""
+    for key, value in flatten(to_dict(settings(*chosen))):
+        if not is_one_of(key, LATER) or key.endswith((".name", ".module")):
+            continue
+        values = ["foo"]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            values += [".nan", ".inf", "-1", "-1e9"]
+        elif isinstance(value, list):
+            values += ["[.nan,.nan]"] if key.endswith(MAY_BE_NEGATIVE) else ["[.nan,.nan]", "[-1,-2]"]
+        yield from ((*chosen, f"{key}={wrong}") for wrong in values)
+
+
+def test_a_wrong_value_of_any_setting_of_any_stage_is_refused_before_the_first_step(tmp_path):
+    """A campaign: some settings drawn at random, `VCRAST_CAMPAIGN=50` draws so many, and 10000 all that there are."""
+    every = [words for chosen in CHOSEN for words in wrong_settings(chosen)]
+    number = min(len(every), int(os.environ.get("VCRAST_CAMPAIGN", "10")))
+    for words in random.Random(number).sample(every, number):
+        key = words[-1].partition("=")[0]
+        with pytest.raises((ValueError, KeyError)) as caught:
+            check(replace(settings(*words), run=replace(settings().run, dir=str(tmp_path / "run"))))
+        text = message(caught.value)
+        assert key.rpartition(".")[2] in text, (words, text)
+        assert "\n" not in text
+        assert explains_itself(caught.value), words
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("word", ["finetune.objective.mix_by=foo", "evaluation.knn.temperature=0", "logger=[wandbb]"])
+def test_a_rehearsal_and_the_run_refuse_alike(tmp_path, word):
+    for dry_run in (True, False):
+        with pytest.raises((ValueError, KeyError), match=r"mix_by=foo|temperature=0|wandbb"):
+            start(small(tmp_path / "run", word), dry_run=dry_run)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_run_does_not_read_is_not_checked_and_nothing_is_left_of_the_check(caplog):

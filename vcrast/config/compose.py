@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -179,6 +180,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _check_values(config: Config) -> None:
     stages = ("pretrain", "finetune", "evaluate")
+    if not config.stages:
+        raise ValueError(f"stages=[]: nothing would be done; choose from {', '.join(stages)}")
     for stage in config.stages:
         if stage not in stages:
             raise ValueError(f"stages={config.stages}: {stage!r} is no stage; {suggest(stage, stages)}")
@@ -190,14 +193,32 @@ def _check_values(config: Config) -> None:
         raise ValueError(
             f"evaluate.windows={config.evaluate.windows}: {suggest(config.evaluate.windows, ('all', 'centre'))}"
         )
-    for name, field in keys(Config):
-        if field.metadata.get("positive"):
-            value = attrgetter(name)(config)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be positive")
-    for key, micro in (("pretrain", config.pretrain.micro_batch_size), ("finetune", config.finetune.micro_batch_size)):
+    _check_ranges(config)
+    for key, own in (("pretrain", config.pretrain), ("finetune", config.finetune)):
+        micro = own.micro_batch_size
         if micro != "auto" and not (isinstance(micro, int) and micro > 0):
             raise ValueError(f"{key}.micro_batch_size={micro}: must be `auto` or a positive whole number")
+        if key in config.stages and micro != "auto" and micro > own.batch_size:
+            raise ValueError(
+                f"{key}.micro_batch_size={micro}: is a part of {key}.batch_size={own.batch_size} and cannot be "
+                "larger; lower it, or raise the batch"
+            )
+
+
+def _check_ranges(config: Config) -> None:
+    """Refuse what is no finite number, in any group, and what lies outside the range that the schema gives."""
+    for key, value in flatten(to_dict(config)):
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{key}={value}: must be a finite number")
+    for name, field in keys(Config):
+        value = attrgetter(name)(config) if {"above", "least"} & field.metadata.keys() else None
+        if value is None:
+            continue
+        if value <= field.metadata.get("above", -math.inf):
+            raise ValueError(f"{name}={value}: must be positive")
+        if value < field.metadata.get("least", -math.inf):
+            raise ValueError(f"{name}={value}: must not be negative")
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:

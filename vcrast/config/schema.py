@@ -12,7 +12,8 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, get_type_hints
 
 # More rules of a key than its type, as the metadata of its field.
-POSITIVE = {"positive": True}  # must be above 0; null stays allowed where the type allows it
+POSITIVE = {"above": 0}  # null stays allowed where the type allows it
+NOT_NEGATIVE = {"least": 0}
 FREE = {"free_on_resume": True}  # may differ when a run goes on: it changes no number of a step, but for rounding
 LENGTH = {"length": True}  # of a stage, which may change when a run goes on: vcrast.runs.resume
 OF_PRETRAINING = {"read_by": ("pretrain",)}  # the stages that read a key or group; without this, all of them do
@@ -45,7 +46,7 @@ class CheckpointConfig:
     """When checkpoints are written and how many stay."""
 
     every_steps: int | None = field(metadata=POSITIVE)
-    min_interval_s: float
+    min_interval_s: float = field(metadata=NOT_NEGATIVE)
     keep: int = field(metadata=POSITIVE)
 
 
@@ -63,8 +64,8 @@ class DataConfig:
     std: float | None
     cache: bool = field(metadata=FREE)
     cache_dir: str | None = field(metadata=FREE)
-    num_workers: int | None = field(metadata=FREE)
-    timeout_s: float | None = field(metadata=FREE)
+    num_workers: int | None = field(metadata=FREE | NOT_NEGATIVE)
+    timeout_s: float | None = field(metadata=FREE | POSITIVE)
     max_bad_fraction: float
     keep_silent: bool
     path: str | None = field(metadata=FREE)

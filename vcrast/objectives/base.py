@@ -77,6 +77,7 @@ class Objective(nn.Module, ABC):
         gathered: outputs of `represent` that `batch_losses` reads: all clips of all ranks. Empty: there is no loss of
             the batch, and micro-batches run forward and backward one after the other.
         needs_labels: refused for clips without labels.
+        smallest_batch: fewer clips have no loss.
         compiled: submodules that `engine.compile=true` compiles.
     """
 
@@ -84,6 +85,7 @@ class Objective(nn.Module, ABC):
     note: ClassVar[str] = ""
     gathered: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
+    smallest_batch: ClassVar[int] = 1
     compiled: ClassVar[tuple[str, ...]] = ("encoder",)
 
     def __init__(self, *, encoder: Backbone, views: Any, task: Task) -> None:

@@ -57,6 +57,7 @@ class VCR(Objective):
         "by the loss above it. A covariance term near 0 beside a high variance term is collapse."
     )
     gathered: ClassVar[tuple[str, ...]] = VIEWS
+    smallest_batch: ClassVar[int] = 2  # one clip has no variance
 
     def __init__(
         self,

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from vcrast.config.registry import ENGINES, LOGGERS, OBJECTIVES, OPTIMS, STREAMS, check_options
+from vcrast.config.registry import ENGINES, LOGGERS, OBJECTIVES, OPTIMS, check_options
 from vcrast.config.schema import Config
 from vcrast.data.clip import WHOLE, Clip, Corpus, select_folds
-from vcrast.data.streams import recordings_per_batch
+from vcrast.data.open import OpenData
+from vcrast.data.streams import Supply, open_stream, recordings_per_batch
 from vcrast.evaluation.base import build_evaluations
 from vcrast.features.draws import PARTNER_BLOCK, Draws
 from vcrast.features.fbank import build_fbank
@@ -47,26 +48,41 @@ def check_parts(config: Config, corpus: Corpus | None = None) -> None:
         LOGGERS.get(name)
     for stage in ("pretrain", "finetune"):
         if stage in config.stages:
-            with _named_after(stage):
+            with _named_in_full(config, stage):
                 _check_stage(config, stage, corpus)
     if "evaluate" in config.stages:
         build_evaluations(config.evaluation)
-        with torch.device("meta"):  # frozen features are read with pretraining's stride
+        with (
+            _named_in_full(config, "pretrain"),
+            torch.device("meta"),
+        ):  # frozen features are read with pretraining's stride
             fbank = build_fbank(config.features, sample_rate=config.data.sample_rate)
             build_encoder(config, fbank, patch_stride=config.pretrain.patch_stride)
 
 
 @contextmanager
-def _named_after(stage: str) -> Iterator[None]:
-    """Say that a setting is finetuning's own: its parts do not know under which name they are set."""
+def _named_in_full(config: Config, stage: str) -> Iterator[None]:
+    """Begin a message with the whole name of its setting: a part does not know in which group, of which stage, it is.
+
+    `mix_by=foo` becomes `finetune.objective.mix_by=foo`.
+    """
     try:
         yield
     except (ValueError, KeyError) as error:
         text = str(error.args[0]) if error.args else str(error)
-        if stage == "pretrain" or text.startswith(stage):
+        prefix = "" if stage == "pretrain" else f"{stage}."
+        own: Any = config if stage == "pretrain" else config.finetune
+        if text.startswith(("pretrain.", f"{stage}.", f"{stage}:")):
             raise
-        own = re.match(r"(views|objective|optim|schedule)[.=]", text)
-        raise ValueError(f"{stage}.{text}" if own else f"{stage}: {text}") from None
+        if re.match(r"(views|objective|optim|schedule)[.=]", text):
+            raise ValueError(f"{prefix}{text}") from None
+        key = text.partition("=")[0]
+        places = {f"{stage}.": vars(getattr(config, stage)), "model.": config.model}
+        places |= {f"{prefix}{group}.": getattr(own, group) for group in ("objective", "views", "optim", "schedule")}
+        place = next((place for place, options in places.items() if key in options), None)
+        if place is None and not prefix:
+            raise
+        raise ValueError(f"{stage}: {text}" if place is None else f"{place}{text}") from None
 
 
 def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
@@ -74,9 +90,14 @@ def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
     options: Any = config.pretrain if pretrains else config.finetune
     own = config if pretrains else config.finetune
     if pretrains:
-        check_options("source", STREAMS.find(config.source), _options(config.source), given=["supply"])
+        _build_stream(config, corpus)
     with torch.device("meta"):  # shapes without values: a large model takes no time and no memory
         objective = _build_objective(config, stage, corpus)
+    if options.batch_size < objective.smallest_batch:
+        raise ValueError(
+            f"{stage}.batch_size={options.batch_size}: objective={own.objective['name']} needs at least "
+            f"{objective.smallest_batch} clips in a batch"
+        )
     objective.views.keep(Draws(0, 0, 1), "a", objective.encoder.num_tokens(objective.task.num_frames))
     # The optimiser's fused kernel asks for real tensors; memory that nobody writes to is not taken.
     objective = objective.to_empty(device="cpu")
@@ -90,6 +111,17 @@ def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
     check_options("engine", engine, _options(config.engine), given=given)
     if hasattr(engine, "check_choice"):
         engine.check_choice(optimizer, _options(config.engine))
+
+
+def _build_stream(config: Config, corpus: Corpus | None) -> None:
+    """Build the source of pretraining on clips that nobody reads; where the data is elsewhere, on made-up ones."""
+    clips = corpus.clips if corpus else [Clip("", (0,))] * config.pretrain.batch_size
+    undecoded = OpenData(config.data, corpus or Corpus("", (), ("",), False, ()), store=None)
+    supply = Supply(
+        data=config.data, clips=undecoded.dataset(clips, seed=0), batch_size=config.pretrain.batch_size,
+        order_seed=0, sound_seed=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    open_stream(config.source, supply)
 
 
 def _build_objective(config: Config, stage: str, corpus: Corpus | None) -> Objective:

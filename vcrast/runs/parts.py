@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from vcrast.config.registry import ENGINES, OPTIMS, SCHEDULES
+from vcrast.config.registry import ENGINES, OPTIMS, SCHEDULES, check_options
 from vcrast.objectives.base import Objective
 from vcrast.runs.job import Job
 from vcrast.runs.stage import Options, total_steps
@@ -23,12 +23,19 @@ def peak_lr(optim: Mapping[str, Any], batch_size: int) -> float:
     """Rate after warm-up: `lr`, or that scaled by batch_size / `lr_per_batch` where the latter is set.
 
     Raises:
-        ValueError: `lr_per_batch` is not positive.
+        ValueError: one of the two is no number, or not positive.
     """
-    reference = optim["lr_per_batch"]
-    if reference is not None and not reference > 0:
-        raise ValueError(f"optim.lr_per_batch={reference}: must be above 0; null takes lr as it is")
-    return float(optim["lr"]) * (1.0 if reference is None else batch_size / reference)
+    rate = {key: optim[key] for key in ("lr", "lr_per_batch")}
+    check_options("optim", _scaled, rate, given=["batch_size"])
+    return _scaled(**rate, batch_size=batch_size)
+
+
+def _scaled(*, lr: float, lr_per_batch: float | None, batch_size: int) -> float:
+    if not lr > 0:
+        raise ValueError(f"optim.lr={lr}: must be above 0; at rate 0 nothing is learnt")
+    if lr_per_batch is not None and not lr_per_batch > 0:
+        raise ValueError(f"optim.lr_per_batch={lr_per_batch}: must be above 0; null takes lr as it is")
+    return float(lr) * (1.0 if lr_per_batch is None else batch_size / lr_per_batch)
 
 
 def build_engine(job: Job, objective: Objective, optim: Mapping[str, Any], options: EngineOptions) -> Engine:
