@@ -6,9 +6,10 @@ import logging
 import time
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from vcrast.config.atomic import write_atomic
 from vcrast.config.metric import Metric
 from vcrast.evaluation.base import (
     NOTHING,
@@ -61,7 +62,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         job.summary.warn(f"fold {job.fold} evaluate: {line}")
     if is_rank_zero():
         path = job.run_dir / "evaluation" / f"fold_{job.fold}.safetensors"
-        save_file({name: value.contiguous() for name, value in kept.items()}, path)
+        write_atomic(path, save({name: value.contiguous() for name, value in kept.items()}))
     aside = {**found.by_class, **({"undefined": found.undefined} if found.undefined else {})}
     about = {"num_test_clips": len(kept["index"]), "long_clips": protocol(job)}
     return {**found.values, **aside, **about, "wall_s": time.perf_counter() - started}

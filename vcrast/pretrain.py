@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from vcrast.config.atomic import write_atomic
 from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
 from vcrast.data.streams import Stream, open_stream
 from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
-from vcrast.models.backbone import Backbone
 from vcrast.models.export import UNFINISHED, export
 from vcrast.objectives.base import Objective
 from vcrast.runs.job import Job
@@ -26,6 +27,7 @@ from vcrast.training.dist import broadcast_object, is_rank_zero, rank, world_siz
 
 log = logging.getLogger(__name__)
 
+TELLING = 16  # clips: the rank of fewer says little of an encoder
 COLLAPSE = {
     "embedding_std": Metric("Embedding std", "fixed"),
     "effective_rank": Metric("Effective rank", better="higher"),
@@ -42,7 +44,7 @@ def pretrain(job: Job) -> dict[str, Any]:
     per_epoch = stream.clips_per_epoch // options.batch_size
     schedule = build_schedule(config.schedule, config.optim, options, per_epoch)
     engine = build_engine(job, objective, config.optim, options)
-    collapse = CollapseWatch(job, objective.encoder, num_clips=options.watch_clips)
+    collapse = CollapseWatch(job, objective, num_clips=options.watch_clips)
     stage = Stage(
         job, "pretrain", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
         watches=[Watch(max(1, round(options.watch_every_epochs * per_epoch)), collapse.measure)], numbers=COLLAPSE,
@@ -66,7 +68,9 @@ def pretrained_before(job: Job) -> dict[str, Any] | None:
             log.info("fold %s pretrain: nothing of it depends on the fold; taken from fold %s", job.fold, fold)
             if is_rank_zero():
                 earlier = replace(job, fold=fold).exported("pretrained")
-                shutil.copytree(earlier, job.exported("pretrained"), dirs_exist_ok=True)
+                job.exported("pretrained").mkdir(parents=True, exist_ok=True)
+                for path in earlier.iterdir():
+                    write_atomic(job.exported("pretrained") / path.name, path.read_bytes())
             return {**job.summary.result(fold, "pretrain"), "wall_s": 0.0}
     return None
 
@@ -94,28 +98,38 @@ def build_objective(job: Job, stream: Stream) -> Objective:
 
 
 class CollapseWatch:
-    """Embedding std and effective rank on fixed training clips: a collapsing encoder shows here first."""
+    """Embedding std and effective rank on fixed training clips, and what the objective itself sees of a collapse."""
 
-    def __init__(self, job: Job, encoder: Backbone, *, num_clips: int) -> None:
-        self.job, self.encoder = job, encoder
+    def __init__(self, job: Job, objective: Objective, *, num_clips: int) -> None:
+        self.job, self.objective = job, objective
         self.clips = job.train.first(num_clips)
         self.last: dict[str, float] = {}
 
     def measure(self, step: int) -> None:
         """Measure, log, and warn when the embeddings have collapsed; with gathered weights."""
-        embeddings = self.job.embedder("centre").fresh(self.encoder, self.clips).embedding
-        rank, std = float(effective_rank(embeddings)), float(embedding_std(embeddings))
+        embeddings = self.job.embedder("centre").fresh(self.objective.encoder, self.clips).embedding
+        rank = float(effective_rank(embeddings))
+        std = float(embedding_std(embeddings)) if len(embeddings) > 1 else math.nan
         self.last = {"embedding_std": std, "effective_rank": rank}
         self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
-        # Ranks of healthy encoders are a fair share of min(n, D); below 3 % of it, or 2, all clips lie on a line.
-        limit = max(2.0, 0.03 * min(embeddings.shape))
-        if rank < limit or std < 1e-3:
+        seen = self.objective.collapsed(
+            self.job.log.last("pretrain", self.job.fold), self.job.config.pretrain.batch_size
+        ) or on_a_line(rank, std, embeddings.shape)
+        if seen:
             text = (
-                f"fold {self.job.fold}, step {step}: embeddings collapse (effective rank {rank:.1f}, std {std:.2g}); "
-                "raise objective.variance_weight, lower optim.lr, or weaken the views"
+                f"fold {self.job.fold}, step {step}: the representations collapse ({seen}); raise "
+                "objective.variance_weight, lower optim.lr, or weaken the views"
             )
             log.warning(text)
             self.job.summary.warn(text)
+
+
+def on_a_line(rank: float, std: float, shape: Sequence[int]) -> str | None:
+    """Say that embeddings of this shape (n, D) are all alike, or lie on a line; a few clips always do."""
+    # Ranks of healthy encoders are a fair share of min(n, D); below 3 % of it, or 2, all clips lie on a line.
+    if std < 1e-3 or (shape[0] >= TELLING and rank < max(2.0, 0.03 * min(shape))):
+        return f"effective rank {rank:.1f}, std {std:.2g} of the embeddings"
+    return None
 
 
 @torch.no_grad()
@@ -132,7 +146,7 @@ def save_example_views(job: Job, objective: Objective, stream: Stream, num_clips
     folder = job.run_dir / "views"
     folder.mkdir(exist_ok=True)
     contiguous = {name: value.float().cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, folder / f"fold_{job.fold}.safetensors")
+    write_atomic(folder / f"fold_{job.fold}.safetensors", save(contiguous))
 
 
 def finish(job: Job, stage: Stage, collapse: CollapseWatch) -> dict[str, Any]:

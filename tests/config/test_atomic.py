@@ -1,16 +1,36 @@
 """What a reader, a kill and a full disk find of a file that is being replaced."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from vcrast.config import atomic
 from vcrast.config.atomic import open_aside, publish, remove_abandoned, write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IN_PLACE = re.compile(r"\.write_(text|bytes)\(|save_file\(|open\([^()]*\"[wx]b?\"|copytree\(|savefig\(|print_png\(str")
+NEW_EACH_TIME = {
+    "vcrast/cli/files.py": "a temporary folder",
+    "vcrast/cli/formats.py": "output of the user's, line by line",
+    "vcrast/config/atomic.py": "aside",
+    "vcrast/data/download.py": "a part, which goes on",
+    "vcrast/models/checkpoint_source.py": "a hint",
+    "vcrast/runs/report/listening.py": "in memory",
+}
+
+
+def test_no_file_of_a_run_is_written_in_place():
+    found = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "vcrast").rglob("*.py") if IN_PLACE.search(path.read_text())
+    }
+    assert found == set(NEW_EACH_TIME)
 
 
 def names(folder):

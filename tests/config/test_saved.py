@@ -3,7 +3,7 @@ import yaml
 
 from vcrast.config.compose import compose, to_dict
 from vcrast.config.resume import resolve
-from vcrast.config.saved import changed, load_config, read_saved, save_config
+from vcrast.config.saved import changed, load_config, read_saved, read_summary, save_config
 
 
 @pytest.fixture
@@ -64,6 +64,23 @@ def test_what_is_no_file_of_settings(file):
     file.write_text("- a\n- list\n")
     with pytest.raises(ValueError, match=r"is it the config.yaml of a run"):
         read_saved(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"run: {dir: \n", b"\xff\xfe"])
+def test_a_damaged_file_is_called_so(file, content):
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.yaml: damaged.*overrides\.txt") as caught:
+        load_config(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_summary_is_called_so_and_says_what_becomes_of_the_run(tmp_path):
+    path = tmp_path / "summary.json"
+    assert read_summary(path) == {}
+    for content in ("", '{"folds": {"1": {', "[]"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"summary.json: damaged \(.*delete it: what is done is found again"):
+            read_summary(path)
 
 
 def test_changes_name_keys_that_exist(file):

@@ -223,14 +223,32 @@ def test_a_tracker_that_breaks_is_left_out_and_the_numbers_stay(tmp_path, caplog
 
 def test_tensorboard_events_can_be_read_back(tmp_path):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     with MetricLog(tmp_path, ["tensorboard"], config={}) as metrics:
         metrics.log("pretrain", "1", 5, {"loss": torch.tensor(0.5), "bad": float("nan")})
         metrics.log("evaluate", "", 0, {"accuracy": 0.75})
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    [loss] = events.Scalars("pretrain/fold_1/loss")
+    [loss] = scalars(tmp_path, "pretrain/fold_1", "loss")
     assert (loss.step, loss.value) == (5, 0.5)
-    assert events.Scalars("evaluate/accuracy")[0].value == 0.75
-    assert math.isnan(events.Scalars("pretrain/fold_1/bad")[0].value)
+    assert scalars(tmp_path, "evaluate", "accuracy")[0].value == 0.75
+    assert math.isnan(scalars(tmp_path, "pretrain/fold_1", "bad")[0].value)
+
+
+def scalars(folder, prefix, name):
+    """As TensorBoard itself reads them."""
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(folder / "tensorboard" / prefix))
+    found.Reload()
+    return found.Scalars(f"{prefix}/{name}")
+
+
+def test_tensorboard_shows_no_step_of_a_resumed_run_twice(tmp_path):
+    for first, value in ((0, 0.0), (4, 1.0), (2, 2.0)):  # it stopped after steps 6 and 8, checkpoints were of 4 and 2
+        with MetricLog(tmp_path, ["tensorboard"], config={}) as metrics:
+            metrics.rewind("pretrain", "1", first)
+            if first == 0:
+                metrics.log("finetune", "1", 7, {"loss": 9.0})  # another stage has steps of its own
+            for step in range(first + 1, first + 7 - first // 2):
+                metrics.log("pretrain", "1", step, {"loss": value + step})
+    found = [(each.step, each.value) for each in scalars(tmp_path, "pretrain/fold_1", "loss")]
+    assert found == [(1, 1.0), (2, 2.0), *((step, 2.0 + step) for step in range(3, 8))]
+    assert found == [(line["step"], line["loss"]) for line in read(tmp_path) if line["stage"] == "pretrain"]
+    assert [each.step for each in scalars(tmp_path, "finetune/fold_1", "loss")] == [7]

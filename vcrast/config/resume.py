@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
 from vcrast.config.quoting import PATHS, home, literal
-from vcrast.config.saved import changed, load_config, read_saved
+from vcrast.config.saved import changed, load_config, read_saved, read_summary
 from vcrast.config.schema import Config, keys
 
 FREE_ON_RESUME = tuple(name for name, field in keys(Config) if field.metadata.get("free_on_resume"))
@@ -180,7 +179,7 @@ def _begun(folder: Path, saved: Config) -> Iterator[tuple[str, dict[str, Any]]]:
 
     They stand in summary.json; a run of an earlier version has only its config.yaml.
     """
-    summary = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "summary.json").is_file() else {}
+    summary = read_summary(folder / "summary.json")
     for stage in TRAINING:
         kept = [fold[stage]["settings"] for fold in summary.get("inputs", {}).values() if stage in fold]
         yield from ((stage, settings) for settings in kept)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vcrast.config.atomic import write_atomic
 from vcrast.config.compose import choices, to_config
 from vcrast.config.quoting import escape, home, literal, text_settings
 from vcrast.config.schema import Config
 
+MEND = "delete it and give the words of overrides.txt with run.dir=FOLDER again, which goes on"
+
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved settings as YAML."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_atomic(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def load_config(path: Path) -> Config:
@@ -31,9 +38,14 @@ def read_saved(path: Path) -> DictConfig:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a run folder holds config.yaml")
-    saved = OmegaConf.load(path)
+    try:
+        saved = OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: damaged ({' '.join(str(error).split())[:120]}); {MEND}") from None
     if not isinstance(saved, DictConfig):
         raise ValueError(f"{path}: holds no settings but {type(saved).__name__}; is it the config.yaml of a run?")
+    if not saved:
+        raise ValueError(f"{path}: damaged, it is empty; {MEND}")
     try:
         to_config(saved)
     except ValueError as error:
@@ -43,6 +55,26 @@ def read_saved(path: Path) -> DictConfig:
     OmegaConf.set_struct(saved, True)
     OmegaConf.set_struct(saved.slurm.extra, False)  # its keys are those of sbatch
     return saved
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """What a run's `summary.json` holds; nothing where there is none.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        found = error
+    if isinstance(found, dict):
+        return found
+    raise ValueError(
+        f"{path}: damaged ({found if isinstance(found, ValueError) else 'no mapping'}); delete it: what is done is "
+        "found again from the checkpoints, and only evaluation runs again"
+    )
 
 
 def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -28,6 +28,7 @@ class Projector(nn.Module):
         super().__init__()
         if not dims or min(dims) < 1:
             raise ValueError(f"objective.projector_dims={list(dims)}: give at least one positive width")
+        self.dim_out = dims[-1]
         widths = [dim_in, *dims]
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths[:-1]):

@@ -7,7 +7,7 @@ micro-batches, perhaps twice), then losses of single clips and losses of the who
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -121,6 +121,15 @@ class Objective(nn.Module, ABC):
     def batch_losses(self, outputs: Clips) -> Losses:  # noqa: ARG002 - none by default
         """0-d each, of the `gathered` outputs of all clips of all ranks, alike on every rank; outside of autocast."""
         return {}
+
+    def collapsed(self, parts: Mapping[str, float | None], num_clips: int) -> str | None:  # noqa: ARG002 - for others
+        """Say what of the losses' parts shows that all clips are represented alike; None where nothing does.
+
+        Args:
+            parts: of the last step that was logged.
+            num_clips: the batch.
+        """
+        return None
 
     def after_step(self, progress: float, skipped: Tensor) -> None:
         """Update what no gradient moves (a teacher, a schedule), after every optimiser step.

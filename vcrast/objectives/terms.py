@@ -66,6 +66,12 @@ def reachable_covariance_weight(num_clips: int, dims: int, variance_weight: floa
     return min(1.0, variance_weight / (8 * k)) if k > 0 else 1.0
 
 
+def reachable_std(num_clips: int, dims: int, weights: Mapping[str, float]) -> float:
+    """The common std of all dimensions at which the loss of a batch is least; arguments as in `vcr_floor`."""
+    pull, push = weights["variance"], weights["covariance"] * crowding(num_clips, dims)
+    return min(1.0, (pull / (8 * push)) ** (1 / 3)) if push > 0 else 1.0
+
+
 def vcr_floor(num_clips: int, dims: int, weights: Mapping[str, float]) -> float:
     """The least value that the loss of a batch can take, whatever the encoder: L*(n, P).
 
@@ -80,5 +86,5 @@ def vcr_floor(num_clips: int, dims: int, weights: Mapping[str, float]) -> float:
         weights: of `variance` and `covariance`; the invariance term can always be 0.
     """
     pull, push = weights["variance"], weights["covariance"] * crowding(num_clips, dims)
-    std = min(1.0, (pull / (8 * push)) ** (1 / 3)) if push > 0 else 1.0
+    std = reachable_std(num_clips, dims, weights)
     return pull * (1 - std) + 2 * push * std**4

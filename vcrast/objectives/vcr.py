@@ -5,6 +5,7 @@ Source: Bardes, Ponce, LeCun 2022, arXiv:2105.04906; the authors' code where the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from vcrast.config.metric import Metric
@@ -17,12 +18,14 @@ from vcrast.objectives.terms import (
     covariance_term,
     invariance_term,
     reachable_covariance_weight,
+    reachable_std,
     std_of,
     variance_term,
     vcr_floor,
 )
 
 VIEWS = ("a", "b")
+COLLAPSED = 0.1  # of the reachable std; untrained projections have 0.35
 
 
 @OBJECTIVES.register("vcr")
@@ -117,6 +120,15 @@ class VCR(Objective):
         floor = loss.new_full((), vcr_floor(num_clips, za.shape[1], weights))
         std = (std_of(za.detach()).mean() + std_of(zb.detach()).mean()) / 2
         return {"loss": loss, **terms, "std": std, "floor": floor, "above_floor": loss - floor}
+
+    def collapsed(self, parts: Mapping[str, float | None], num_clips: int) -> str | None:
+        """See `Objective`: a std far below the one that the loss asks for, whatever the embeddings look like."""
+        std, dims = parts.get("std"), self.projector.dim_out
+        weights = self.weights(num_clips, dims)
+        reachable = reachable_std(num_clips, dims, weights) if weights["variance"] > 0 else 1.0
+        if std is None or std >= COLLAPSED * reachable:
+            return None
+        return f"the projections' std is {std:.2g}, where {reachable:.2g} can be reached"
 
     def weights(self, num_clips: int, dims: int) -> dict[str, float]:
         """The terms' weights for this batch size and width."""

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from torch import Tensor
 
+from vcrast.config.atomic import write_atomic
 from vcrast.config.registry import LOGGERS
 from vcrast.runs.environment import redact_mapping
 from vcrast.runs.metric_file import RESERVED, MetricFile, to_numbers
@@ -38,7 +39,10 @@ CLOSE_TIMEOUT_S = 30.0
 
 
 class Tracker(Protocol):
-    """What a logger does; `LOGGERS` builders take `run_dir` and `config`."""
+    """What a logger does; `LOGGERS` builders take `run_dir` and `config`.
+
+    One that can forget has `rewind(stage, fold, step)` as well, see `MetricLog.rewind`.
+    """
 
     def log(self, stage: str, fold: str, step: int, values: Mapping[str, float | None]) -> None:
         """Take the numbers of one step."""
@@ -90,20 +94,25 @@ class MetricLog:
         if not self.trackers:
             return
         numbers = to_numbers(values)
-        for name, tracker in list(self.trackers.items()):
-            try:
-                tracker.log(stage, str(fold), int(step), numbers)
-            except Exception as error:  # whatever a tracker raises, the run is worth more
-                log.warning("logger %s failed and is off for the rest of the run: %s", name, error)
-                del self.trackers[name]
+        self._tell(lambda tracker: tracker.log(stage, str(fold), int(step), numbers))
 
     def rewind(self, stage: str, fold: str, step: int) -> None:
-        """On resuming after `step`, remove from metrics.jsonl what will be written again: see `MetricFile.rewind`.
+        """On resuming after `step`, remove from metrics.jsonl and TensorBoard what will be written again.
 
-        Trackers are append-only and see these steps twice, with equal values.
+        wandb is append-only and sees these steps twice; its curves are drawn over their own step, so equal points fall
+        on each other.
         """
         if self.file is not None:
             self.file.rewind(stage, str(fold), step)
+        self._tell(lambda tracker: tracker.rewind(stage, str(fold), step) if hasattr(tracker, "rewind") else None)
+
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                call(tracker)
+            except Exception as error:  # whatever a tracker raises, the run is worth more
+                log.warning("logger %s failed and is off for the rest of the run: %s", name, error)
+                del self.trackers[name]
 
     def lines(self, stage: str, fold: str) -> Iterator[dict[str, Any]]:
         """The logged lines of a stage and fold in order, earlier sessions of the run included."""
@@ -146,24 +155,41 @@ class JsonlLogger:
 
 @LOGGERS.register("tensorboard")
 class TensorboardLogger:
-    """TensorBoard event files in <run>/tensorboard."""
+    """TensorBoard event files in <run>/tensorboard, a folder for each stage and fold.
+
+    TensorBoard can forget the steps of a folder from some step on, of all curves in it.
+    """
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:  # noqa: ARG002 all loggers are built alike
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _not_installed("tensorboard") from error
-        self.writer = SummaryWriter(log_dir=str(run_dir / "tensorboard"))
+        self._make, self._folder = SummaryWriter, run_dir / "tensorboard"
+        self._writers: dict[str, Any] = {}
 
     def log(self, stage: str, fold: str, step: int, values: Mapping[str, float | None]) -> None:
         """Write one scalar per number."""
+        prefix = _prefix(stage, fold)
+        if prefix not in self._writers:
+            self._writers[prefix] = self._make(log_dir=str(self._folder / prefix))
         for name, value in values.items():
             if value is not None:
-                self.writer.add_scalar(f"{_prefix(stage, fold)}/{name}", value, step)
+                self._writers[prefix].add_scalar(f"{prefix}/{name}", value, step)
+
+    def rewind(self, stage: str, fold: str, step: int) -> None:
+        """Make readers drop what comes after `step`, in files of an earlier process as well."""
+        prefix = _prefix(stage, fold)
+        if not (self._folder / prefix).is_dir():
+            return
+        if prefix in self._writers:
+            self._writers.pop(prefix).close()
+        self._writers[prefix] = self._make(log_dir=str(self._folder / prefix), purge_step=step + 1)
 
     def close(self) -> None:
         """Flush and close."""
-        self.writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
 
 @LOGGERS.register("wandb")
@@ -312,7 +338,7 @@ def stable_id(run_dir: Path) -> str:
     """The run's id with trackers, made once and kept in <run>/wandb_id."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12] + "\n")
+        write_atomic(path, uuid.uuid4().hex[:12] + "\n")
     return path.read_text().strip()
 
 

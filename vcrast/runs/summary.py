@@ -11,6 +11,7 @@ from typing import Any
 
 from vcrast.config.atomic import write_atomic
 from vcrast.config.metric import Metric
+from vcrast.config.saved import read_summary
 from vcrast.training.dist import broadcast_object, is_rank_zero
 
 
@@ -19,9 +20,7 @@ class Summary:
 
     def __init__(self, path: Path, *, recipe: str, classes: tuple[str, ...]) -> None:
         self.path = path
-        known = broadcast_object(
-            json.loads(path.read_text(encoding="utf-8")) if is_rank_zero() and path.is_file() else {}
-        )
+        known = broadcast_object(read_summary(path) if is_rank_zero() else {})
         self.content: dict[str, Any] = {
             "recipe": recipe,
             "classes": list(classes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from vcrast.config.atomic import write_atomic
 from vcrast.runs.record import Arrays
 from vcrast.runs.report.numbers import Curve, confusion, curves, most_frequent, moving_mean, principal_plane
 from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, class_names, fold_colour, house_style, new_figure
@@ -35,8 +37,10 @@ class Drawn:
 
     def save(self, path: Path) -> bytes:
         """Write a PNG and return its bytes."""
-        FigureCanvasAgg(self.figure).print_png(str(path))
-        return path.read_bytes()
+        with io.BytesIO() as drawn:
+            FigureCanvasAgg(self.figure).print_png(drawn)
+            write_atomic(path, drawn.getvalue())
+            return drawn.getvalue()
 
 
 def loss_figure(lines: Lines, stage: str, *, parts: Sequence[str], labels: Mapping[str, str]) -> Drawn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vcrast.config.saved import read_summary
 from vcrast.runs.report.headline import headline
 
 
@@ -45,7 +45,7 @@ def print_summary(folder: str | Path, console: Console | None = None) -> None:
     path = Path(folder) / "summary.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the run writes it when its first stage is done")
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_summary(path)
     console = console or Console()
     console.print(summary_table(summary))
     for warning in summary.get("warnings") or []:
