@@ -79,7 +79,7 @@ def test_a_damaged_summary_is_called_so_and_says_what_becomes_of_the_run(tmp_pat
     assert read_summary(path) == {}
     for content in ("", '{"folds": {"1": {', "[]"):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"summary.json: damaged \(.*delete it: what is done is found again"):
+        with pytest.raises(ValueError, match=r"summary.json: damaged \(.*delete it: pretraining is found again"):
             read_summary(path)
 
 
@@ -89,6 +89,17 @@ def test_changes_name_keys_that_exist(file):
     for wrong in ("optim.lrr=0.5", "optim.lr", "attention=rfa.x"):
         with pytest.raises(ValueError, match=r"takes key=value|a resumed run"):
             changed(read_saved(file), [wrong, "nothing=1"])
+
+
+def test_parts_may_be_chosen_anew(file):
+    save_config(compose(["recipe=demo"]), file)
+    saved = read_saved(file)
+    found = changed(saved, ["engine.zero_stage=2", "engine=deepspeed", "evaluation=knn", "finetune.optim=lars"])
+    assert (found.engine.name, found.engine.zero_stage) == ("deepspeed", 2)
+    assert (list(found.evaluation), found.finetune.optim.name) == (["knn"], "lars")
+    assert saved.engine.name == "torch"
+    with pytest.raises(ValueError, match=r"engine=deepsped: no configs/engine/deepsped.yaml; did you mean deepspeed"):
+        changed(saved, ["engine=deepsped"])
 
 
 def test_a_run_of_another_version_does_not_go_on(tmp_path):

@@ -32,12 +32,16 @@ BATCH, STEPS, SAMPLES = 6, 4, 16000
 class Begun:
     """A stage of a fold in a folder: built anew, as a new process would."""
 
-    def __init__(self, folder, interrupt, *, micro_batch_size="auto", most_clips=None, values=None, patience=None):
+    def __init__(
+        self, folder, interrupt, *, micro_batch_size="auto", most_clips=None, precision="fp32", values=None,
+        patience=None,
+    ):  # fmt: skip
         config = compose(small(folder))
         summary = Summary(folder / "summary.json", recipe="demo", classes=("a", "b"))
         self.job = Job(
-            config=config, run_dir=folder, fold="1", device=torch.device("cpu"), precision="fp32", classes=("a", "b"),
-            multilabel=False, train=None, test=None, mean=-5.0, std=4.0, log=MetricLog(folder, ["jsonl"], config={}),
+            config=config, run_dir=folder, fold="1", device=torch.device("cpu"), precision=precision,
+            classes=("a", "b"), multilabel=False, train=None, test=None, mean=-5.0, std=4.0,
+            log=MetricLog(folder, ["jsonl"], config={}),
             summary=summary, interrupt=interrupt,
         )  # fmt: skip
         self.objective = make_vcr(self.job.backbone(patch_stride=None), self.job.views(config.views))
@@ -253,3 +257,16 @@ def test_the_summary_says_how_the_objectives_numbers_are_shown(folder, interrupt
     assert Metric(**found["metrics"]["pretrain"]["variance"]) == VCR.parts["variance"]
     assert (found["parts"]["pretrain"], found["notes"]["pretrain"]) == (list(VCR.parts), "Falls, then rests.")
     assert {"steps", "loss", "wall_s"} <= set(found["metrics"]["pretrain"])
+
+
+def test_going_on_in_another_number_type_is_said_and_kept(tmp_path, caplog):
+    with Interrupt() as interrupt, pytest.raises(Interrupted):
+        Begun(tmp_path, interrupt).train(stop_at=1)
+    with Interrupt() as interrupt:
+        assert not Begun(tmp_path, interrupt).job.summary.content["warnings"]
+        assert "rounds differently" not in caplog.text
+        begun = Begun(tmp_path, interrupt, precision="bf16")
+    assert "pretrain: goes on with precision=bf16 after precision=fp32; the rest rounds differently" in caplog.text
+    assert begun.job.summary.content["warnings"] == [
+        "fold 1 pretrain: goes on with precision=bf16 after precision=fp32"
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from vcrast.config.atomic import write_atomic
-from vcrast.config.compose import choices, to_config
-from vcrast.config.quoting import escape, home, literal, text_settings
+from vcrast.config.compose import choices, read_option, to_config
+from vcrast.config.quoting import as_list, escape, home, literal, text_settings
 from vcrast.config.schema import Config
 
+PART = re.compile(
+    r"((?:finetune\.)?(source|features|views|model|attention|linear|objective|optim|schedule|engine|evaluation))"
+    r"=(\w+|\[\w+(?:,\w+)*\])"
+)
 MEND = "delete it and give the words of overrides.txt with run.dir=FOLDER again, which goes on"
 
 
@@ -72,23 +78,29 @@ def read_summary(path: Path) -> dict[str, Any]:
     if isinstance(found, dict):
         return found
     raise ValueError(
-        f"{path}: damaged ({found if isinstance(found, ValueError) else 'no mapping'}); delete it: what is done is "
-        "found again from the checkpoints, and only evaluation runs again"
+        f"{path}: damaged ({found if isinstance(found, ValueError) else 'no mapping'}); delete it: pretraining is "
+        "found again from its checkpoint, what follows is done again"
     )
 
 
 def changed(saved: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Saved settings with `key=value` changes on top.
+    """Saved settings with changes on top: first `group=option` of parts, such as `engine=deepspeed`, then `key=value`.
 
     Raises:
-        ValueError: a change that names no key.
+        ValueError: a change that names no key, or no option.
     """
+    groups = {word: found for word in overrides if (found := PART.fullmatch(as_list(word)))}
+    if groups:
+        saved = copy.deepcopy(saved)
+        for path, group, option in (found.groups() for found in groups.values()):
+            OmegaConf.update(saved, path, read_option(group, option), merge=False, force_add=True)
+        return changed(saved, [word for word in overrides if word not in groups])
     for override in overrides:
         key, equals, _ = override.partition("=")
         known = key.startswith("slurm.extra.") or OmegaConf.select(saved, key, default=_MISSING) is not _MISSING
         if not equals or not known:
             raise ValueError(
-                f"{override}: a resumed run has its groups fixed and takes key=value; {choices(saved, key)}"
+                f"{override}: a resumed run takes key=value, and group=option of its parts; {choices(saved, key)}"
             )
     merged = OmegaConf.merge(saved, *map(_change, overrides))
     assert isinstance(merged, DictConfig)

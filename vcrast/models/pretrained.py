@@ -24,7 +24,7 @@ from vcrast.models.description import (
     other_options,
     tensor_sizes,
 )
-from vcrast.models.export import to_plain
+from vcrast.models.export import file_sha256, to_plain
 from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
 from vcrast.models.timm_weights import (
     SOURCES,
@@ -91,6 +91,20 @@ def load_encoder(
         if found.description is None and features is not None:
             log.info("%s: no model.json beside it says which front end the weights learnt with", where)
     return [f"{where}: {note}" for note in notes]
+
+
+def checkpoint_digest(model: Mapping[str, Any], *, fold: str, data: Mapping[str, Any]) -> str | None:
+    """The content of the file behind `model.checkpoint`, in 16 digits; None without one, or where it cannot be read.
+
+    Weights that timm downloads are those of their name. Arguments as in `check_checkpoint`.
+    """
+    source = model.get("checkpoint")
+    if source is None or timm_name(source) is not None:
+        return None
+    try:
+        return file_sha256(find_source(source, f"{SETTING}{source}", fold=fold, data=data).path)[:16]
+    except (OSError, ValueError):  # a run whose stages are done does not need it any more; one that does will say so
+        return None
 
 
 def check_checkpoint(

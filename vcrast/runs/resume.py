@@ -22,6 +22,7 @@ from typing import Any
 from vcrast.config.resume import STAGES, TRAINING, differences, stage_settings
 from vcrast.config.schema import Config
 from vcrast.data.streams import clips_per_epoch
+from vcrast.models.pretrained import checkpoint_digest
 from vcrast.runs import checkpoint
 from vcrast.runs.log import MetricLog
 from vcrast.runs.parts import build_schedule
@@ -31,7 +32,8 @@ from vcrast.training.dist import broadcast_object, is_rank_zero
 from vcrast.training.schedule import log as schedule_log
 
 Inputs = dict[str, Any]
-"""What a stage is made from: `settings` by dotted key, `steps`, `clips` (fingerprint), `weights` (of which stages)."""
+"""What a stage is made from: `settings` by dotted key, `steps`, `clips` (fingerprint), `weights` (of which stages);
+`checkpoint` (the content of `model.checkpoint`) where it starts from that."""
 
 
 @dataclass
@@ -163,19 +165,39 @@ def plan_fold(config: Config, before: Before, fold: str, *, clips: Inputs, num_c
                 chain[stage] = was
             continue
         now = stage_inputs(config, stage, chain, clips=clips, num_clips=num_clips)
+        if stage == "pretrain" or "pretrain" not in now["weights"]:
+            _compare_checkpoint(config, fold, stage, was, now)
         chain[stage] = plan.inputs[stage] = now
         if was is None or was == now:
             continue
         changed = differences(was["settings"], now["settings"])
         if changed and stage in TRAINING:
             raise ValueError(f"fold {fold}: {stage} was begun with other settings ({'; '.join(changed[:8])})")
-        if changed or was["weights"] != now["weights"]:
+        if changed or any(was.get(key) != now.get(key) for key in ("weights", "checkpoint")):
             plan.again.append(stage)
             if before.begun(fold, stage):
                 plan.said.append(f"{stage} is done again: {'; '.join(changed[:4]) or _other_weights(was, now)}")
         elif was["steps"] != now["steps"]:
             _change_length(plan, config, before, fold, stage, was["steps"], num_clips)
     return plan
+
+
+def _compare_checkpoint(config: Config, fold: str, stage: str, was: Inputs | None, now: Inputs) -> None:
+    """Add the content of `model.checkpoint` to the inputs of a stage that starts from it.
+
+    Raises:
+        ValueError: a training stage has begun from other weights under the same path.
+    """
+    before = was.get("checkpoint") if was else None
+    found = checkpoint_digest(config.model, fold=fold, data=vars(config.data)) or before
+    if found is None or (was is not None and before is None):  # an earlier version has not kept it
+        return
+    now["checkpoint"] = found
+    if before is not None and found != before and stage in TRAINING:
+        raise ValueError(
+            f"model.checkpoint={config.model['checkpoint']}: fold {fold}: {stage} was begun from other weights under "
+            f"this path (sha256 {before}, now {found}); give them back, or start anew in another run.dir"
+        )
 
 
 def known_inputs(before: Before, fold: str, *, clips: Inputs, num_clips: int) -> dict[str, Inputs]:
@@ -224,6 +246,8 @@ def _digest(inputs: Inputs) -> str:
 
 def _other_weights(was: Inputs, now: Inputs) -> str:
     before, after = was["weights"], now["weights"]
+    if before == after:
+        return "the weights behind model.checkpoint changed"
     if added := [stage for stage in after if stage not in before]:
         return f"it now starts from this run's {' and '.join(added)}"
     if gone := [stage for stage in before if stage not in after]:

@@ -163,9 +163,27 @@ class Stage:
             self.validation.load_state_dict(content["validation"])
         if content["world_size"] == world_size():
             self.split = Split(content["micro_batch_size"], content["num_kept_graphs"])
+        self._tell_changes(content)
         self.earlier_s = content["wall_s"]
         log.info("fold %s %s: going on after step %d of %d", self.job.fold, self.name, done, self.num_steps)
         return done
+
+    def _tell_changes(self, content: Mapping[str, Any]) -> None:
+        """Say what may change between two starts and rounds differently; another number type is also kept."""
+        for name, now in self._circumstances().items():
+            before = content.get("circumstances", {}).get(name, now)
+            if before == now:
+                continue
+            text = f"fold {self.job.fold} {self.name}: goes on with {name}={now} after {name}={before}"
+            log.warning("%s; the rest rounds differently", text)
+            if name == "precision":
+                self.job.summary.warn(text)
+
+    def _circumstances(self) -> dict[str, Any]:
+        return {
+            "precision": self.job.precision, "engine": self.job.config.engine["name"],
+            "device": self.job.device.type, "world_size": world_size(),
+        }  # fmt: skip
 
     def _plan(self, clip_shape: tuple[int, ...]) -> None:
         """Decide how this process's part of the batch is cut, and say it.
@@ -267,6 +285,7 @@ class Stage:
             "micro_batch_size": self.split.micro_batch_size,
             "num_kept_graphs": self.split.num_kept_graphs,
             "world_size": world_size(),
+            "circumstances": self._circumstances(),
             "num_steps": self.num_steps,
             "wall_s": self.wall_s,
             "step": done,
