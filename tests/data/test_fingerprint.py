@@ -7,7 +7,7 @@ import pytest
 
 from vcrast.config.compose import compose
 from vcrast.data.clip import Clip, Corpus
-from vcrast.data.fingerprint import fingerprint
+from vcrast.data.fingerprint import fingerprint, without_content
 from vcrast.runs.resume import check_clips
 from vcrast.runs.summary import Summary
 
@@ -44,6 +44,16 @@ def test_any_other_change_shows(tmp_path, change):
     assert fingerprint(corpus(tmp_path / "a"), "2") != fingerprint(corpus(tmp_path / "b", **change), "2")
 
 
+def test_other_sounds_of_the_same_names_and_sizes_show(tmp_path):
+    one, other = corpus(tmp_path / "a"), corpus(tmp_path / "b")
+    assert fingerprint(one, "2") == fingerprint(other, "2")
+    (tmp_path / "b" / "a" / "y.wav").write_bytes(b"other!")
+    assert fingerprint(one, "2") != fingerprint(other, "2")
+    assert without_content(fingerprint(one, "2")) == without_content(fingerprint(other, "2"))
+    (tmp_path / "b" / "a" / "y.wav").unlink()
+    assert fingerprint(other, "2")["train"] == 2
+
+
 def test_the_names_of_the_classes_count_and_generated_clips_have_no_folder(tmp_path):
     one = corpus(tmp_path)
     assert fingerprint(one, "2") != fingerprint(dataclasses.replace(one, classes=("cat", "dog")), "2")
@@ -63,5 +73,6 @@ def test_a_run_does_not_go_on_with_other_clips(tmp_path):
         ValueError, match=r"^data\.root=elsewhere: fold 1 now has 50 training and 12 test clips, not 48"
     ):
         check_clips(config, summary, {"1": {**was, "train": 50}})
-    with pytest.raises(ValueError, match=r"as many clips \(48 .*\), but other names, labels, file sizes"):
+    with pytest.raises(ValueError, match=r"as many clips \(48 .*\), but other names, labels, sounds"):
         check_clips(config, summary, {"1": {**was, "digest": "b"}})
+    check_clips(config, summary, {"1": {**was, "content": "c"}})  # which an earlier version has not kept

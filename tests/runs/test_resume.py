@@ -202,5 +202,14 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_run_begun_without_the_content_of_its_clips_goes_on(tmp_path):
+    held = Held(tmp_path)
+    clips = {fold: {**found, "content": "c"} for fold, found in CLIPS.items()}
+    plans, _ = held.plan(clips=clips)
+    assert (plans["1"].again, plans["1"].longer) == ([], [])
+    plans, _ = held.plan("evaluation.knn.k=5", clips=clips)
+    assert plans["1"].again == ["evaluate"]
+
+
 def test_equal_lines_of_folds_are_said_once():
     assert by_fold({"1": ["x", "y"], "2": ["x"]}) == ["x (fold 1, 2)", "y (fold 1)"]

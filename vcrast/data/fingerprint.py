@@ -1,4 +1,4 @@
-"""Fingerprint the clips of a fold: names, stretches, labels, order and file sizes."""
+"""Fingerprint the clips of a fold: names, stretches, labels, order, sizes, some content."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from vcrast.data.audio import is_generated
 from vcrast.data.clip import Clip, Corpus
 from vcrast.data.preflight import MAX_HEADERS, spread
 
+MAX_READ, READ_BYTES = 64, 4096
+
 
 def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
     """Describe the clips that a fold trains on and is tested on; equal where the dataset has only been moved.
 
-    No file is read. Paths count from the folder that all clips of the corpus share; of a large corpus the sizes of
-    `MAX_HEADERS` files, spread evenly, count.
+    Paths count from the folder that all clips of the corpus share; of a large corpus the sizes of `MAX_HEADERS` files,
+    spread evenly, count. Recordings of one length have one size, so a little of `MAX_READ` files is read as well.
 
     Returns:
-        `train` and `test`, how many there are, and `digest`.
+        `train` and `test`, how many there are, `digest`, and `content`, which runs of an earlier version do not have.
     """
     base = _shared_folder(corpus.clips)
     train, test = corpus.split(fold)
     digest = hashlib.blake2b(json.dumps(corpus.classes).encode(), digest_size=16)
+    content = hashlib.blake2b(digest_size=8)
     for part in (train, test):
         digest.update(f"{len(part)} clips\n".encode())
         for clip in part:
@@ -32,7 +35,14 @@ def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
             digest.update(json.dumps(row).encode())
         for clip in spread(part, MAX_HEADERS):
             digest.update(f"{_size(clip.path)} ".encode())
-    return {"train": len(train), "test": len(test), "digest": digest.hexdigest()}
+        for clip in spread(part, MAX_READ):
+            content.update(_middle(clip.path))
+    return {"train": len(train), "test": len(test), "digest": digest.hexdigest(), "content": content.hexdigest()}
+
+
+def without_content(found: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint as an earlier version made it."""
+    return {key: value for key, value in found.items() if key != "content"}
 
 
 def _shared_folder(clips: Sequence[Clip]) -> str:
@@ -45,6 +55,17 @@ def _shared_folder(clips: Sequence[Clip]) -> str:
 
 def _name(path: str, base: str) -> str:
     return path if is_generated(path) else os.path.abspath(path).removeprefix(base).replace(os.sep, "/").lstrip("/")
+
+
+def _middle(path: str) -> bytes:
+    if is_generated(path):
+        return b""
+    try:
+        with open(path, "rb") as file:
+            file.seek(os.fstat(file.fileno()).st_size // 2)
+            return file.read(READ_BYTES)
+    except OSError:  # missing: left to the checks of the data
+        return b""
 
 
 def _size(path: str) -> int:

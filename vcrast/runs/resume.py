@@ -21,6 +21,7 @@ from typing import Any
 
 from vcrast.config.resume import STAGES, TRAINING, differences, stage_settings
 from vcrast.config.schema import Config
+from vcrast.data.fingerprint import without_content
 from vcrast.data.streams import clips_per_epoch
 from vcrast.models.pretrained import checkpoint_digest
 from vcrast.runs import checkpoint
@@ -124,11 +125,11 @@ def check_clips(config: Config, summary: Summary, clips: Mapping[str, Inputs]) -
     for fold, stages in summary.content["inputs"].items():
         for stage, inputs in stages.items():
             was, now = inputs["clips"], clips.get(fold)
-            if now is None or was == now:
+            if now is None or was == now or was == without_content(now):
                 continue
             counts = [f"{each['train']} training and {each['test']} test clips" for each in (was, now)]
             what = f"{counts[1]}, not {counts[0]}" if counts[0] != counts[1] else (
-                f"as many clips ({counts[0]}), but other names, labels, file sizes or another order"
+                f"as many clips ({counts[0]}), but other names, labels, sounds or another order"
             )  # fmt: skip
             raise ValueError(
                 f"{place}: fold {fold} now has {what}, which its {stage} was begun with; give the data back, or start "
@@ -155,6 +156,9 @@ def _refuse_half_pretrained(config: Config, before: Before, fold: str) -> None:
 def plan_fold(config: Config, before: Before, fold: str, *, clips: Inputs, num_clips: int) -> FoldPlan:
     """Compare what each stage of a fold was made from with what it would be made from now; errors as `plan_folds`."""
     plan, summary = FoldPlan(), before.summary
+    begun = [found for stage in STAGES if (found := summary.inputs(fold, stage)) is not None]
+    if any("content" not in found["clips"] for found in begun):  # an earlier version began it
+        clips = without_content(clips)
     known = known_inputs(before, fold, clips=clips, num_clips=num_clips)
     plan.adopted = {stage: inputs for stage, inputs in known.items() if summary.inputs(fold, stage) is None}
     chain: dict[str, Inputs] = {}
