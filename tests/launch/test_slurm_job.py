@@ -5,6 +5,7 @@ import pickle
 import signal
 import stat
 import threading
+from dataclasses import replace
 
 import pytest
 from submitit.core.utils import DelayedSubmission, UncompletedJobError
@@ -95,10 +96,13 @@ def test_a_job_that_was_cancelled_after_a_warning_stays_away(task):
     assert exit_code(task(status=128 + signal.SIGUSR2, record={"JobState": "CANCELLED"})) == 140
 
 
-def test_a_job_that_reached_its_limit_too_often_says_how_to_go_on(task, capsys):
+def test_a_job_that_reached_its_limit_too_often_says_how_to_go_on(task, capsys, tmp_path):
     error = UncompletedJobError("Job not requeued because: timed-out too many times.")
-    assert exit_code(task(status=140, error=error)) == 140
+    (tmp_path / "train.log").touch()
+    words = ("recipe=demo", f"run.dir='{tmp_path}'", "run.resume=auto")
+    assert exit_code(replace(task(status=140, error=error), overrides=words)) == 140
     said = capsys.readouterr().err
+    assert "not requeued: Job not requeued because" in (tmp_path / "train.log").read_text()
     assert "too many times. Submit the same command with run.dir=FOLDER again" in said
     assert "Traceback" not in said
 
