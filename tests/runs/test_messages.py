@@ -37,6 +37,14 @@ def test_what_was_logged_before_the_folder_exists_is_in_its_log(tmp_path, capsys
     assert [line.rpartition(" ")[2] for line in lines] == ["early", "late"]
 
 
+def test_what_a_refused_start_has_logged_is_not_in_the_log_of_the_next_run(tmp_path):
+    with pytest.raises(ValueError, match="9"):
+        start(small(tmp_path / "refused", "data.folds=[9]"))
+    assert not (tmp_path / "refused").exists()
+    setup_logging(tmp_path / "next")
+    assert (tmp_path / "next" / "train.log").read_text() == ""
+
+
 def test_a_full_disk_costs_lines_and_is_said_once(capsys):
     root = logging.getLogger()
     setup_logging(None)

@@ -14,7 +14,7 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import resolve
 from vcrast.run import run
 from vcrast.runs.interrupt import Interrupted
-from vcrast.runs.messages import endings_kept, setup_logging
+from vcrast.runs.messages import endings_kept, messages_held
 from vcrast.training.device import deterministic, resolve_device
 from vcrast.training.dist import broadcast_object, process_group, torchrun_rank
 
@@ -41,10 +41,10 @@ def start(
         print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
         return 0
     device, even_alone = resolve_device(config.run.device), config.engine["name"] == "deepspeed"
-    setup_logging(None, torchrun_rank().rank)
     ending = nullcontext() if dry_run else endings_kept(config)
     try:
         with (
+            messages_held(torchrun_rank().rank),
             ending,
             deterministic(config.run.deterministic),
             process_group(device, timeout_s=config.launch.timeout_s, even_alone=even_alone),

@@ -31,7 +31,6 @@ def setup_logging(run_dir: Path | None, rank: int = 0) -> None:
     no folder yet (None) messages are held, for the file of the next call.
     """
     root = logging.getLogger()
-    ours = [handler for handler in root.handlers if getattr(handler, "is_ours", False)]
     if sys.stderr.isatty():
         shown: logging.Handler = RichHandler(console=console, show_path=False)
         shown.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
@@ -39,9 +38,9 @@ def setup_logging(run_dir: Path | None, rank: int = 0) -> None:
         shown = logging.StreamHandler()
         shown.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     kept: logging.Handler = MemoryHandler(0, NEVER, flushOnClose=False) if run_dir is None else _file(run_dir, rank)
-    for handler in ours:
+    for handler in _ours():
         root.removeHandler(handler)
-        if isinstance(handler, MemoryHandler):
+        if isinstance(handler, MemoryHandler) and run_dir is not None:
             handler.setTarget(kept)
             handler.flush()
         handler.close()
@@ -52,6 +51,23 @@ def setup_logging(run_dir: Path | None, rank: int = 0) -> None:
     # Libraries' news would bury ours; their warnings come through.
     for name in ("vcrast", "launch", "extensions"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+@contextmanager
+def messages_held(rank: int) -> Iterator[None]:
+    """Hold messages until the body sets up a folder for them; what is still held at its end is dropped."""
+    setup_logging(None, rank)
+    try:
+        yield
+    finally:
+        for handler in _ours():
+            if isinstance(handler, MemoryHandler):
+                logging.getLogger().removeHandler(handler)
+                handler.close()
+
+
+def _ours() -> list[logging.Handler]:
+    return [handler for handler in logging.getLogger().handlers if getattr(handler, "is_ours", False)]
 
 
 def _file(run_dir: Path, rank: int) -> LogFile:
