@@ -115,7 +115,7 @@ def test_lists_in_their_own_folder_and_no_list_of_what_is_not_asked_for(tmp_path
 def test_the_default_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"data\.root is not set.*vcrast data download audioset --root data/aud"
+        FileNotFoundError, match=r"data\.root=data/audioset.*vcrast data download audioset --root data/aud"
     ):
         open_corpus(settings("audioset"))
     lists(tmp_path / "data" / "audioset")

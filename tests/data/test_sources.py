@@ -51,7 +51,7 @@ def test_esc50_that_is_only_esc10(tmp_path):
 
 def test_esc50_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"data\.root is not set.*vcrast data download esc50"):
+    with pytest.raises(FileNotFoundError, match=r"data\.root=data/esc50 has no.*vcrast data download esc50"):
         open_corpus(settings("esc50"))
     with pytest.raises(FileNotFoundError, match=r"data\.root=nowhere has no .*vcrast data download esc50"):
         open_corpus(settings("esc10", root="nowhere"))
