@@ -72,8 +72,9 @@ def test_own_recipes_are_composed_and_listed_with_their_place(recipes, flag, cap
         assert (config.recipe, config.pretrain.steps, config.attention) == (name, 3, {"name": "softmax"})
     assert main(["list", "recipe", *flag]) == 0
     listed = capsys.readouterr().out
-    assert f"mine        My own  [{recipes}/mine.yaml]" in listed
-    assert f"here        Found here  [{recipes.parent}/vcrast_recipes/here.yaml]" in listed
+    rows = [" ".join(line.split()) for line in listed.splitlines()]
+    assert f"mine My own [{recipes}/mine.yaml]" in rows
+    assert f"here Found here [{recipes.parent}/vcrast_recipes/here.yaml]" in rows
 
 
 def test_a_run_goes_on_without_the_folder_of_its_recipe(recipes, tmp_path, monkeypatch):

@@ -59,8 +59,11 @@ def test_the_lists_are_the_splits_and_the_rest_is_trained_on(tmp_path):
 
 def test_it_is_found_below_the_root_and_where_the_download_puts_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"data\.root is not set.*vcrast data download speechcommands"):
+    said = r"data\.root=data/speechcommands has no testing_list\.txt; run `vcrast data download speechcommands`"
+    with pytest.raises(FileNotFoundError, match=said):
         open_corpus(settings("speechcommands"))
+    with pytest.raises(FileNotFoundError, match=r"data\.root is not set; run `vcrast data download speechcommands`"):
+        open_corpus(settings("speechcommands", root=None))
     with pytest.raises(FileNotFoundError, match=r"data\.root=nowhere has no testing_list\.txt"):
         opened("nowhere")
     replica(tmp_path / "data" / "speechcommands" / "speech_commands_v0.02")

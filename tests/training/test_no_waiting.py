@@ -144,8 +144,13 @@ class OneStep:
         self.objective, self.engine, self.schedule, self.split, self.device = objective, engine, schedule, split, device
         self.progress = contextlib.nullcontext()
 
+    over = False
+
     def begin_step(self):
         pass
+
+    def next_batch(self, batches, step):
+        return next(batches)
 
     def data_ready(self):
         pass

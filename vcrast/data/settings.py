@@ -52,13 +52,12 @@ def existing_folder(data: DataConfig) -> Path:
 
 
 def published_folder(
-    data: DataConfig, default: Path, inside: str, needed: Collection[str | Path], *, download: str | None = None
+    data: DataConfig, inside: str, needed: Collection[str | Path], *, download: str | None = None
 ) -> Path:
-    """Find where a known dataset lies: `data.root` or, where that is not set, its usual place; or a folder in it.
+    """Find where a known dataset lies: `data.root`, or a folder in it.
 
     Args:
         data: the settings.
-        default: the usual place, below the working directory.
         inside: the folder that the dataset's archive makes.
         needed: what must be there.
         download: the name that `vcrast data download` knows it by; None is that of the source.
@@ -66,12 +65,11 @@ def published_folder(
     Raises:
         FileNotFoundError: it is not there; says how to get it.
     """
-    start = default if data.root is None else Path(data.root).expanduser()
+    how = f"run `vcrast data download {download or data.name}` or set data.root=FOLDER"
+    if data.root is None:
+        raise FileNotFoundError(f"{data.name}: data.root is not set; {how}")
+    start = Path(data.root).expanduser()
     for root in (start, start / inside):
         if all((root / name).exists() for name in needed):
             return root
-    looked = f"data.root is not set and {start} has no" if data.root is None else f"data.root={data.root} has no"
-    raise FileNotFoundError(
-        f"{data.name}: {looked} {next(iter(needed))}; run `vcrast data download {download or data.name}` or set "
-        "data.root=FOLDER"
-    )
+    raise FileNotFoundError(f"{data.name}: data.root={data.root} has no {next(iter(needed))}; {how}")

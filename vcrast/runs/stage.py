@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -289,9 +290,7 @@ class Stage:
             "num_steps": self.num_steps,
             "wall_s": self.wall_s,
             "step": done,
-            "export": to_plain(
-                describe(self.objective.encoder, head=None, **self.job.export_options()), "the checkpoint"
-            ),
+            "export": self.description,
         }
         if self.average is not None:
             content["average"] = self.average.state_dict()
@@ -327,6 +326,13 @@ class Stage:
                 return
             with lent(self.objective, weights):
                 yield
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What `model.json` would say of the encoder: a run that is stopped for good still has a model."""
+        options = self.job.export_options()
+        found: dict[str, Any] = to_plain(describe(self.objective.encoder, head=None, **options), "the checkpoint")
+        return found
 
     def due(self, done: int) -> bool:
         """Whether a checkpoint should follow this step."""

@@ -60,7 +60,7 @@ def corpus(name: str, rows: list[MetaRow]) -> Corpus:
 
 def find_root(data: DataConfig) -> Path:
     """Find the folder with `meta/esc50.csv`, see `published_folder`."""
-    return published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, [META], download="esc50")
+    return published_folder(data, ARCHIVE_FOLDER, [META], download="esc50")
 
 
 def read_rows(root: Path) -> list[MetaRow]:

@@ -53,7 +53,7 @@ def librispeech(data: DataConfig) -> Corpus:
     """
     refuse_settings(data, options=("subsets",))
     subsets = chosen_subsets(data.options["subsets"])
-    root = published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, subsets)
+    root = published_folder(data, ARCHIVE_FOLDER, subsets)
     utterances, notes = [], []
     for subset in subsets:
         found = read_subset(root / subset)

@@ -62,7 +62,7 @@ def speechcommands(data: DataConfig) -> Corpus:
 
 def find_root(data: DataConfig) -> Path:
     """Find the folder with the lists, see `published_folder`."""
-    return published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, LISTS)
+    return published_folder(data, ARCHIVE_FOLDER, LISTS)
 
 
 def read_lists(root: Path) -> SplitLists:

@@ -51,7 +51,7 @@ def urbansound8k(data: DataConfig) -> Corpus:
 
 def find_root(data: DataConfig) -> Path:
     """Find the folder with `metadata/UrbanSound8K.csv`, see `published_folder`."""
-    return published_folder(data, DEFAULT_ROOT, ARCHIVE_FOLDER, [META])
+    return published_folder(data, ARCHIVE_FOLDER, [META])
 
 
 def read_rows(root: Path) -> list[MetaRow]:
