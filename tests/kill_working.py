@@ -1,4 +1,4 @@
-"""Kill a run with reading workers by SIGKILL at random times, look for orphans, then let it finish.
+"""Kill a run with reading workers at random times, look for orphans, let it finish.
 
 python kill_working.py NUM_KILLS CACHE_FOLDER OVERRIDE...
 

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,9 @@ def test_the_archive_is_fetched_checked_and_opened(server, tmp_path, packed):
 
 
 def test_another_archive_is_deleted(server, tmp_path, packed, monkeypatch):
-    monkeypatch.setattr(speechcommands_download, "URL", server.url)  # the published archive has a known checksum
+    monkeypatch.setattr(
+        speechcommands_download, "ARCHIVE", replace(speechcommands_download.ARCHIVE, url=server.url)
+    )  # the published archive has a known checksum
     with pytest.raises(ValueError, match=r"tar\.gz: sha256 .*, expected af14739ee7dc; check --url"):
         fetched(server, tmp_path, packed)
     monkeypatch.undo()

@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_download(server, tmp_path, monkeypatch):
     assert len(opened(tmp_path / "here").clips) == 100
     assert fetched() == folder
     assert len(server.seen) == 2
-    monkeypatch.setattr(download, "URL", server.url)
+    monkeypatch.setattr(download, "ARCHIVE", replace(download.ARCHIVE, url=server.url))
     (folder / "audio" / "fold1" / "100-0-0-0.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"md5 .*, expected 9aa69802bbf3; check --url"):
         fetched()

@@ -1,4 +1,4 @@
-"""A campaign: whatever changes when a run goes on, it is done again, gone on with in so many words, or refused."""
+"""Change what a finished run was made from: nothing may be claimed that is not so."""
 
 import json
 import os

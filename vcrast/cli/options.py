@@ -1,4 +1,4 @@
-"""Declare the options of verbs that compute with a model: which one, where, how much at once."""
+"""Declare the options of verbs that compute with a model."""
 
 from __future__ import annotations
 

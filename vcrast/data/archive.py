@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,28 @@ class Archive:
     max_files: int
     fault: Callable[[Path], str]
     checksum: str | None = None
+
+
+def install_once(archive: Archive, root: Path, *, url: str, pause_s: float) -> Path:
+    """Call `install`, unless the dataset is in `root` already, or in its folder there.
+
+    Args:
+        archive: what to fetch.
+        root: the folder.
+        url: of the archive; from another place than its own only the content is checked, not the checksum.
+        pause_s: before a failed transfer is repeated.
+
+    Returns:
+        The folder of the dataset; errors as in `install`.
+    """
+    for folder in (root, root / archive.folder):
+        if not archive.fault(folder):
+            log.info("%s is already in %s", archive.folder, folder)
+            return folder
+    checksum = archive.checksum if url == archive.url else None
+    folder = install(replace(archive, url=url, checksum=checksum), root, pause_s=pause_s)
+    log.info("%s is in %s", archive.folder, folder)
+    return folder
 
 
 def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:

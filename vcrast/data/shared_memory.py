@@ -1,4 +1,4 @@
-"""Tell whether worker processes can hand over their batches in shared memory, /dev/shm on Linux."""
+"""Tell whether worker processes can hand over their batches in shared memory."""
 
 from __future__ import annotations
 

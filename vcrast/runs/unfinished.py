@@ -1,4 +1,4 @@
-"""Make a model of a pretraining that was stopped, killed or diverged, from its last checkpoint."""
+"""Make a model of a pretraining that has not ended, from its last checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choose the best weights of a training on clips that are held out of it, and end it when it gets no better."""
+"""Choose the best weights of a training by clips that are held out of it."""
 
 from __future__ import annotations
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from vcrast.config.registry import DOWNLOADS
-from vcrast.data.archive import Archive, install
+from vcrast.data.archive import Archive, install_once
 from vcrast.data.sources.esc50 import ARCHIVE_FOLDER, DEFAULT_ROOT, META, read_rows
-
-log = logging.getLogger(__name__)
 
 URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
 NUM_CLIPS, NUM_FOLDS = 2000, 5
@@ -38,14 +34,7 @@ def download_esc50(root: Path | None = None, *, url: str = URL, pause_s: float =
         ValueError: the archive is damaged, or not ESC-50; it is deleted, so that the next call fetches anew.
         OSError: the disk is full.
     """
-    root = DEFAULT_ROOT if root is None else root
-    for folder in (root, root / ARCHIVE_FOLDER):
-        if (folder / META).is_file() and not content_fault(folder):
-            log.info("ESC-50 is already in %s", folder)
-            return folder
-    folder = install(replace(ARCHIVE, url=url), root, pause_s=pause_s)
-    log.info("ESC-50: %d clips in %s", NUM_CLIPS, folder)
-    return folder
+    return install_once(ARCHIVE, DEFAULT_ROOT if root is None else root, url=url, pause_s=pause_s)
 
 
 def content_fault(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Speech Commands V2: 105,829 recordings of 35 words, 1 s at 16 kHz, with lists of the validation and test files.
+"""Speech Commands V2: 105,829 recordings of 35 words, 1 s at 16 kHz.
 
 Source: Warden 2018, "Speech Commands: A dataset for limited-vocabulary speech recognition", arXiv:1804.03209.
 Licence: CC BY 4.0.

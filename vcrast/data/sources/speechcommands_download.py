@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 from vcrast.config.registry import DOWNLOADS
-from vcrast.data.archive import Archive, install
+from vcrast.data.archive import Archive, install_once
 from vcrast.data.sources.speechcommands import ARCHIVE_FOLDER, DEFAULT_ROOT, LISTS, WORDS, read_lists
-
-log = logging.getLogger(__name__)
 
 URL = "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz"
 CHECKSUM = "sha256:af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
@@ -34,15 +30,7 @@ def download_speechcommands(root: Path | None = None, *, url: str = URL, pause_s
         ValueError: the archive is damaged, or something else; it is deleted, so that the next call fetches anew.
         OSError: the disk is full.
     """
-    root = DEFAULT_ROOT if root is None else root
-    for folder in (root, root / ARCHIVE_FOLDER):
-        if not content_fault(folder):
-            log.info("Speech Commands is already in %s", folder)
-            return folder
-    archive = replace(ARCHIVE, url=url, checksum=CHECKSUM if url == URL else None)
-    folder = install(archive, root, pause_s=pause_s)
-    log.info("Speech Commands V2 (CC BY 4.0) is in %s", folder)
-    return folder
+    return install_once(ARCHIVE, DEFAULT_ROOT if root is None else root, url=url, pause_s=pause_s)
 
 
 def content_fault(folder: Path) -> str:
@@ -60,5 +48,11 @@ def content_fault(folder: Path) -> str:
 
 # The real archive unpacks to 3.8 GB in about 105,900 entries.
 ARCHIVE = Archive(
-    URL, "speech_commands_v0.02.tar.gz", ARCHIVE_FOLDER, max_bytes=8_000_000_000, max_files=200_000, fault=content_fault
-)
+    URL,
+    "speech_commands_v0.02.tar.gz",
+    ARCHIVE_FOLDER,
+    max_bytes=8_000_000_000,
+    max_files=200_000,
+    fault=content_fault,
+    checksum=CHECKSUM,
+)  # fmt: skip

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from vcrast.config.registry import DOWNLOADS
-from vcrast.data.archive import Archive, install
+from vcrast.data.archive import Archive, install_once
 from vcrast.data.sources.urbansound8k import ARCHIVE_FOLDER, DEFAULT_ROOT, META, read_rows
-
-log = logging.getLogger(__name__)
 
 URL = "https://zenodo.org/records/1203745/files/UrbanSound8K.tar.gz"
 CHECKSUM = "md5:9aa69802bbf37fb986f71ec1483a196e"
@@ -35,15 +31,7 @@ def download_urbansound8k(root: Path | None = None, *, url: str = URL, pause_s: 
         ValueError: the archive is damaged, or something else; it is deleted, so that the next call fetches anew.
         OSError: the disk is full.
     """
-    root = DEFAULT_ROOT if root is None else root
-    for folder in (root, root / ARCHIVE_FOLDER):
-        if not content_fault(folder):
-            log.info("UrbanSound8K is already in %s", folder)
-            return folder
-    archive = replace(ARCHIVE, url=url, checksum=CHECKSUM if url == URL else None)
-    folder = install(archive, root, pause_s=pause_s)
-    log.info("UrbanSound8K (CC BY-NC 4.0) is in %s", folder)
-    return folder
+    return install_once(ARCHIVE, DEFAULT_ROOT if root is None else root, url=url, pause_s=pause_s)
 
 
 def content_fault(folder: Path) -> str:
@@ -62,5 +50,11 @@ def content_fault(folder: Path) -> str:
 
 # The real archive unpacks to 7 GB in about 8,760 entries.
 ARCHIVE = Archive(
-    URL, "UrbanSound8K.tar.gz", ARCHIVE_FOLDER, max_bytes=15_000_000_000, max_files=20_000, fault=content_fault
+    URL,
+    "UrbanSound8K.tar.gz",
+    ARCHIVE_FOLDER,
+    max_bytes=15_000_000_000,
+    max_files=20_000,
+    fault=content_fault,
+    checksum=CHECKSUM,
 )
