@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -320,12 +320,9 @@ class Stage:
 
     @contextmanager
     def _lent(self, weights: Weights | None) -> Iterator[None]:
-        with self.engine.gathered_weights(write=weights is not None):
-            if weights is None:
-                yield
-                return
-            with lent(self.objective, weights):
-                yield
+        # Lent ones are taken back before the engine has its own again: nothing is written.
+        with self.engine.gathered_weights(), nullcontext() if weights is None else lent(self.objective, weights):
+            yield
 
     @cached_property
     def description(self) -> dict[str, Any]:
