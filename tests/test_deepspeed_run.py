@@ -15,6 +15,7 @@ from small_run import metric_steps, small
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_S = 300
+AVERAGED = ("finetune.ema_decay=0.9", "finetune.validation.clips=0.2")
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,7 +26,7 @@ pytestmark = [
 
 
 def command(folder, *more):
-    return [sys.executable, str(ROOT / "launch" / "local.py"), *small(folder, "stages=[pretrain,finetune]", *more)]
+    return [sys.executable, str(ROOT / "launch" / "local.py"), *small(folder, "stages=[pretrain,finetune]", *AVERAGED, *more)]
 
 
 def losses(folder):
@@ -35,7 +36,7 @@ def losses(folder):
 
 def test_stopped_under_one_engine_continued_under_another(tmp_path):
     environment = {**os.environ, "HOME": "/nonexistent"}  # nothing may be written there
-    split = ("engine=deepspeed", "engine.zero_stage=3", "launch.num_processes=2", "pretrain.micro_batch_size=3")
+    split = ("engine=deepspeed", "engine.zero_stage=1", "launch.num_processes=2", "pretrain.micro_batch_size=3")
     process = subprocess.Popen(
         command(tmp_path / "stopped", *split), env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -54,7 +55,7 @@ def test_stopped_under_one_engine_continued_under_another(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "deepspeed" not in output.lower().replace("engine=deepspeed", ""), output  # its own log is silenced
 
-    resumed = [*split[:1], "engine.zero_stage=1", *split[2:]]
+    resumed = [*split[:1], "engine.zero_stage=3", *split[2:]]
     for folder, more in (("stopped", resumed), ("plain", ["pretrain.micro_batch_size=3"])):
         done = subprocess.run(
             command(tmp_path / folder, *more), env=environment, text=True, capture_output=True, timeout=LIMIT_S
