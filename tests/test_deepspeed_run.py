@@ -26,7 +26,11 @@ pytestmark = [
 
 
 def command(folder, *more):
-    return [sys.executable, str(ROOT / "launch" / "local.py"), *small(folder, "stages=[pretrain,finetune]", *AVERAGED, *more)]
+    return [
+        sys.executable,
+        str(ROOT / "launch" / "local.py"),
+        *small(folder, "stages=[pretrain,finetune]", *AVERAGED, *more),
+    ]
 
 
 def losses(folder):

@@ -18,6 +18,7 @@ from vcrast.data.cache import open_or_build
 from vcrast.data.clip import Clip
 from vcrast.data.dataset import ClipDataset, fit
 from vcrast.data.loader import (
+    NoBatchError,
     TrainingKeys,
     epoch_order,
     evaluation_batches,
@@ -300,7 +301,7 @@ def lethal(path, rate):
 def test_killed_worker_is_explained(monkeypatch):
     monkeypatch.setitem(audio.READERS, "lethal", lethal)
     data = dataset([Clip(f"lethal://{i}", (0,)) for i in range(4)])
-    with pytest.raises(RuntimeError, match=r"a data worker was killed.*data.num_workers"):
+    with pytest.raises(NoBatchError, match=r"a data worker was killed.*data.num_workers"):
         train(data, num_workers=1)
 
 

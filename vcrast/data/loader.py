@@ -29,7 +29,7 @@ POLL_S = 2.0
 Key = tuple[int, int]  # (clip index, position)
 
 
-class NoBatchError(RuntimeError):
+class NoBatchError(OSError):
     """No batch comes: a worker was killed, or reading takes too long."""
 
 
