@@ -189,7 +189,8 @@ def test_kill_9_at_any_moment_loses_nothing(finished, tmp_path):
 def test_kill_9_of_a_run_with_workers_leaves_no_process_and_loses_nothing(finished, tmp_path):
     """Reading from files and building the cache; $VCRAST_KILLS is how often."""
     folder, kills = tmp_path / "killed", os.environ.get("VCRAST_KILLS", "1")
-    words = small(folder, "checkpoint.every_steps=1", "data.num_workers=2", "data.options.num_clips=600")
+    longer = [f"pretrain.steps={80 * int(kills)}", "data.num_workers=2", "data.options.num_clips=600"]
+    words = small(folder, "checkpoint.every_steps=1", *longer)
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "kill_working.py"), kills, str(tmp_path / "cache"), *words],
         cwd=ROOT, capture_output=True, text=True, check=False,
@@ -198,7 +199,7 @@ def test_kill_9_of_a_run_with_workers_leaves_no_process_and_loses_nothing(finish
     assert f"killed {kills} times" in done.stdout
     print(done.stdout)
     undisturbed = tmp_path / "undisturbed"
-    run_here(undisturbed, "data.num_workers=2", "data.options.num_clips=600")
+    run_here(undisturbed, *longer)
     assert weights_hash(folder) == weights_hash(undisturbed)
     assert metric_steps(folder) == metric_steps(undisturbed)
 
