@@ -17,7 +17,7 @@ from vcrast.data.shared_memory import fits_shared_memory, shared_memory_fault
 @pytest.fixture
 def room(monkeypatch):
     """Say how many bytes are free."""
-    shared_memory._say_once.cache_clear()
+    monkeypatch.setattr(shared_memory, "_warned", [])
     usage = shutil.disk_usage("/")
     return lambda free: monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: usage._replace(free=free))
 
@@ -30,6 +30,7 @@ def test_room_for_all_batches_that_are_made_ahead(room, caplog, monkeypatch):
     room(needed - 1)
     with caplog.at_level(logging.WARNING):
         assert not fits_shared_memory(4, 1_000_000)
+        room(needed // 2)
         assert not fits_shared_memory(4, 1_000_000)
     assert [record.getMessage().split(";")[0] for record in caplog.records] == [
         "data: /dev/shm has 14 MiB free, the batches of 4 workers need up to 14: they are sent through pipes, which is "

@@ -107,8 +107,11 @@ def open_partial(path: Path, digest: str) -> Iterator[Partial]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = os.fstat(file.fileno()).st_nlink > 0  # else its writer has just finished
-    except OSError:
+    except BlockingIOError:
         mine = False
+    except OSError:  # a file system without locks
+        mine = False
+        samples.unlink(missing_ok=True)
     if not mine:
         file.close()
         with open_aside(path) as own:

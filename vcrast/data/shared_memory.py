@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ log = logging.getLogger(__name__)
 PLACE = Path("/dev/shm")
 PREFETCHED = 2  # batches of each worker that wait, as DataLoader has it
 IN_HAND = 3  # further ones: being used, pinned, copied
+_warned: list[str] = []
 
 
 def shared_memory_fault() -> str | None:
@@ -40,7 +40,7 @@ def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
     free = shutil.disk_usage(PLACE).free
     if free >= needed:
         return True
-    _say_once(
+    _warn_once(
         f"data: {PLACE} has {free / 2**20:.0f} MiB free, the batches of {num_workers} workers need up to "
         f"{needed / 2**20:.0f}: they are sent through pipes, which is slower; give it more (docker run --shm-size=2g), "
         "or set data.num_workers=0"
@@ -48,6 +48,8 @@ def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
     return False
 
 
-@functools.cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
+def _warn_once(text: str) -> None:
+    """Warn the first time only: every evaluation starts workers, and what is free differs each time."""
+    if not _warned:
+        _warned.append(text)
+        log.warning("%s", text)
