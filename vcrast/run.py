@@ -135,7 +135,7 @@ def check(config: Config) -> tuple[Corpus, list[str]]:
 def recover_source(config: Config, folds: Sequence[str]) -> None:
     """Make models of the run that `model.checkpoint` names, where its pretraining has not come to its end."""
     source = config.model.get("checkpoint")
-    if source is None or ":" in str(source):
+    if source is None:
         return
     with rank_zero_first():
         told = [text for fold in folds for text in recover(Path(str(source)).expanduser(), fold=fold)]
