@@ -1,4 +1,4 @@
-"""What a stopped run prints goes into a shell as it stands, whatever its folder is called."""
+"""Check that the hint of a stopped run goes into a shell as it stands."""
 
 import shlex
 

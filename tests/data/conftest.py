@@ -1,4 +1,4 @@
-"""Fixtures of the tests on data: tables beside sounds, a server, a machine without ffmpeg."""
+"""Fixtures of the tests on data: tables, a server, a machine without ffmpeg."""
 
 import threading
 from pathlib import Path

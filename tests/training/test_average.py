@@ -1,4 +1,4 @@
-"""Check the average of weights against a loop, in float64, with skipped steps and a resume."""
+"""Check the average of weights against a loop in float64."""
 
 import pytest
 import torch

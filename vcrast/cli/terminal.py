@@ -1,4 +1,4 @@
-"""Let a run outlive its terminal: what it writes after the connection is lost goes nowhere."""
+"""Let a run outlive its terminal: later output goes nowhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take arrays for sounds: which axis is time, what integers mean, full scale, one channel."""
+"""Take arrays for sounds: axis of time, integers, full scale, one channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the CSV files of known datasets strictly: what does not fit is named with its line."""
+"""Read the CSV files of known datasets strictly; name the line of a fault."""
 
 from __future__ import annotations
 
