@@ -1,5 +1,6 @@
 """Give every test the same seed, one thread and its own cache."""
 
+import logging
 import os
 
 # Before torch is imported, here and in every process that a test starts.
@@ -19,6 +20,16 @@ hypothesis.settings.load_profile("patient")
 @pytest.fixture(autouse=True)
 def _same_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_log_left():
+    """Take a run's handlers away after its test: they write to the test's own stderr, which is closed by then."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if getattr(handler, "is_ours", False)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
