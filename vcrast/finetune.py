@@ -13,7 +13,7 @@ from torch import Tensor
 from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
 from vcrast.config.schema import Config
-from vcrast.data.clip import Corpus
+from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import mean_by_clip, training_batches
 from vcrast.data.sampling import check_sampling, class_clips, sampling_chances

@@ -17,7 +17,8 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import claim, holds_work, names_folder
 from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.fingerprint import fingerprint
 from vcrast.data.folding import write_folds

@@ -1,7 +1,8 @@
 import pytest
 from sound_files import settings
 
-from vcrast.data.clip import Clip, Corpus, fold_names, select_folds
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus, fold_names, select_folds
 from vcrast.data.sources.manifest import manifest
 
 

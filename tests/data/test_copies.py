@@ -3,8 +3,9 @@
 import os
 
 from vcrast.data import copies
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
 from vcrast.data.copies import HEAD_BYTES, copies_across, find_copies
+from vcrast.data.corpus import Corpus
 
 
 def put(path, content):

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from vcrast.config.compose import compose
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.fingerprint import fingerprint, without_content
 from vcrast.runs.resume import check_clips
 from vcrast.runs.summary import Summary

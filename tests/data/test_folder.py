@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sound_files import noise, settings, write
 
-from vcrast.data.clip import select_folds
+from vcrast.data.corpus import select_folds
 from vcrast.data.layout import split_of_folder
 from vcrast.data.open import open_corpus
 from vcrast.data.split_lists import read_split_lists

@@ -10,7 +10,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sound_files import noise, settings, write
 
-from vcrast.data.clip import Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.folding import deal, write_folds
 from vcrast.data.open import open_corpus
 

@@ -12,7 +12,8 @@ from sound_files import noise, write
 
 from vcrast.data.audio import AudioFault, read_wav
 from vcrast.data.cache import open_or_build
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.full_scale import full_scale, to_full_scale
 from vcrast.data.remarks import left_out, scaled

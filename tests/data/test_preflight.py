@@ -3,7 +3,8 @@ import logging
 import pytest
 from sound_files import noise, write
 
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.preflight import allowed_faults, preflight
 
 

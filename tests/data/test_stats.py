@@ -92,7 +92,7 @@ def test_configured_pair_wins_and_half_a_pair_is_refused(clips):
 
 
 def test_open_data_hangs_together(clips, tmp_path):
-    from vcrast.data.clip import Corpus
+    from vcrast.data.corpus import Corpus
 
     cut(clips[5].path, 0.5)
     folded = tuple(Clip(clip.path, (i % 2,), fold=str(1 + i % 3)) for i, clip in enumerate(clips))

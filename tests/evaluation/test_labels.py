@@ -1,6 +1,7 @@
 """Check how labels of another set are matched with a model's classes."""
 
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.evaluation.labels import find_places, match
 
 MODEL = ("dog", "Dog", "sea waves", "rain")

@@ -16,7 +16,8 @@ from vcrast.cli.start import start
 from vcrast.config.compose import compose_raw, flatten, to_config, to_dict
 from vcrast.config.resume import is_one_of
 from vcrast.config.saved import changed
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.run import check
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.failure import explains_itself, message

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.runs.validation import Validation, check_validation, measure, split_off
 
 

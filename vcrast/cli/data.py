@@ -101,7 +101,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
     Computed from the training part of the first chosen fold, even where the configuration has a pair.
     """
-    from vcrast.data.clip import select_folds
+    from vcrast.data.corpus import select_folds
     from vcrast.data.open import open_corpus, prepare, resolve_stats
     from vcrast.features.fbank import build_fbank
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vcrast.config.schema import DataConfig
-    from vcrast.data.clip import Clip, Corpus
+    from vcrast.data.clip import Clip
+    from vcrast.data.corpus import Corpus
     from vcrast.evaluation.base import Measured
     from vcrast.evaluation.labels import Matched
     from vcrast.inference import Model
@@ -124,7 +125,7 @@ def data_settings(words: Sequence[str], model: Model) -> DataConfig:
 
 def chosen_clips(corpus: Corpus, data: DataConfig, words: Sequence[str]) -> list[Clip]:
     """The clips of `data.folds` where the command names some, else all."""
-    from vcrast.data.clip import select_folds
+    from vcrast.data.corpus import select_folds
 
     if not any(word.startswith("data.folds=") for word in words) or data.folds is None:
         return list(corpus.clips)

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from vcrast.data.audio import is_generated
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.listing import in_short
 from vcrast.data.processes import num_cores
 

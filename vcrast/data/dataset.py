@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from vcrast.config.words import suggest
 from vcrast.data.audio import AudioFault, header, is_generated, read_scaled
 from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 from vcrast.data.hashing import stable_hash
 from vcrast.data.preflight import allowed_faults, fault_list
 from vcrast.data.store import WavStore
@@ -67,11 +68,13 @@ class ClipDataset(Dataset[Example]):
         if round(sample_rate * clip_duration_s) < 1:
             raise ValueError(f"data.clip_duration_s={clip_duration_s}: less than one sample at {sample_rate} Hz")
         self.num_samples = round(sample_rate * clip_duration_s)
-        self.rows = [None if store is None else store.row(clip) for clip in clips]
-        kept = [i for i, row in enumerate(self.rows) if store is None or row is not None]
-        self.clips = [clips[i] for i in kept]
-        self.rows = [self.rows[i] for i in kept]
-        if not self.clips:
+        self.clips = Clips.of(clips)
+        self.rows: np.ndarray | None = None  # places in the store
+        if store is not None:
+            rows = np.array([store.row(clip) for clip in self.clips], dtype=object)
+            kept = np.array([i for i, row in enumerate(rows) if row is not None], dtype=np.int64)
+            self.clips, self.rows = self.clips.take(kept), rows[kept].astype(np.int64)
+        if not len(self.clips):
             raise ValueError(f"none of the {len(clips)} clips can be read; see the faults that were logged")
         self.num_classes, self.sample_rate, self.pad = num_classes, sample_rate, pad
         self.store, self.seed, self.max_bad_fraction = store, seed, max_bad_fraction
@@ -96,7 +99,8 @@ class ClipDataset(Dataset[Example]):
     def only(self, places: Sequence[int]) -> ClipDataset:
         """Return the dataset of the clips at these places, in this order."""
         part = copy.copy(self)
-        part.clips, part.rows = [self.clips[i] for i in places], [self.rows[i] for i in places]
+        chosen = np.asarray(places, dtype=np.int64)
+        part.clips, part.rows = self.clips.take(chosen), None if self.rows is None else self.rows[chosen]
         part.last = None
         part.faults = {place: self.faults[i] for place, i in enumerate(places) if i in self.faults}
         return part
@@ -141,14 +145,14 @@ class ClipDataset(Dataset[Example]):
 
     def _example(self, index: int, position: int) -> Example:
         label = torch.zeros(self.num_classes)
-        label[list(self.clips[index].labels)] = 1.0
+        label[self.clips.labels_of(index)] = 1.0
         return Example(torch.from_numpy(self._read(index, position)), index, label)
 
     def length(self, index: int) -> int:
         """Samples of a clip at the dataset's rate; without a cache from its file's header, 0 if that is unreadable."""
-        row, clip = self.rows[index], self.clips[index]
-        if self.store is not None and row is not None:
-            return self.store.num_samples(row)
+        if self.store is not None and self.rows is not None:
+            return self.store.num_samples(int(self.rows[index]))
+        clip = self.clips[index]
         try:
             if is_generated(clip.path):
                 return len(self._whole(index))
@@ -161,8 +165,8 @@ class ClipDataset(Dataset[Example]):
         return round(seconds * self.sample_rate)
 
     def _read(self, index: int, position: int) -> np.ndarray:
-        row = self.rows[index]
-        if self.store is not None and row is not None:
+        if self.store is not None and self.rows is not None:
+            row = int(self.rows[index])
             start = self._start(self.store.num_samples(row), position)
             wav = self.store.read(row, start, start + self.num_samples)
         else:

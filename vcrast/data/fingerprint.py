@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcrast.data.audio import is_generated
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.preflight import MAX_HEADERS, spread
 
 MAX_READ, READ_BYTES = 64, 4096

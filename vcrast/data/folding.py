@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vcrast.config.atomic import write_atomic
 from vcrast.data.audio import is_generated
-from vcrast.data.clip import Corpus
+from vcrast.data.corpus import Corpus
 from vcrast.data.hashing import stable_hash
 
 Counts = Mapping[str, int]  # class -> number of clips

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vcrast.data.clip import TRAIN
+from vcrast.data.corpus import TRAIN
 from vcrast.data.listing import SKIPPED, Listing, in_kinds, in_short
 from vcrast.data.split_lists import SplitLists, read_split_lists
 from vcrast.data.splits import standard_split

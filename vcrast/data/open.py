@@ -12,8 +12,9 @@ from torch import Tensor
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.cache import open_or_build
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
 from vcrast.data.copies import copies_across
+from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.padding import clip_lengths, padding_note
 from vcrast.data.preflight import preflight

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
+
 from vcrast.data.audio import AudioFault, header, is_generated
-from vcrast.data.clip import Clip, Corpus, select_folds
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus, select_folds
 from vcrast.data.processes import num_cores
 
 log = logging.getLogger(__name__)
@@ -77,12 +80,17 @@ def duplicates(clips: Iterable[Clip]) -> list[str]:
 
 def label_faults(corpus: Corpus) -> list[str]:
     """List class indices outside the corpus's classes, and several labels where one is promised."""
+    clips = corpus.table
+    labels, counts = clips.labels()
+    owner = np.repeat(np.arange(len(clips)), counts)
+    wrong = np.zeros(len(clips), bool) if corpus.multilabel else counts > 1
+    wrong[owner[(labels < 0) | (labels >= len(corpus.classes))]] = True
     faults = []
-    for clip in corpus.clips:
+    for clip in clips.take(wrong.nonzero()[0]):
         beyond = [label for label in clip.labels if not 0 <= label < len(corpus.classes)]
         if beyond:
             faults.append(f"{clip.where}: label {beyond[0]} is outside the {len(corpus.classes)} classes")
-        elif len(clip.labels) > 1 and not corpus.multilabel:
+        else:
             faults.append(f"{clip.where}: {len(clip.labels)} labels in a dataset with one label per clip")
     return faults
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vcrast.config.words import suggest
 from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 
 SAMPLINGS = ("uniform", "balanced")
 
 
 def class_clips(clips: Sequence[Clip], num_classes: int) -> tuple[int, ...]:
     """Count the clips that carry each class: `num_classes` numbers."""
-    counts = Counter(label for clip in clips for label in clip.labels)
-    return tuple(counts[number] for number in range(num_classes))
+    labels, _ = Clips.of(clips).labels()
+    return tuple(np.bincount(labels, minlength=num_classes)[:num_classes].tolist())
 
 
 def sampling_chances(clips: Sequence[Clip], sampling: str) -> Tensor | None:
@@ -35,9 +36,13 @@ def sampling_chances(clips: Sequence[Clip], sampling: str) -> Tensor | None:
     check_sampling(sampling)
     if sampling == "uniform":
         return None
-    counts = Counter(label for clip in clips for label in clip.labels or (None,))
-    chances = [sum(1 / counts[label] for label in clip.labels or (None,)) for clip in clips]
-    return torch.tensor(chances, dtype=torch.float64) / len(counts)
+    labels, counts = Clips.of(clips).labels()
+    clips_of = np.bincount(labels, minlength=1).astype(np.float64)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    chances = np.bincount(owner, weights=1 / clips_of[labels], minlength=len(counts))
+    without = counts == 0
+    chances[without] = 1 / max(1, without.sum())
+    return torch.from_numpy(chances / (np.count_nonzero(clips_of) + without.any()))
 
 
 def check_sampling(sampling: str) -> None:

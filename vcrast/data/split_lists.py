@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vcrast.data.clip import TRAIN
+from vcrast.data.corpus import TRAIN
 from vcrast.data.listing import in_short
 from vcrast.data.splits import standard_split
 

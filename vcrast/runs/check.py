@@ -14,7 +14,8 @@ import torch
 
 from vcrast.config.registry import ENGINES, LOGGERS, OBJECTIVES, OPTIMS, check_options
 from vcrast.config.schema import Config
-from vcrast.data.clip import WHOLE, Clip, Corpus, select_folds
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import WHOLE, Corpus, select_folds
 from vcrast.data.open import OpenData
 from vcrast.data.streams import Supply, open_stream, recordings_per_batch
 from vcrast.evaluation.base import build_evaluations

@@ -8,7 +8,8 @@ from typing import Any
 
 from vcrast.config.schema import FinetuneConfig
 from vcrast.config.words import suggest
-from vcrast.data.clip import TRAIN, Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import TRAIN, Corpus
 from vcrast.data.holdout import hold_out
 from vcrast.evaluation.classifier import classification_metrics
 from vcrast.training.average import Weights

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import gc
 import logging
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,9 @@ from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
 from vcrast.data import ffmpeg
 from vcrast.data.audio import explain_suffixes, sound_suffixes
-from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.clips import Builder
+from vcrast.data.corpus import TRAIN, Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import refuse_settings
 
@@ -41,7 +41,6 @@ NUM_CLASSES = 527
 # <YTID>, Y<YTID> (as PANNs writes it), and either followed by _<start> or _<start>_<end>. An id may itself begin with Y
 # and hold underscores; it always has 11 characters, and without the prefix is tried first.
 NAME = re.compile(r"(?:([\w-]{11})|Y([\w-]{11}))(?:_(\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?)?", re.ASCII)
-NOTHING: dict[str, str] = {}  # one for all clips: two million empty ones are 128 MB
 
 
 class Segment(NamedTuple):
@@ -116,25 +115,23 @@ def audioset(data: DataConfig) -> Corpus:
     classes = read_classes(lists / LABELS)
     files = Files(start)
     faults: list[str] = []
-    clips: list[Clip] = []
+    clips = Builder()
     notes: list[str] = []
     number = {mid: index for index, mid in enumerate(classes)}
     for split in (*TRAINING[asked], EVAL):
         before = len(clips)
-        with _collection_paused():
-            total = _append(lists / SEGMENTS[split], EVAL if split == EVAL else TRAIN, number, files, clips, faults)
+        total = _append(lists / SEGMENTS[split], EVAL if split == EVAL else TRAIN, number, files, clips, faults)
         notes.append(f"audioset: {len(clips) - before} of the {total} clips of {split} have a sound file")
     if faults:
         raise ValueError(f"{lists}: {len(faults)} faults in the segment lists{fault_list(faults)}")
-    if not clips:
+    if not len(clips):
         raise ValueError(_no_sound(start, files))
     if left := len(files.path) - files.num_used:
         log.info("audioset: %d sound files belong to no segment of these lists", left)
     if files.ignored.total():
         notes.append(f"audioset: {_unreadable(files)}")
-    return Corpus(
-        "audioset", tuple(clips), tuple(classes.values()), True, fold_names(clips), notes=tuple(notes), listed=True
-    )
+    found = clips.clips()
+    return Corpus("audioset", found, tuple(classes.values()), True, fold_names(found), notes=tuple(notes), listed=True)
 
 
 def find_lists(data: DataConfig, splits: tuple[str, ...]) -> tuple[Path, Path]:
@@ -197,10 +194,9 @@ def read_segments(path: Path, faults: list[str]) -> Iterator[Segment]:
             raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); fetch it anew") from None
 
 
-def _append(path: Path, fold: str, number: dict[str, int], files: Files, clips: list[Clip], faults: list[str]) -> int:
+def _append(path: Path, fold: str, number: dict[str, int], files: Files, clips: Builder, faults: list[str]) -> int:
     """Append the segments of one list that have a file; returns how many the list has."""
     total = 0
-    # Many clips have the same labels, and a tuple of theirs each would be a good part of all the memory.
     known: dict[str, tuple[int, ...]] = {}
     for segment in read_segments(path, faults):
         total += 1
@@ -216,20 +212,8 @@ def _append(path: Path, fold: str, number: dict[str, int], files: Files, clips: 
         if sound == "":
             faults.append(f"{path.name} line {segment.line}: {segment.video} is listed twice")
         elif sound is not None:
-            clips.append(Clip(sound, labels, fold=fold, extra=NOTHING))
+            clips.append(Clip(sound, labels, fold=fold))
     return total
-
-
-@contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Pause garbage collection: millions of clips hold no cycles, and it would visit all of them again and again."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if on:
-            gc.enable()
 
 
 def _key(video: str, start: float | None) -> str:

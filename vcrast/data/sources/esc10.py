@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data.clip import Corpus
+from vcrast.data.corpus import Corpus
 from vcrast.data.settings import refuse_settings
 from vcrast.data.sources.esc50 import META, corpus, find_root, read_rows
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data.clip import Corpus
+from vcrast.data.corpus import Corpus
 from vcrast.data.settings import refuse_settings
 from vcrast.data.sources.esc10 import esc10
 from vcrast.data.sources.esc50 import esc50, find_root, read_rows

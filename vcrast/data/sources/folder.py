@@ -12,8 +12,9 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.audio import sound_suffixes
 from vcrast.data.class_names import near_equal
-from vcrast.data.clip import Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
 from vcrast.data.copies import copies_across, find_copies
+from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.folding import deal
 from vcrast.data.grouping import Named, group_files
 from vcrast.data.layout import Layout, Place, read_layout

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
-from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import TRAIN, Corpus, fold_names
 from vcrast.data.hashing import stable_hash
 from vcrast.data.listing import find_sounds, in_short
 from vcrast.data.preflight import fault_list

@@ -12,7 +12,8 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
 from vcrast.data.class_names import near_equal
-from vcrast.data.clip import Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import existing_folder, refuse_settings
 from vcrast.data.table.folds import odd_folds, read_folds, splits_of_paths

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import TRAIN, Corpus, fold_names
 from vcrast.data.layout import NOISE
 from vcrast.data.listing import find_sounds, in_short
 from vcrast.data.settings import published_folder, refuse_settings

@@ -13,7 +13,8 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.config.words import suggest
 from vcrast.data.audio import READERS, AudioFault
-from vcrast.data.clip import Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import Corpus
 from vcrast.data.settings import refuse_settings
 from vcrast.data.synth.engine import CLASSES, ENGINE, render_class
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from vcrast.data.clip import TRAIN
+from vcrast.data.corpus import TRAIN
 from vcrast.data.splits import standard_split
 from vcrast.data.table.names import column_name
 from vcrast.data.table.rows import Row, is_empty
