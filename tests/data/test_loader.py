@@ -20,13 +20,13 @@ from vcrast.data.dataset import ClipDataset, fit
 from vcrast.data.loader import (
     NoBatchError,
     TrainingKeys,
-    epoch_order,
     evaluation_batches,
     mean_by_clip,
     resolve_workers,
     steps_per_epoch,
     training_batches,
 )
+from vcrast.data.order import Order
 from vcrast.data.windows import window_starts
 
 sys.path.insert(0, str(Path(__file__).parent))  # a worker imports this module by name to find the reader below
@@ -141,11 +141,11 @@ def test_wrong_settings(clips):
 def test_each_epoch_is_a_permutation_without_the_rest(num_clips, data, seed, epoch):
     batch_size = data.draw(st.integers(1, num_clips))
     per_epoch = num_clips // batch_size
-    keys = list(TrainingKeys(num_clips, batch_size, seed, range(epoch * per_epoch, (epoch + 1) * per_epoch)))
+    keys = list(TrainingKeys(Order(num_clips, seed), batch_size, range(epoch * per_epoch, (epoch + 1) * per_epoch)))
     indices = [index for step in keys for index, _ in step]
     assert len(indices) == len(set(indices)) == per_epoch * batch_size
     assert set(indices) <= set(range(num_clips))
-    assert sorted(epoch_order(num_clips, seed=seed, epoch=epoch).tolist()) == list(range(num_clips))
+    assert sorted(Order(num_clips, seed).epoch(epoch).tolist()) == list(range(num_clips))
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -153,9 +153,10 @@ def test_each_epoch_is_a_permutation_without_the_rest(num_clips, data, seed, epo
 def test_ranks_and_resume_see_the_same_sequence(world_size, share, extra, start, seed):
     batch_size = world_size * share
     num_clips, steps = batch_size + extra, start + 7
-    whole = list(TrainingKeys(num_clips, batch_size, seed, range(steps)))
+    whole = list(TrainingKeys(Order(num_clips, seed), batch_size, range(steps)))
     parts = [
-        list(TrainingKeys(num_clips, batch_size, seed, range(start, steps), r, world_size)) for r in range(world_size)
+        list(TrainingKeys(Order(num_clips, seed), batch_size, range(start, steps), r, world_size))
+        for r in range(world_size)
     ]
     for step in range(start, steps):
         assert [key for part in parts for key in part[step - start]] == whole[step]
@@ -163,7 +164,7 @@ def test_ranks_and_resume_see_the_same_sequence(world_size, share, extra, start,
 
 
 def test_epochs_and_seeds_differ():
-    orders = {tuple(epoch_order(50, seed=seed, epoch=epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    orders = {tuple(Order(50, seed).epoch(epoch).tolist()) for seed in range(3) for epoch in range(3)}
     assert len(orders) == 9
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcrast.data.clip import Clip
-from vcrast.data.loader import TrainingKeys, epoch_order
+from vcrast.data.loader import TrainingKeys
+from vcrast.data.order import Order
 from vcrast.data.sampling import class_clips, sampling_chances
 
 
@@ -36,18 +37,18 @@ def test_an_unknown_sampling_is_named():
 def test_classes_are_drawn_equally_often_and_clips_of_a_class_alike():
     labels = [0] * 900 + [1] * 90 + [2] * 10
     chances = sampling_chances(clips(*([label] for label in labels)), "balanced")
-    drawn = torch.cat([epoch_order(1000, seed=0, epoch=epoch, chances=chances) for epoch in range(60)])
+    drawn = torch.cat([Order(1000, 0, chances).epoch(epoch) for epoch in range(60)])
     shares = torch.tensor(labels)[drawn].bincount() / len(drawn)
     assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.01)  # standard error 0.002
     rare = (drawn[drawn >= 990] - 990).bincount() / (drawn >= 990).sum()
     assert rare.tolist() == pytest.approx([0.1] * 10, abs=0.01)
-    assert epoch_order(1000, seed=0, epoch=3, chances=chances).tolist() == drawn[3000:4000].tolist()
-    assert epoch_order(1000, seed=1, epoch=3, chances=chances).tolist() != drawn[3000:4000].tolist()
+    assert Order(1000, 0, chances).epoch(3).tolist() == drawn[3000:4000].tolist()
+    assert Order(1000, 1, chances).epoch(3).tolist() != drawn[3000:4000].tolist()
 
 
 def test_a_clip_without_a_chance_is_never_drawn():
     chances = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0], dtype=torch.float64)
-    assert set(torch.cat([epoch_order(5, seed=0, epoch=n, chances=chances) for n in range(99)]).tolist()) == {1, 3}
+    assert set(torch.cat([Order(5, 0, chances).epoch(n) for n in range(99)]).tolist()) == {1, 3}
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,9 +57,9 @@ def test_ranks_and_resume_draw_the_same(world_size, share, extra, start, seed):
     batch_size, steps = world_size * share, start + 7
     num_clips = batch_size + extra
     chances = sampling_chances(clips(*([number % 3] for number in range(num_clips))), "balanced")
-    whole = list(TrainingKeys(num_clips, batch_size, seed, range(steps), chances=chances))
+    whole = list(TrainingKeys(Order(num_clips, seed, chances), batch_size, range(steps)))
     parts = [
-        list(TrainingKeys(num_clips, batch_size, seed, range(start, steps), each, world_size, chances))
+        list(TrainingKeys(Order(num_clips, seed, chances), batch_size, range(start, steps), each, world_size))
         for each in range(world_size)
     ]
     for step in range(start, steps):

@@ -1,4 +1,4 @@
-"""`vcrast data`: download, decode ahead, compute the normalisation, preview sounds."""
+"""`vcrast data`: download, decode ahead, pack, compute the normalisation, preview sounds."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import inspect
 import logging
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vcrast.config.schema import Config
-
+from vcrast.cli import shards
+from vcrast.cli.options import add_dataset, config_of, show_log
 
 log = logging.getLogger(__name__)
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `data` with its verbs to the command line."""
-    data = subparsers.add_parser("data", help="download, prepare, measure or preview a dataset")
+    data = subparsers.add_parser("data", help="download, prepare, pack, measure or preview a dataset")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
@@ -35,9 +34,10 @@ def add_parser(subparsers: Any) -> None:
         ("stats", run_stats, "mean and std of the filterbank over the training clips, to paste into a YAML"),
     ):
         parser = verbs.add_parser(verb, help=text)
-        parser.add_argument("name", metavar="NAME", help="a dataset: esc50, esc10, folder, manifest, ...")
-        parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.root=DIR")
+        add_dataset(parser)
         parser.set_defaults(run=run)
+
+    shards.add_parsers(verbs)
 
     preview = verbs.add_parser("preview", help="write a page of generated pairs to listen to")
     preview.add_argument("name", metavar="NAME", help="a source of generated pairs: synth, audiopg")
@@ -64,7 +64,7 @@ def run_download(args: argparse.Namespace) -> int:
     if data is None:
         print("\n".join(sorted(DOWNLOADS.builders)))
         return 0
-    _show_log()
+    show_log()
     fetch, given = DOWNLOADS.get(data.name), {"url": args.url, "parts": args.part}
     if args.part and "parts" not in inspect.signature(fetch).parameters:
         raise ValueError(f"--part {args.part[0]}: {data.name} is fetched as a whole")
@@ -76,8 +76,8 @@ def run_prepare(args: argparse.Namespace) -> int:
     """`vcrast data prepare NAME [key=value ...]`: counts and faults on standard output."""
     from vcrast.data.open import open_corpus, open_data
 
-    _show_log()
-    data = _config(args).data
+    show_log()
+    data = config_of(args).data
     corpus = open_corpus(data)
     opened = open_data(data, corpus)
     store = opened.store
@@ -105,8 +105,8 @@ def run_stats(args: argparse.Namespace) -> int:
     from vcrast.data.open import open_corpus, prepare, resolve_stats
     from vcrast.features.fbank import build_fbank
 
-    _show_log()
-    config = _config(args)
+    show_log()
+    config = config_of(args)
     data = config.data
     data.mean = data.std = None
     corpus = open_corpus(data)
@@ -145,14 +145,3 @@ def run_preview(args: argparse.Namespace) -> int:
     )
     print(page)
     return 0
-
-
-def _config(args: argparse.Namespace) -> Config:
-    from vcrast.config.compose import compose
-
-    return compose([f"data={args.name}", *args.overrides])
-
-
-def _show_log() -> None:
-    # Progress and warnings go to standard error; standard output stays fit for a pipe. No effect if already set up.
-    logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,8 +1,13 @@
-"""Declare the options of verbs that compute with a model."""
+"""What several verbs share: options of those with a model, settings of a dataset, the log."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, _ArgumentGroup
+import logging
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vcrast.config.schema import Config
 
 
 def add_model_options(parser: ArgumentParser | _ArgumentGroup, *, stages: str, at_once: str = "windows") -> None:
@@ -29,3 +34,21 @@ def check_batch_size(batch_size: int) -> None:
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size}: must be at least 1")
+
+
+def add_dataset(parser: ArgumentParser) -> None:
+    """Declare `NAME key=value ...`: a dataset and its settings."""
+    parser.add_argument("name", metavar="NAME", help="a dataset: esc50, esc10, folder, manifest, ...")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as data.root=DIR")
+
+
+def config_of(args: Namespace) -> Config:
+    """Compose the settings that `add_dataset` took; errors as in `compose`."""
+    from vcrast.config.compose import compose
+
+    return compose([f"data={args.name}", *args.overrides])
+
+
+def show_log() -> None:
+    """Show progress and warnings on standard error: standard output stays fit for a pipe."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # no effect if already set up

@@ -39,10 +39,31 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed YAML before its types are checked; errors as in `compose`."""
+    overrides = [word for given in overrides for word in of_mixture(given)]
     try:
         return _without_options_of_others(_compose_file(PRIMARY, overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(error, overrides)) from None
+
+
+def of_mixture(word: str) -> list[str]:
+    """Turn `data=[NAME,NAME]` into the mixture of these datasets; other words stay.
+
+    >>> of_mixture("data=[esc50,librispeech]")
+    ['data=mixture', 'data.sources.esc50={}', 'data.sources.librispeech={}']
+
+    Raises:
+        ValueError: a dataset twice, or none.
+    """
+    found = re.fullmatch(r"data=\[(.*)\]", word)
+    if found is None:
+        return [word]
+    names = [name.strip() for name in found[1].split(",")]
+    if not all(re.fullmatch(r"\w+", name) for name in names) or len(set(names)) < len(names):
+        raise ValueError(
+            f"{word}: give the names of datasets, each once; a second folder is data.sources.OWN.name=NAME"
+        )
+    return ["data=mixture", *(f"data.sources.{name}={{}}" for name in names)]
 
 
 CHOSEN_PART = re.compile(r"((?:finetune\.)?(source|attention|linear|objective|optim|schedule|engine))=([\w/]+)")
@@ -76,7 +97,7 @@ GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/
 
 def in_hydras_words(word: str) -> str:
     """A word as Hydra writes it: `optim@finetune.optim=lars` picks a file, `++slurm.extra.nice=100` adds a key."""
-    if word.startswith("slurm.extra."):
+    if word.startswith(("slurm.extra.", "data.sources.")):
         return f"++{word}"
     found = GROUPS_OF_STAGES.fullmatch(word)
     return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else as_list(word)

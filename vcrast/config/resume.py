@@ -65,6 +65,10 @@ def anchored(config: Config) -> Config:
         path = Path(home(key, value)).absolute()
         if key == "data.cache_dir" or path.exists():
             options[name] = str(path)
+    for source in filter(None, config.data.sources.values()):
+        for name in {"root", "path"} & source.keys():
+            if isinstance(source[name], str) and (path := Path(source[name]).expanduser().absolute()).exists():
+                source[name] = str(path)
     return config
 
 

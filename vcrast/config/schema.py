@@ -68,6 +68,9 @@ class DataConfig:
     timeout_s: float | None = field(metadata=FREE | POSITIVE)
     max_bad_fraction: float
     keep_silent: bool
+    mixed_shards: int | None = field(metadata=POSITIVE)
+    sources: dict[str, Any]
+    weights: list[float] | None
     path: str | None = field(metadata=FREE)
     label: str | None
     module: str | None

@@ -16,12 +16,34 @@ from vcrast.data.sndfile import BLOCK_FRAMES
 from vcrast.data.stretch import AudioFault, Stretch, UnknownFormat, mix_down
 
 __all__ = [
-    "BLOCK_FRAMES", "READERS", "SILENCE", "SUFFIXES", "AudioFault", "Decoded", "explain_suffixes", "header",
-    "is_generated", "mix_down", "read_scaled", "read_wav", "resample", "sound_suffixes",
+    "BLOCK_FRAMES", "MEMBERS", "READERS", "SILENCE", "SUFFIXES", "AudioFault", "Decoded", "Readers", "add_readers",
+    "explain_suffixes", "header", "is_address", "is_generated", "mix_down", "read_scaled", "read_wav", "readers",
+    "resample", "sound_suffixes",
 ]  # fmt: skip
 
 # scheme -> function(path, sample_rate) -> (S,) float32: paths such as "synth://..." are generated, not read.
 READERS: dict[str, Callable[[str, int], np.ndarray]] = {}
+# scheme -> function(path) that opens a sound inside a larger file, such as "tar://...", see `vcrast.data.members`.
+MEMBERS: dict[str, Callable[[str], sndfile.Opener]] = {}
+
+
+class Readers(NamedTuple):
+    """`READERS` and `MEMBERS`: a fresh process has not imported what fills them."""
+
+    generated: dict[str, Callable[[str, int], np.ndarray]]
+    members: dict[str, Callable[[str], sndfile.Opener]]
+
+
+def readers() -> Readers:
+    """Return both tables, to send to another process."""
+    return Readers(dict(READERS), dict(MEMBERS))
+
+
+def add_readers(others: Readers) -> None:
+    """Take over another process's tables."""
+    READERS.update(others.generated)
+    MEMBERS.update(others.members)
+
 
 SUFFIXES = sndfile.SUFFIXES
 """Kinds of files that libsndfile reads; `sound_suffixes` adds what ffmpeg does."""
@@ -110,9 +132,14 @@ def resample(wav: np.ndarray, from_rate: float, to_rate: float) -> np.ndarray:
     return resampled
 
 
-def is_generated(path: str) -> bool:
-    """Tell whether `path` names a generated sound rather than a file."""
+def is_address(path: str) -> bool:
+    """Tell whether `path` names a generated sound, or one inside a larger file, rather than a file."""
     return "://" in path
+
+
+def is_generated(path: str) -> bool:
+    """Tell whether `path` names a generated sound rather than bytes somewhere."""
+    return is_address(path) and path.split("://", 1)[0] not in MEMBERS
 
 
 def header(path: str) -> tuple[int, int]:
@@ -121,6 +148,8 @@ def header(path: str) -> tuple[int, int]:
     Raises:
         AudioFault: missing, empty, or not a sound file.
     """
+    if is_address(path):
+        return sndfile.header(path, MEMBERS[path.split("://", 1)[0]](path))
     if _is_ffmpegs(path):
         return ffmpeg.header(path)
     try:
@@ -168,6 +197,8 @@ def _decode(path: str, start_s: float, duration_s: float | None) -> Decoded:
 
 
 def _stretch(path: str, start_s: float, duration_s: float | None) -> Stretch:
+    if is_address(path):
+        return sndfile.read(path, start_s, duration_s, MEMBERS[path.split("://", 1)[0]](path))
     if _is_ffmpegs(path):
         return ffmpeg.read(path, start_s, duration_s)
     try:

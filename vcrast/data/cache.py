@@ -31,7 +31,7 @@ import numpy as np
 
 from vcrast.config.atomic import remove_abandoned
 from vcrast.data import ffmpeg
-from vcrast.data.audio import READERS, AudioFault, is_generated, read_scaled
+from vcrast.data.audio import AudioFault, is_address, read_scaled, readers
 from vcrast.data.clip import Clip
 from vcrast.data.partial import Decoded, Facts, Partial, open_partial, remove_stale
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
@@ -120,7 +120,7 @@ def open_or_build(
 
 def cache_key(clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int, *, keep_silent: bool = False) -> str:
     """Hash the settings and each clip's path, stretch and file size to the name of the cache."""
-    rows = [[os.path.abspath(c.path) if not is_generated(c.path) else c.path, c.start_s, c.duration_s] for c in clips]
+    rows = [[os.path.abspath(c.path) if not is_address(c.path) else c.path, c.start_s, c.duration_s] for c in clips]
     settings = [sample_rate, keep_silent] if keep_silent else [sample_rate]
     described = json.dumps([VERSION, *settings, [[*row, stat.size] for row, stat in zip(rows, stats, strict=True)]])
     return hashlib.blake2b(described.encode(), digest_size=12).hexdigest()
@@ -139,7 +139,7 @@ def _stats(clips: Sequence[Clip]) -> list[Stat]:
 
 
 def _stat(path: str) -> Stat:
-    if is_generated(path):
+    if is_address(path):
         return Stat(-1, -1)
     try:
         found = os.stat(path)
@@ -174,7 +174,7 @@ def _current(path: Path, clips: Sequence[Clip], stats: Sequence[Stat]) -> Index 
 @functools.lru_cache(maxsize=64)
 def _content(path: str, stat: Stat) -> str:
     """Hash a file's bytes; remembered, because the clips of one long recording share it."""
-    if is_generated(path) or stat.size < 0:
+    if is_address(path) or stat.size < 0:
         return path
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -250,7 +250,7 @@ def _decoders(tasks: Sequence[Task], num_workers: int | None) -> Iterator[Iterab
         finally:
             ffmpeg.forget()
         return
-    pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(dict(READERS),))
+    pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(readers(),))
     try:
         yield _from_pool(pool, tasks, 4 * workers)
     except BrokenProcessPool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from vcrast.data.audio import is_generated
+from vcrast.data.audio import is_address
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import Corpus
 from vcrast.data.listing import in_short
@@ -39,7 +39,7 @@ def find_copies(paths: Iterable[str]) -> dict[str, str]:
     """
     files = []
     for path in sorted(set(paths)):
-        if is_generated(path):
+        if is_address(path):
             continue
         try:
             found = os.stat(path)

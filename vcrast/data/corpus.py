@@ -25,6 +25,8 @@ class Corpus:
         notes: what a reader of the results should know, such as how much of the dataset is here.
         listed: the clips are what a listing of their folders found, each once, and may be millions: checks before the
             first step open a sample of them.
+        content: hash of all sounds and what is known of them, for clips that lie in shards; "" for files. Their index
+            was made from readable clips, so that none is opened before the first step.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Corpus:
     folds: tuple[str, ...]
     notes: tuple[str, ...] = ()
     listed: bool = False
+    content: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clips", Clips.of(self.clips))

@@ -17,6 +17,7 @@ from vcrast.data.audio import AudioFault, header, is_generated, read_scaled
 from vcrast.data.clip import Clip
 from vcrast.data.clips import Clips
 from vcrast.data.hashing import stable_hash
+from vcrast.data.order import Order
 from vcrast.data.preflight import allowed_faults, fault_list
 from vcrast.data.store import WavStore
 from vcrast.data.windows import window_starts
@@ -62,6 +63,8 @@ class ClipDataset(Dataset[Example]):
         seed: int,
         max_bad_fraction: float = 0.01,
         keep_silent: bool = False,
+        mixed_shards: int | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if pad not in ("silence", "repeat"):
             raise ValueError(f"data.pad={pad!r}: {suggest(str(pad), ('silence', 'repeat'))}")
@@ -78,7 +81,7 @@ class ClipDataset(Dataset[Example]):
             raise ValueError(f"none of the {len(clips)} clips can be read; see the faults that were logged")
         self.num_classes, self.sample_rate, self.pad = num_classes, sample_rate, pad
         self.store, self.seed, self.max_bad_fraction = store, seed, max_bad_fraction
-        self.keep_silent = keep_silent
+        self.keep_silent, self.mixed_shards, self.weights = keep_silent, mixed_shards, weights
         self.faults: dict[int, str] = {}
         self.logged: set[int] = set()
         self.scales: set[float] = set()  # that were said, without a cache
@@ -86,6 +89,13 @@ class ClipDataset(Dataset[Example]):
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def order(self, seed: int, chances: Tensor | None = None) -> Order:
+        """Return the order in which the clips are trained on; `chances` as there."""
+        return Order(
+            len(self), seed, chances, self.clips.block, self.mixed_shards, self.clips.part,
+            None if chances is not None else self.weights,
+        )  # fmt: skip
 
     @property
     def example_bytes(self) -> int:
@@ -152,14 +162,16 @@ class ClipDataset(Dataset[Example]):
         """Samples of a clip at the dataset's rate; without a cache from its file's header, 0 if that is unreadable."""
         if self.store is not None and self.rows is not None:
             return self.store.num_samples(int(self.rows[index]))
-        clip = self.clips[index]
+        clip, known = self.clips[index], self.clips.seconds(index)
         try:
-            if is_generated(clip.path):
+            if known is None and is_generated(clip.path):
                 return len(self._whole(index))
-            rate, frames = header(clip.path)
+            if known is None:
+                rate, frames = header(clip.path)
+                known = frames / rate
         except AudioFault:
             return 0
-        seconds = max(0.0, frames / rate - clip.start_s)
+        seconds = max(0.0, known - clip.start_s)
         if clip.duration_s is not None:
             seconds = min(seconds, clip.duration_s)
         return round(seconds * self.sample_rate)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from vcrast.data.audio import is_generated
+import numpy as np
+
+from vcrast.data.audio import is_address
 from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 from vcrast.data.corpus import Corpus
 from vcrast.data.preflight import MAX_HEADERS, spread
 
@@ -25,14 +28,16 @@ def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
     Returns:
         `train` and `test`, how many there are, `digest`, and `content`, which runs of an earlier version do not have.
     """
-    base = _shared_folder(corpus.clips)
     train, test = corpus.split(fold)
+    if corpus.content:
+        return _of_shards(corpus, train, test)
+    base = shared_folder(corpus.clips)
     digest = hashlib.blake2b(json.dumps(corpus.classes).encode(), digest_size=16)
     content = hashlib.blake2b(digest_size=8)
     for part in (train, test):
         digest.update(f"{len(part)} clips\n".encode())
         for clip in part:
-            row = [_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels]
+            row = [clip_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels]
             digest.update(json.dumps(row).encode())
         for clip in spread(part, MAX_HEADERS):
             digest.update(f"{_size(clip.path)} ".encode())
@@ -41,25 +46,36 @@ def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
     return {"train": len(train), "test": len(test), "digest": digest.hexdigest(), "content": content.hexdigest()}
 
 
+def _of_shards(corpus: Corpus, train: Clips, test: Clips) -> dict[str, Any]:
+    """The manifest's hash stands for all clips; which of them are meant are numbers."""
+    digest = hashlib.blake2b(corpus.content.encode(), digest_size=16)
+    for part in (train, test):
+        rows = np.arange(len(part)) if part.rows is None else part.rows
+        digest.update(f"{len(part)} clips\n".encode() + rows.astype("<i8").tobytes())
+    return {"train": len(train), "test": len(test), "digest": digest.hexdigest(), "content": corpus.content[:16]}
+
+
 def without_content(found: dict[str, Any]) -> dict[str, Any]:
     """The fingerprint as an earlier version made it."""
     return {key: value for key, value in found.items() if key != "content"}
 
 
-def _shared_folder(clips: Sequence[Clip]) -> str:
-    folders = {os.path.dirname(os.path.abspath(clip.path)) for clip in clips if not is_generated(clip.path)}
+def shared_folder(clips: Iterable[Clip]) -> str:
+    """Return the folder that all files lie in, "" if there is none."""
+    folders = {os.path.dirname(os.path.abspath(clip.path)) for clip in clips if not is_address(clip.path)}
     try:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:  # two drives share nothing
         return ""
 
 
-def _name(path: str, base: str) -> str:
-    return path if is_generated(path) else os.path.abspath(path).removeprefix(base).replace(os.sep, "/").lstrip("/")
+def clip_name(path: str, base: str) -> str:
+    """Name a file by where it lies below a folder, with slashes on every system."""
+    return path if is_address(path) else os.path.abspath(path).removeprefix(base).replace(os.sep, "/").lstrip("/")
 
 
 def _middle(path: str) -> bytes:
-    if is_generated(path):
+    if is_address(path):
         return b""
     try:
         with open(path, "rb") as file:
@@ -71,6 +87,6 @@ def _middle(path: str) -> bytes:
 
 def _size(path: str) -> int:
     try:
-        return -1 if is_generated(path) else os.stat(path).st_size
+        return -1 if is_address(path) else os.stat(path).st_size
     except OSError:  # missing: left to the checks of the data
         return -1

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcrast.config.atomic import write_atomic
-from vcrast.data.audio import is_generated
+from vcrast.data.audio import is_address
 from vcrast.data.corpus import Corpus
 from vcrast.data.hashing import stable_hash
 
@@ -105,7 +105,7 @@ def write_folds(corpus: Corpus, path: Path) -> None:
         OSError: the disk is full or refuses.
     """
     columns: dict[str, Sequence[str]] = {
-        "path": [clip.path if is_generated(clip.path) else os.path.abspath(clip.path) for clip in corpus.clips]
+        "path": [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in corpus.clips]
     }
     names = [[corpus.classes[label] for label in clip.labels] for clip in corpus.clips]
     if corpus.multilabel:

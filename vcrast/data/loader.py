@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vcrast.data.audio import READERS, AudioFault
+from vcrast.data.audio import AudioFault, Readers, readers
 from vcrast.data.dataset import CENTRE, ClipDataset, Example, position_of_window
-from vcrast.data.hashing import stable_hash
+from vcrast.data.order import Order
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_killed_at_end
 from vcrast.data.shared_memory import fits_shared_memory
 from vcrast.data.windows import window_starts
@@ -64,20 +64,6 @@ def steps_per_epoch(num_clips: int, batch_size: int) -> int:
     return num_clips // batch_size
 
 
-def epoch_order(num_clips: int, *, seed: int, epoch: int, chances: Tensor | None = None) -> Tensor:
-    """Draw the clips of one epoch, (num_clips,) int64: each once in random order.
-
-    With `chances`, (num_clips,) float64 that add up to 1, every place of the epoch is drawn by itself: clips may come
-    several times, or not at all.
-    """
-    generator = torch.Generator().manual_seed(stable_hash(f"order {seed} {epoch}") >> 1)
-    if chances is None:
-        return torch.randperm(num_clips, generator=generator)
-    upper = chances.cumsum(dim=0)
-    drawn = torch.rand(num_clips, generator=generator, dtype=torch.float64) * upper[-1]
-    return torch.searchsorted(upper, drawn, right=True).clamp(max=num_clips - 1)
-
-
 def training_batches(
     dataset: ClipDataset,
     *,
@@ -104,7 +90,7 @@ def training_batches(
         device: where the batch is handed over; on CUDA the next one is copied while this one is used.
         rank: this process reads its contiguous slice of every batch.
         world_size: number of ranks.
-        chances: of each clip, see `epoch_order`; None takes each once an epoch.
+        chances: of each clip, see `Order`; None takes each once an epoch.
         patience: of who waits for workers; None waits for ever.
 
     Raises:
@@ -114,7 +100,7 @@ def training_batches(
     steps_per_epoch(len(dataset), batch_size)
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
-    keys = TrainingKeys(len(dataset), batch_size, seed, range(start_step, num_steps), rank, world_size, chances)
+    keys = TrainingKeys(dataset.order(seed, chances), batch_size, range(start_step, num_steps), rank, world_size)
     return _batches_on_device(dataset, keys, num_workers, torch.device(device), patience)
 
 
@@ -186,18 +172,8 @@ def mean_by_clip(rows: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 class TrainingKeys(Sampler[list[Key]]):
     """Lists of keys, one a step, that one rank reads."""
 
-    def __init__(
-        self,
-        num_clips: int,
-        batch_size: int,
-        seed: int,
-        steps: range,
-        rank: int = 0,
-        world_size: int = 1,
-        chances: Tensor | None = None,
-    ) -> None:
-        self.num_clips, self.batch_size, self.seed, self.steps = num_clips, batch_size, seed, steps
-        self.chances = chances
+    def __init__(self, order: Order, batch_size: int, steps: range, rank: int = 0, world_size: int = 1) -> None:
+        self.order, self.batch_size, self.steps = order, batch_size, steps
         share = batch_size // world_size
         self.mine = range(rank * share, (rank + 1) * share)
 
@@ -205,12 +181,12 @@ class TrainingKeys(Sampler[list[Key]]):
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        per_epoch = steps_per_epoch(self.num_clips, self.batch_size)
+        per_epoch = steps_per_epoch(self.order.num_clips, self.batch_size)
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         for step in self.steps:
             if step // per_epoch != epoch:
                 epoch = step // per_epoch
-                order = epoch_order(self.num_clips, seed=self.seed, epoch=epoch, chances=self.chances)
+                order = self.order.epoch(epoch)
             first = step % per_epoch * self.batch_size
             yield [(int(order[first + place]), step * self.batch_size + place) for place in self.mine]
 
@@ -258,8 +234,8 @@ def _identity(value: T) -> T:
     return value
 
 
-def _start_worker(readers: dict[str, Any], _worker: int) -> None:
-    start_loader(readers)
+def _start_worker(given: Readers, _worker: int) -> None:
+    start_loader(given)
 
 
 def resolve_workers(num_workers: int | None, device: torch.device, *, cached: bool) -> int:
@@ -294,7 +270,7 @@ def _batches_on_device(
         pin_memory=device.type == "cuda",
         timeout=POLL_S if workers else 0,
         multiprocessing_context=fork_server() if workers else None,
-        worker_init_fn=partial(_start_worker, dict(READERS)) if workers else None,
+        worker_init_fn=partial(_start_worker, readers()) if workers else None,
         # DataLoader seeds its workers from the global generator, which a run's own numbers must not depend on.
         generator=torch.Generator(),
     )

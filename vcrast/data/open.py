@@ -128,7 +128,7 @@ class OpenData:
         every = self.dataset(self.corpus.clips, seed=0)
         found = [
             scaled(self.store.scaled) if self.store else None,
-            None if self.corpus.listed else copies_across(self.corpus),
+            None if self.corpus.listed or self.corpus.content else copies_across(self.corpus),
             padding_note(clip_lengths(every), num_samples=every.num_samples, sample_rate=every.sample_rate),
         ]
         return list(dict.fromkeys([*self.corpus.notes, *(text for text in found if text)]))
@@ -156,6 +156,8 @@ class OpenData:
             seed=seed,
             max_bad_fraction=self.data.max_bad_fraction,
             keep_silent=self.data.keep_silent,
+            mixed_shards=self.data.mixed_shards,
+            weights=self.data.weights,
         )
 
     def statistics(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vcrast.data.audio import AudioFault, header, is_generated
+from vcrast.data.audio import AudioFault, header, is_address
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import Corpus, select_folds
 from vcrast.data.processes import num_cores
@@ -44,10 +44,12 @@ def preflight(corpus: Corpus, *, folds: Any, max_bad_fraction: float) -> None:
     """
     if not corpus.clips:
         raise ValueError(f"{corpus.name} has no clips; check data.root or data.path")
-    looked = spread(corpus.clips, MAX_HEADERS) if corpus.listed else corpus.clips
+    looked: Sequence[Clip] = corpus.clips
+    if corpus.listed or corpus.content:
+        looked = () if corpus.content else spread(corpus.clips, MAX_HEADERS)
     damaged = file_faults(looked)
     wrong = [text for text, hard in damaged if hard] + label_faults(corpus)
-    if not corpus.listed:
+    if not corpus.listed and not corpus.content:
         wrong += duplicates(corpus.clips)
     soft = [text for text, hard in damaged if not hard]
     if wrong or len(soft) > allowed_faults(len(looked), max_bad_fraction):
@@ -97,7 +99,7 @@ def label_faults(corpus: Corpus) -> list[str]:
 
 def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
     """List faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
-    paths = list({clip.path: None for clip in clips if not is_generated(clip.path)})
+    paths = list({clip.path: None for clip in clips if not is_address(clip.path)})
     # Opening a file waits for the disk or the network and releases the interpreter: threads help, also on one core.
     with ThreadPoolExecutor(max_workers=min(16, 4 * num_cores())) as pool:
         headers = dict(zip(paths, pool.map(_header, paths), strict=True))

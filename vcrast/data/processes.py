@@ -22,13 +22,10 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-import numpy as np
-
-from vcrast.data.audio import READERS
+from vcrast.data.audio import Readers, add_readers
 from vcrast.data.shared_memory import shared_memory_fault
 
 T = TypeVar("T")
-Readers = dict[str, Callable[[str, int], np.ndarray]]
 LONGEST_FOLDER = 75  # bytes: a socket's path may have 107, and multiprocessing adds two names
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 # What Slurm, a terminal and `kill` send to all processes of a job.
@@ -113,9 +110,9 @@ def start_decoder(readers: Readers) -> None:
     """Initialise a process that builds the cache: Slurm's signals end it, Ctrl-C is left to the parent.
 
     Args:
-        readers: the parent's table; a fresh process has not imported the sources that fill it.
+        readers: the parent's tables; a fresh process has not imported the sources that fill them.
     """
-    READERS.update(readers)
+    add_readers(readers)
     end_with_parent()
     for number in OUTER_SIGNALS:
         ignored = number == signal.SIGINT or is_left_alone(number)
@@ -129,7 +126,7 @@ def start_loader(readers: Readers) -> None:
     Slurm sends its warning to every process of a job; a worker that died of it would take the last checkpoint with it.
     They were blocked in the fork server, so none got through before this call.
     """
-    READERS.update(readers)
+    add_readers(readers)
     end_with_parent()
     for number in OUTER_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

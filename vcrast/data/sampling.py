@@ -39,7 +39,7 @@ def sampling_chances(clips: Sequence[Clip], sampling: str) -> Tensor | None:
     labels, counts = Clips.of(clips).labels()
     clips_of = np.bincount(labels, minlength=1).astype(np.float64)
     owner = np.repeat(np.arange(len(counts)), counts)
-    chances = np.bincount(owner, weights=1 / clips_of[labels], minlength=len(counts))
+    chances = np.bincount(owner, weights=1 / clips_of[labels], minlength=len(counts)).astype(np.float64)
     without = counts == 0
     chances[without] = 1 / max(1, without.sum())
     return torch.from_numpy(chances / (np.count_nonzero(clips_of) + without.any()))

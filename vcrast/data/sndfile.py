@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -20,30 +21,41 @@ SUFFIXES = (
     ".bwf", ".sph", ".voc", ".nist", ".mp2", ".wave",
 )  # fmt: skip
 """Kinds of files that libsndfile reads."""
+Opener = Callable[[], BinaryIO]
 BLOCK_FRAMES = 1 << 20
+CHECKED = ("WAV", "WAVEX", "AIFF", "OGG")  # kinds of files that libsndfile quietly shortens, see `missing_end`
 UNKNOWN_FRAMES = 2**62
 NO_LENGTH = "its header declares no length; convert it, for instance with `flac -d` and `flac`, or install ffmpeg"
-# libvorbis is some samples off after seeking into the last page of a file; decoding from before it is exact.
-LAST_PAGE_S = 10.0
+# Codecs whose decoder needs what came before: right behind a seek, libsndfile's samples are others than those of the
+# whole file (an MP3's by up to full scale). Decoding from so long before is exact, for MP3 to the last bit of a float.
+RUN_UP_S = {"VORBIS": 10.0, "OPUS": 10.0, "MPEG_LAYER_I": 60.0, "MPEG_LAYER_II": 60.0, "MPEG_LAYER_III": 60.0}
 
 
-def read(path: str, start_s: float, duration_s: float | None) -> Stretch:
+def read(path: str, start_s: float, duration_s: float | None, opener: Opener | None = None) -> Stretch:
     """Decode a stretch; less is returned where the file ends earlier.
+
+    Args:
+        path: of the file, or what to call it in messages if there is an `opener`.
+        start_s: first second.
+        duration_s: None is up to the end.
+        opener: opens a file that lies in another one; called several times.
 
     Raises:
         AudioFault: missing, empty, undecodable, shorter than its header says, or over before the stretch begins.
     """
-    with _open(path) as file:
+    with _open(path, opener) as file:
         rate, frames, floats = file.samplerate, file.frames, file.subtype in ("FLOAT", "DOUBLE")
-        if missing := missing_end(path, file.format, frames / rate):
-            raise AudioFault(path, f"truncated: {missing}")
+        if file.format in CHECKED:
+            with _bytes_of(path, opener) as content:
+                if missing := missing_end(content, file.format, frames / rate):
+                    raise AudioFault(path, f"truncated: {missing}")
         if frames == 0:
             raise AudioFault(path, "no samples")
         start = round(start_s * rate)
         if start >= frames:
             raise AudioFault(path, f"starts at {start_s:g} s, but the file has {frames / rate:.3f} s")
         wanted = frames - start if duration_s is None else min(frames - start, max(1, round(duration_s * rate)))
-        exact = file.format != "MP3" or mp3_declares_length(path)
+        exact = file.format != "MP3" or _declares_length(path, opener)
         try:
             _go_to(file, start)
             wav, peak = mix_down(_blocks(file, wanted), find_peak=floats)
@@ -55,35 +67,63 @@ def read(path: str, start_s: float, duration_s: float | None) -> Stretch:
         raise AudioFault(path, f"truncated: {lacking} are missing")
     if not floats:
         return Stretch(wav, rate, None)
-    return Stretch(wav, rate, peak if wanted == frames else _peak(*file_key(path)))
+    if wanted != frames:
+        peak = _known_peak(*file_key(path)) if opener is None else _peak(path, opener)
+    return Stretch(wav, rate, peak)
 
 
-def header(path: str) -> tuple[int, int]:
-    """Read the sample rate in Hz and the length in samples, without decoding; errors as in `read`."""
-    with _open(path) as file:
+def header(path: str, opener: Opener | None = None) -> tuple[int, int]:
+    """Read the sample rate in Hz and the length in samples, without decoding; arguments and errors as in `read`."""
+    with _open(path, opener) as file:
         return file.samplerate, file.frames
 
 
+def encode(wav: np.ndarray, sample_rate: int, *, format_name: str, subtype: str) -> bytes:
+    """Encode (S,) samples as the bytes of a file, in one of libsndfile's formats."""
+    file = io.BytesIO()
+    sf.write(file, wav, sample_rate, format=format_name, subtype=subtype)
+    return file.getvalue()
+
+
 @functools.lru_cache(maxsize=4096)
-def _peak(path: str, size: int, mtime_ns: int) -> float:  # noqa: ARG001 (a changed file is another file)
+def _known_peak(path: str, size: int, mtime_ns: int) -> float:  # noqa: ARG001 (a changed file is another file)
     """Find the peak of a whole file; remembered, because the clips of a long recording share it."""
-    with _open(path) as file:
+    return _peak(path, None)
+
+
+def _peak(path: str, opener: Opener | None) -> float:
+    with _open(path, opener) as file:
         try:
             return max(map(finite_peak, _blocks(file, file.frames)), default=0.0)
         except sf.SoundFileRuntimeError as error:
             raise AudioFault(path, f"cannot be decoded ({_reason(error)})") from None
 
 
+def _bytes_of(path: str, opener: Opener | None) -> BinaryIO:
+    return open(path, "rb") if opener is None else opener()
+
+
+def _declares_length(path: str, opener: Opener | None) -> bool:
+    with _bytes_of(path, opener) as content:
+        return mp3_declares_length(content)
+
+
 @contextmanager
-def _open(path: str) -> Iterator[Any]:
-    file_key(path)
+def _open(path: str, opener: Opener | None) -> Iterator[Any]:
+    if opener is None:
+        file_key(path)
     try:
-        file = sf.SoundFile(os.fsencode(path))  # also a name that is not UTF-8
-        if file.frames == 0 and file.format in ("WAV", "WAVEX") and (place := streamed_size(path)):
-            file.close()
-            file = sf.SoundFile(StreamedWav(path, place))
+        file = sf.SoundFile(os.fsencode(path) if opener is None else opener())  # also a name that is not UTF-8
+        if file.frames == 0 and file.format in ("WAV", "WAVEX"):
+            with _bytes_of(path, opener) as content:
+                place = streamed_size(content)
+            if place:
+                file.close()
+                file = sf.SoundFile(StreamedWav(_bytes_of(path, opener), place))
     except sf.LibsndfileError as error:
         raise UnknownFormat(path, f"cannot be decoded ({_reason(error)})") from None
+    except AudioFault:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise AudioFault(path, f"cannot be opened ({error})") from None
     with file:
@@ -102,9 +142,7 @@ def _go_to(file: Any, start: int) -> None:
     """Go to frame `start`; read up to it where libsndfile cannot seek (GSM 6.10, G.721, G.723)."""
     position = 0
     if start and file.seekable():
-        position = start
-        if file.subtype == "VORBIS":
-            position = max(0, min(start, file.frames - round(LAST_PAGE_S * file.samplerate)))
+        position = max(0, start - round(RUN_UP_S.get(file.subtype, 0.0) * file.samplerate))
         file.seek(position)
     for _ in _blocks(file, start - position):
         pass

@@ -19,62 +19,90 @@ UNKNOWN_SIZE = 0x7FFF0000
 STREAMED = b"\xff\xff\xff\xff"
 
 
-def missing_end(path: str, format_name: str, there_s: float) -> str:
+def missing_end(file: BinaryIO, format_name: str, there_s: float) -> str:
     """Say what a WAV, AIFF or Ogg file lacks of what its header declares, or "" if nothing that counts.
 
     Args:
-        path: of the file.
+        file: open at its beginning.
         format_name: as libsndfile calls it.
         there_s: length of the sound that is there, in seconds.
     """
-    with open(path, "rb") as file:
-        if format_name in ("WAV", "WAVEX", "AIFF"):
-            return _missing_samples(file, there_s)
-        return _missing_page(file) if format_name == "OGG" else ""
+    if format_name in ("WAV", "WAVEX", "AIFF"):
+        return _missing_samples(file, there_s)
+    return _missing_page(file) if format_name == "OGG" else ""
 
 
-def mp3_declares_length(path: str) -> bool:
+def mp3_declares_length(file: BinaryIO) -> bool:
     """Look for a Xing or Info header; without one, libsndfile's length of an MP3 is a guess from the bit rate."""
-    with open(path, "rb") as file:
-        start = file.read(10)
-        if start[:3] == b"ID3" and len(start) == 10:
-            size = sum(byte << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True))
-            file.seek(size, os.SEEK_CUR)
-            start = b""
-        frame = start + file.read(4096)
+    start = file.read(10)
+    if start[:3] == b"ID3" and len(start) == 10:
+        size = sum(byte << shift for byte, shift in zip(start[6:], (21, 14, 7, 0), strict=True))
+        file.seek(size, os.SEEK_CUR)
+        start = b""
+    frame = start + file.read(4096)
     return b"Xing" in frame or b"Info" in frame
 
 
-def streamed_size(path: str) -> int:
+def streamed_size(file: BinaryIO) -> int:
     """Return where a WAV file declares 0 bytes of samples although samples follow, as written to a pipe; else 0."""
-    with open(path, "rb") as file:
-        order, block_bytes, length = _sample_chunk(file)
-        place = file.tell()
-        return 0 if block_bytes < 0 or length or _only_chunks(file, order) else place - 4
+    order, block_bytes, length = _sample_chunk(file)
+    place = file.tell()
+    return 0 if block_bytes < 0 or length or _only_chunks(file, order) else place - 4
 
 
-class StreamedWav(io.FileIO):
-    """A WAV file whose size of samples reads as unknown, so that libsndfile goes on to the end."""
+class StreamedWav(io.RawIOBase):
+    """A WAV file whose size of samples reads as unknown, so that libsndfile goes on to the end.
 
-    def __init__(self, path: str, place: int) -> None:
-        super().__init__(path, "rb")
-        self.place = place
+    Args:
+        file: the file; it is closed with this one.
+        place: where its size of samples stands.
+    """
 
-    def readinto(self, buffer: Any) -> int:
+    def __init__(self, file: BinaryIO, place: int) -> None:
+        super().__init__()
+        self.file, self.place = file, place
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """It can be gone to any place of."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place."""
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
         """Read as a file does, with the four bytes of the size replaced."""
-        start = self.tell()
+        start = self.file.tell()
         view = memoryview(buffer).cast("B")
-        count = super().readinto(view) or 0
+        found = self.file.read(len(view))
+        view[: len(found)] = found
         for i, byte in enumerate(STREAMED):
-            if start <= self.place + i < start + count:
+            if start <= self.place + i < start + len(found):
                 view[self.place + i - start] = byte
-        return count
+        return len(found)
+
+    def close(self) -> None:
+        """Close both."""
+        self.file.close()
+        super().close()
+
+
+def _size(file: BinaryIO) -> int:
+    """Bytes of a file; its place stays."""
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return size
 
 
 def _missing_samples(file: BinaryIO, there_s: float) -> str:
     """Compare the size of the sample chunk of a RIFF, RIFX or AIFF file with the file's size."""
     _, block_bytes, length = _sample_chunk(file)
-    there = os.fstat(file.fileno()).st_size - file.tell()
+    there = _size(file) - file.tell()
     if block_bytes < 0 or not 0 < length < UNKNOWN_SIZE or there >= length:
         return ""
     missing_s = (length - there) * there_s / there if there > 0 and there_s else 0.0
@@ -103,7 +131,7 @@ def _sample_chunk(file: BinaryIO) -> tuple[str, int, int]:
 
 def _only_chunks(file: BinaryIO, order: str) -> bool:
     """Tell whether nothing but whole chunks, or nothing at all, follows."""
-    size = os.fstat(file.fileno()).st_size
+    size = _size(file)
     while file.tell() < size:
         head = file.read(8)
         if len(head) < 8 or not all(0x20 <= byte < 0x7F for byte in head[:4]):
@@ -115,7 +143,7 @@ def _only_chunks(file: BinaryIO, order: str) -> bool:
 
 def _missing_page(file: BinaryIO) -> str:
     """Check that the last Ogg page is whole; a page has at most 65,307 bytes."""
-    size = os.fstat(file.fileno()).st_size
+    size = _size(file)
     file.seek(max(0, size - 65_307))
     tail = file.read()
     page = tail.rfind(b"OggS")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from vcrast.data.audio import READERS, SUFFIXES, is_generated
+from vcrast.data.audio import MEMBERS, READERS, SUFFIXES, is_address
 from vcrast.data.table.rows import Row
 from vcrast.data.table.tracks import SOUND_SUFFIXES
 
@@ -101,7 +101,7 @@ class Search:
 
     def at_its_place(self, text: str) -> str | None:
         """Return the file that `text` names as it is; None where there is none."""
-        if is_generated(text) and text.partition("://")[0] in READERS:
+        if is_address(text) and text.partition("://")[0] in {*READERS, *MEMBERS}:
             return text
         path = next((str(path) for path in self.places(text) if os.path.exists(path)), None)
         if path is not None:
@@ -114,7 +114,7 @@ class Search:
         Raises:
             ValueError: several files of that name, one that another row names, or an address.
         """
-        if is_generated(text) and not text.lower().startswith("file:"):
+        if is_address(text) and not text.lower().startswith("file:"):
             raise ValueError(f"{text} is an address; fetch the file first, and name its path")
         path = self.places(text)[-1]
         found, how = self._beside(path), "with another ending or case"

@@ -1,0 +1,1 @@
+"""Pack clips into large files made for random access, and read them."""

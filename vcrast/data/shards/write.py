@@ -1,0 +1,203 @@
+"""Pack a corpus into shards: in parallel, over machines, resumable; the same clips give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from vcrast.config.atomic import remove_abandoned, write_atomic
+from vcrast.data.audio import readers
+from vcrast.data.corpus import Corpus
+from vcrast.data.fingerprint import clip_name, shared_folder
+from vcrast.data.preflight import LISTED, allowed_faults, fault_list
+from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
+from vcrast.data.shards.encode import check_codec
+from vcrast.data.shards.layout import COLUMNS, INDEX, MANIFEST, PARTS, PLAN, WIDS, Manifest, Shard
+from vcrast.data.shards.tar import NUMBERS, Packing, Task, part_file, write_shard
+
+log = logging.getLogger(__name__)
+PROGRESS_S = 5.0
+
+
+class Faults(ValueError):
+    """More clips than allowed cannot be read."""
+
+
+def pack(
+    corpus: Corpus, out: Path, packing: Packing, *, part: tuple[int, int] = (1, 1), num_workers: int | None = None
+) -> Manifest | None:
+    """Write the shards of a corpus, or one part of them; those that are there already are left.
+
+    Clips are dealt to shards in an order that depends on their number alone: each shard holds clips of all kinds, so
+    that mixing a few shards mixes the dataset.
+
+    Args:
+        corpus: what to pack; unreadable clips are left out.
+        out: the folder.
+        packing: how.
+        part: (i, n): this call writes the i-th of n parts of the shards, counted from 1; who finishes last, in whatever
+            order, writes the index and the manifest.
+        num_workers: processes that encode; 0 is this one, None one per core.
+
+    Returns:
+        The manifest, or None as long as other parts are missing.
+
+    Raises:
+        ValueError: a wrong setting, other clips or settings than those that the folder was begun with.
+        Faults: too many unreadable clips.
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    check_codec(packing.codec, packing.sample_rate)
+    if packing.clips_per_shard < 1:
+        raise ValueError(f"--clips-per-shard {packing.clips_per_shard}: must be at least 1")
+    number, total = part
+    if not 1 <= number <= total:
+        raise ValueError(f"--part {number}/{total}: give i/n with i from 1 to n")
+    clips = corpus.table
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / PARTS):
+        remove_abandoned(folder)
+    source = _begin(corpus, out, packing)
+    shards = range(-(-len(clips) // packing.clips_per_shard))
+    # Neighbours are written at the same time by different machines: whoever is late, no stretch of files is missing.
+    mine = [shard for shard in shards[number - 1 :: total] if not part_file(out, shard).exists()]
+    log.info("shards: %d of %d to write in %s", len(mine), len(shards[number - 1 :: total]), out)
+    _write_all(corpus, out, packing, mine, num_workers)
+    if missing := sum(not part_file(out, shard).exists() for shard in shards):
+        log.info("shards: %d of %d are missing, which other parts write", missing, len(shards))
+        return None
+    return _finish(corpus, out, packing, source, shards)
+
+
+def packing_order(num_clips: int) -> np.ndarray:
+    """Return (n,) places of the clips in the order in which they are dealt to shards."""
+    return np.random.Generator(np.random.Philox(num_clips)).permutation(num_clips)
+
+
+def _begin(corpus: Corpus, out: Path, packing: Packing) -> str:
+    """Note what the folder is for, or check that it is the same; returns a hash of it."""
+    clips, digest = corpus.table, hashlib.blake2b(digest_size=16)
+    base = shared_folder(clips)
+    digest.update(json.dumps([corpus.name, corpus.classes, corpus.multilabel, asdict(packing)]).encode())
+    for clip in clips:
+        row = [clip_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels, clip.fold]
+        digest.update(json.dumps(row).encode())
+    plan = {"name": corpus.name, "clips": len(clips), **asdict(packing), "source": digest.hexdigest()}
+    path = out / PLAN
+    if not path.exists():
+        if any(out.glob("*.tar")):
+            raise ValueError(f"{out}: holds tar files of something else; choose another --out")
+        write_atomic(path, json.dumps(plan, indent=1) + "\n")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != plan:
+        wrong = next((key for key in plan if found.get(key) != plan[key]), "source")
+        reason = "other clips or labels" if wrong == "source" else f"{wrong}={found.get(wrong)}, now {plan[wrong]}"
+        raise ValueError(f"{out}: was begun with {reason}; choose another --out, or remove it")
+    return digest.hexdigest()
+
+
+def _write_all(corpus: Corpus, out: Path, packing: Packing, shards: Sequence[int], num_workers: int | None) -> None:
+    clips = corpus.table
+    order, base, size = packing_order(len(clips)), shared_folder(clips), packing.clips_per_shard
+
+    def tasks() -> Iterator[Task]:
+        for shard in shards:
+            places = np.sort(order[shard * size : (shard + 1) * size])
+            yield Task(out, shard, clips.take(places), places, base, corpus.classes, packing)
+
+    faults: list[str] = []
+    start = last = time.monotonic()
+    for done, (written, found) in enumerate(_written(tasks(), len(shards), num_workers), start=1):
+        faults += found
+        if len(faults) > allowed_faults(len(clips), packing.max_bad_fraction) and len(faults) >= LISTED:
+            raise _too_many(faults, len(clips), packing)
+        if time.monotonic() - last > PROGRESS_S:
+            last = time.monotonic()
+            log.info("shards: %d of %d, the last is %s; %.0f s", done, len(shards), written, last - start)
+    if len(faults) > allowed_faults(len(clips), packing.max_bad_fraction):
+        raise _too_many(faults, len(clips), packing)
+
+
+def _too_many(faults: Sequence[str], num_clips: int, packing: Packing) -> Faults:
+    return Faults(
+        f"{len(faults)} of {num_clips} clips cannot be read; data.max_bad_fraction={packing.max_bad_fraction:g} allows "
+        f"{allowed_faults(num_clips, packing.max_bad_fraction)}: repair or remove them, or raise it{fault_list(faults)}"
+    )
+
+
+def _written(tasks: Iterator[Task], count: int, num_workers: int | None) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the faults of each shard, as they are done."""
+    workers = min(num_cores() if num_workers is None else num_workers, count)
+    if workers < 1 or not can_start_workers():
+        yield from map(write_shard, tasks)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=fork_server(), initializer=start_decoder, initargs=(readers(),))
+    running: set[Future[tuple[str, list[str]]]] = set()
+    try:
+        for task in tasks:
+            running.add(pool.submit(write_shard, task))
+            if len(running) > workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (each.result() for each in done)
+        yield from (each.result() for each in running)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "shards: a process was killed, perhaps for lack of memory; run the command again with fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finish(corpus: Corpus, out: Path, packing: Packing, source: str, shards: range) -> Manifest:
+    """Join the rows of all shards; write the index and, last, the manifest."""
+    path = out / MANIFEST
+    if path.exists():
+        return Manifest.parse(path.read_text(encoding="utf-8"), str(path))
+    parts = [dict(np.load(part_file(out, shard))) for shard in shards]
+    about = [json.loads(bytes(part["about"])) for part in parts]
+    left_out = tuple((name, reason) for each in about for name, reason in each["left_out"])
+    if len(left_out) > allowed_faults(len(corpus.clips), packing.max_bad_fraction):
+        raise _too_many([f"{name}: {reason}" for name, reason in left_out], len(corpus.clips), packing)
+    folds = tuple(sorted({name for each in about for name in each["fold"]} - {""}))
+    number = {name: code for code, name in enumerate(("", *folds))}
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([part[name] for part in parts])
+
+    columns = {
+        **{name: joined(name) for name in (*NUMBERS, "labels", "names")},
+        "shard": np.repeat(np.arange(len(parts)), [len(part["place"]) for part in parts]),
+        "fold": np.array([number[name] for each in about for name in each["fold"]]),
+        **{
+            f"{n}_starts": np.cumsum([0, *np.concatenate([p[f"{n}_counts"] for p in parts])]) for n in ("label", "name")
+        },
+    }
+    (out / INDEX).mkdir(exist_ok=True)
+    hashes = {}
+    for name, dtype in COLUMNS.items():
+        buffer = io.BytesIO()
+        np.save(buffer, columns[name].astype(dtype))
+        write_atomic(out / INDEX / f"{name}.npy", buffer.getvalue())
+        hashes[f"{name}.npy"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    manifest = Manifest(
+        corpus.name, source, packing.codec, packing.sample_rate, packing.clips_per_shard, corpus.classes,
+        corpus.multilabel, folds, corpus.notes, left_out,
+    )  # fmt: skip
+    manifest = replace(manifest, shards=tuple(Shard(**each["shard"]) for each in about), index=hashes)
+    wids = {
+        "__kind__": "wids-shard-index-v1", "wids_version": 1, "name": corpus.name,
+        "shardlist": [{"url": shard.file, "nsamples": shard.clips} for shard in manifest.shards],
+    }  # fmt: skip
+    write_atomic(out / WIDS, json.dumps(wids, indent=1) + "\n")
+    write_atomic(path, manifest.text())
+    return manifest
