@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vcrast.data.ahead import fetching_ahead
 from vcrast.data.audio import AudioFault, Readers, readers
 from vcrast.data.dataset import CENTRE, ClipDataset, Example, position_of_window
 from vcrast.data.order import Order
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_loader, workers_killed_at_end
+from vcrast.data.remote import StoreError
 from vcrast.data.shared_memory import fits_shared_memory
 from vcrast.data.windows import window_starts
 
@@ -30,7 +32,7 @@ Key = tuple[int, int]  # (clip index, position)
 
 
 class NoBatchError(OSError):
-    """No batch comes: a worker was killed, or reading takes too long."""
+    """No batch comes: a worker was killed, reading takes too long, or a store on another machine gives nothing."""
 
 
 class Batch(NamedTuple):
@@ -42,10 +44,11 @@ class Batch(NamedTuple):
 
 
 class LoadedBatch(NamedTuple):
-    """A batch as a worker sends it, and the faults that it met (clip index, reason)."""
+    """A batch as a worker sends it, the faults that it met (clip index, reason), and why no batch can follow, or ""."""
 
     batch: Batch
     faults: list[tuple[int, str]]
+    stopped: str = ""
 
 
 def steps_per_epoch(num_clips: int, batch_size: int) -> int:
@@ -95,13 +98,15 @@ def training_batches(
 
     Raises:
         ValueError: the batch is larger than the dataset or cannot be shared by the ranks; too many unreadable clips.
-        NoBatchError: a worker was killed.
+        NoBatchError: a worker was killed, or a file on another machine cannot be had.
     """
     steps_per_epoch(len(dataset), batch_size)
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} cannot be shared evenly by {world_size} processes; use a multiple")
     keys = TrainingKeys(dataset.order(seed, chances), batch_size, range(start_step, num_steps), rank, world_size)
-    return _batches_on_device(dataset, keys, num_workers, torch.device(device), patience)
+    batches = _batches_on_device(dataset, keys, num_workers, torch.device(device), patience)
+    ahead = fetching_ahead(dataset.clips, keys)
+    return batches if ahead is None else ahead.while_read(batches)
 
 
 def evaluation_batches(
@@ -205,17 +210,21 @@ class LoadBatch(Dataset[LoadedBatch]):
     def __getitem__(self, keys: Sequence[Key]) -> LoadedBatch:
         examples: list[Example] = []
         faults: list[tuple[int, str]] = []
+        stopped = ""
         for key in keys:
             try:
                 examples.append(self.dataset[key])
             except AudioFault as fault:  # evaluation only: in training the dataset replaces the clip
                 faults.append((key[0], fault.reason))
+            except StoreError as error:
+                stopped = str(error)
+                break
         # All that this process ever met: a fault found for one batch would otherwise be unknown to the main process
         # when the batch that carried it was thrown away.
         batch = _stack(examples, self.dataset)
         if self.as_arrays:  # by value through a pipe; a tensor's values go through shared memory
             batch = Batch(*(part.numpy() for part in batch))  # type: ignore[arg-type]  # made tensors again on arrival
-        return LoadedBatch(batch, faults + list(self.dataset.faults.items()))
+        return LoadedBatch(batch, faults + list(self.dataset.faults.items()), stopped)
 
 
 def _stack(examples: Sequence[Example], dataset: ClipDataset) -> Batch:
@@ -282,6 +291,8 @@ def _from_workers(dataset: ClipDataset, loader: DataLoader[LoadedBatch], patienc
     with workers_killed_at_end(partial(iter, loader)) as loaded:
         while (found := _next(loaded, patience)) is not None:
             dataset.note_faults(found.faults)
+            if found.stopped:
+                raise NoBatchError(found.stopped)
             if len(found.batch.index):
                 yield Batch(*map(torch.as_tensor, found.batch))
 

@@ -152,7 +152,7 @@ class RemoteFiles:
 def _is_there(copy: Path) -> bool:
     try:
         found = copy.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     if time.time() - found.st_mtime > TOUCH_S:
         with contextlib.suppress(OSError):

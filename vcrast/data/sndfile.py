@@ -27,8 +27,9 @@ CHECKED = ("WAV", "WAVEX", "AIFF", "OGG")  # kinds of files that libsndfile quie
 UNKNOWN_FRAMES = 2**62
 NO_LENGTH = "its header declares no length; convert it, for instance with `flac -d` and `flac`, or install ffmpeg"
 # Codecs whose decoder needs what came before: right behind a seek, libsndfile's samples are others than those of the
-# whole file (an MP3's by up to full scale). Decoding from so long before is exact, for MP3 to the last bit of a float.
-RUN_UP_S = {"VORBIS": 10.0, "OPUS": 10.0, "MPEG_LAYER_I": 60.0, "MPEG_LAYER_II": 60.0, "MPEG_LAYER_III": 60.0}
+# whole file (an MP3's by up to full scale). Decoding from so long before is exact, of an MP3 as far as that is itself:
+# mpg123 rounds a float up or down as the memory lies, by 1e-7.
+RUN_UP_S = dict.fromkeys(("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"), 10.0)
 
 
 def read(path: str, start_s: float, duration_s: float | None, opener: Opener | None = None) -> Stretch:

@@ -107,8 +107,6 @@ def _add(writer: _TarWriter, place: int, clip: Clip, wav: np.ndarray, task: Task
         f"{place:09d}",
         clip_name(clip.path, task.base),
     )
-    if clip.start_s or clip.duration_s is not None:
-        name += f"@{clip.start_s:g}"
     offset = writer.add(f"{key}{SUFFIX[packing.codec]}", content)
     about = {
         "path": name, "start_s": clip.start_s, "duration_s": clip.duration_s,

@@ -23,7 +23,7 @@ from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
 from vcrast.data.shards.encode import check_codec
 from vcrast.data.shards.layout import COLUMNS, INDEX, MANIFEST, PARTS, PLAN, WIDS, Manifest, Shard
-from vcrast.data.shards.tar import NUMBERS, Packing, Task, part_file, write_shard
+from vcrast.data.shards.tar import NUMBERS, Packing, Task, part_file, shard_name, write_shard
 
 log = logging.getLogger(__name__)
 PROGRESS_S = 5.0
@@ -70,10 +70,10 @@ def pack(
     source = _begin(corpus, out, packing)
     shards = range(-(-len(clips) // packing.clips_per_shard))
     # Neighbours are written at the same time by different machines: whoever is late, no stretch of files is missing.
-    mine = [shard for shard in shards[number - 1 :: total] if not part_file(out, shard).exists()]
+    mine = [shard for shard in shards[number - 1 :: total] if not _is_done(out, shard)]
     log.info("shards: %d of %d to write in %s", len(mine), len(shards[number - 1 :: total]), out)
     _write_all(corpus, out, packing, mine, num_workers)
-    if missing := sum(not part_file(out, shard).exists() for shard in shards):
+    if missing := sum(not _is_done(out, shard) for shard in shards):
         log.info("shards: %d of %d are missing, which other parts write", missing, len(shards))
         return None
     return _finish(corpus, out, packing, source, shards)
@@ -104,6 +104,10 @@ def _begin(corpus: Corpus, out: Path, packing: Packing) -> str:
         reason = "other clips or labels" if wrong == "source" else f"{wrong}={found.get(wrong)}, now {plan[wrong]}"
         raise ValueError(f"{out}: was begun with {reason}; choose another --out, or remove it")
     return digest.hexdigest()
+
+
+def _is_done(out: Path, shard: int) -> bool:
+    return part_file(out, shard).exists() and (out / f"{shard_name(shard)}.tar").exists()
 
 
 def _write_all(corpus: Corpus, out: Path, packing: Packing, shards: Sequence[int], num_workers: int | None) -> None:
