@@ -19,9 +19,11 @@ from vcrast.data.loader import mean_by_clip, training_batches
 from vcrast.data.sampling import check_sampling, class_clips, sampling_chances
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.models.export import export
+from vcrast.models.kept_epochs import among
 from vcrast.objectives.base import Task
 from vcrast.objectives.class_weights import class_weights
 from vcrast.objectives.supervised import Supervised
+from vcrast.runs.epochs import check_epochs, epochs_to_keep, keep_epoch, tell_missed
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
 from vcrast.runs.stage import Stage, Watch, num_parameters
@@ -63,17 +65,26 @@ def finetune(job: Job) -> dict[str, Any]:
         job.log.log("finetune", job.fold, done, {"val_epoch": done / per_epoch, f"val_{validation.metric}": value})
         validation.note(done, value, lambda: copy_weights(objective))
 
+    def keep_now(done: int) -> None:
+        epoch, inside = divmod(done, per_epoch)
+        if not inside and among(epoch, kept) and is_rank_zero():
+            keep_epoch(job, objective, epoch)
+
+    kept = epochs_to_keep(options)
     every_steps = max(1, round(options.evaluate_every_epochs * per_epoch))
     stage = Stage(
         job, "finetune", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
         watches=[
             *([Watch(every_steps, test_now)] if len(job.test) else []),
             *([Watch(every_steps, validate_now)] if validation is not None else []),
+            *([Watch(per_epoch, keep_now)] if kept else []),
         ],
         numbers=NUMBERS if validation is None else numbers_of(validation), ema_decay=options.ema_decay,
         validation=validation,
     )  # fmt: skip
     stage.begin((job.num_samples,))
+    if late := [epoch for epoch in range(1, stage.first // per_epoch + 1) if among(epoch, kept)]:
+        tell_missed(job, late)
     log.info(
         "fold %s finetune from %s: %d clips%s, %d steps of batch %d, %s weights%s", job.fold, origin, len(learnt),
         "" if held is None else f" ({len(held)} held out for validation)", stage.num_steps, options.batch_size,
@@ -100,6 +111,7 @@ def check_finetuning(config: Config, corpus: Corpus, folds: Sequence[str]) -> No
     check_sampling(options.sampling)
     check_decay("finetune.ema_decay", options.ema_decay)
     check_validation(options, corpus, folds)
+    check_epochs(config, corpus, folds)
     weights = options.objective.get("class_weights")
     counts = class_clips(corpus.clips, len(corpus.classes))
     task = Task(len(counts), corpus.multilabel, 0, 0, corpus.classes, counts, len(corpus.clips))

@@ -117,6 +117,7 @@ class FinetuneConfig:
     log_every_steps: int = field(metadata=POSITIVE | FREE)
     evaluate_every_epochs: float = field(metadata=POSITIVE)
     ema_decay: float | None
+    keep_epochs: Any = field(metadata=FREE)
     validation: ValidationConfig
     views: dict[str, Any]
     objective: dict[str, Any]

@@ -19,6 +19,7 @@ from vcrast.models.export import (
     read_description,
     read_weights,
 )
+from vcrast.models.kept_epochs import epoch_number
 from vcrast.runs.unfinished import recover
 from vcrast.training.device import existing_device
 
@@ -37,6 +38,11 @@ def find_model(run: str | Path, *, fold: str | int | None = None, stage: str | N
     return folder
 
 
+def is_stage(name: str) -> bool:
+    """Whether a folder of this name is that of a run's stage, or of an epoch of its finetuning."""
+    return name in STAGES or epoch_number(name) is not None
+
+
 def load(
     run: str | Path, *, fold: str | int | None = None, stage: str | None = None, device: str | torch.device = "cpu"
 ) -> Model:
@@ -47,7 +53,8 @@ def load(
     Args:
         run: a run folder, or a folder that `vcrast export` wrote.
         fold: which fold's model; None is the first.
-        stage: `finetuned`, `pretrained`, `probe` or `unfinished`; None is the first of them that there is.
+        stage: `finetuned`, `pretrained`, `probe` or `unfinished`, None is the first of them that there is; `epoch_6`
+            where finetuning has kept its epochs.
         device: where it computes: cpu, cuda, cuda:1, mps.
 
     Raises:
@@ -73,5 +80,5 @@ def load(
     return Model(
         encoder, features, head, labels=tuple(found["labels"]), multilabel=found["multilabel"],
         clip_duration_s=found["clip_duration_s"], pad=found["pad"], device=device,
-        meta={**found["meta"], **({"stage": folder.name} if folder.name in STAGES else {})},
+        meta={**found["meta"], **({"stage": folder.name} if is_stage(folder.name) else {})},
     )  # fmt: skip

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from vcrast.models.export import DESCRIPTION, UNFINISHED, WEIGHTS, exported_folds, file_sha256, is_run, read_description
+from vcrast.models.kept_epochs import epoch_number
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 GIVE = "give a run, an exported model, a .safetensors file, timm:NAME or hf-hub:ORG/NAME"
@@ -126,7 +127,8 @@ def heard_test(folder: Path, fold: str | None, data: Mapping[str, Any] | None) -
     """A warning if a model in a run's folder was trained on this fold's test clips, as far as the run tells."""
     theirs = folder.resolve().parent.name.removeprefix("fold_")
     same, heard = owner_facts(folder, data)
-    if fold is None or not same or theirs == fold or not (heard or folder.name == "finetuned"):
+    labelled = folder.name == "finetuned" or epoch_number(folder.resolve().name) is not None
+    if fold is None or not same or theirs == fold or not (heard or labelled):
         return []
     return [f"trained for fold {theirs} of the same data, so it has heard test clips of fold {fold}"]
 

@@ -23,6 +23,7 @@ from vcrast.config.atomic import write_atomic
 from vcrast.config.version import __version__
 from vcrast.config.words import natural
 from vcrast.models.backbone import Backbone
+from vcrast.models.kept_epochs import epoch_number, in_words, kept_in
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -180,9 +181,14 @@ def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path
     if name not in found:
         raise ValueError(f"{run}: no exported fold {name}; choose from {', '.join(found)}")
     stages = found[name]
+    whole = [each for each in stages if epoch_number(each) is None]
+    epochs = in_words(number for each in stages if (number := epoch_number(each)) is not None)
+    kept = [f"epoch_N (N: {epochs})"] if epochs else []
     if stage is not None and stage not in stages:
-        raise ValueError(f"{run}: fold {name} has no stage {stage}; choose from {', '.join(stages)}")
-    return stages[stage] if stage is not None else next(iter(stages.values()))
+        raise ValueError(f"{run}: fold {name} has no stage {stage}; choose from {', '.join([*whole, *kept])}")
+    if stage is None and not whole:
+        raise FileNotFoundError(f"{run}: finetuning of fold {name} has not ended; name one of its stages, {kept[0]}")
+    return stages[stage] if stage is not None else stages[whole[0]]
 
 
 def exported_folds(run: Path) -> dict[str, dict[str, Path]]:
@@ -225,13 +231,19 @@ def _folds(exported: Path) -> dict[str, dict[str, Path]]:
     """Folders by fold and stage; folds in natural order, finetuned before pretrained."""
     found: dict[str, dict[str, Path]] = {}
     for folder in sorted((path for path in exported.iterdir() if path.is_dir()), key=lambda path: natural(path.name)):
-        stages = {stage: folder / stage for stage in STAGES if (folder / stage / DESCRIPTION).is_file()}
+        stages = _stages(folder)
         if (folder / DESCRIPTION).is_file():
             stages.setdefault("exported", folder)
         if stages:
             found[folder.name.removeprefix("fold_")] = stages
-    own = {stage: exported / stage for stage in STAGES if (exported / stage / DESCRIPTION).is_file()}
+    own = _stages(exported)
     return {exported.name.removeprefix("fold_"): own} if own else found
+
+
+def _stages(folder: Path) -> dict[str, Path]:
+    """The models in a fold's folder, those of single epochs last."""
+    whole = {stage: folder / stage for stage in STAGES if (folder / stage / DESCRIPTION).is_file()}
+    return whole | {path.name: path for path in kept_in(folder, DESCRIPTION).values()}
 
 
 def describe_head(head: nn.Module) -> list[dict[str, Any]]:

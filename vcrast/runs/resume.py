@@ -23,6 +23,8 @@ from vcrast.config.resume import STAGES, TRAINING, differences, stage_settings
 from vcrast.config.schema import Config
 from vcrast.data.fingerprint import without_content
 from vcrast.data.streams import clips_per_epoch
+from vcrast.models.export import DESCRIPTION
+from vcrast.models.kept_epochs import kept_in
 from vcrast.models.pretrained import checkpoint_digest
 from vcrast.runs import checkpoint
 from vcrast.runs.log import MetricLog
@@ -337,6 +339,9 @@ def clear(plans: Plans, before: Before, metrics: MetricLog) -> None:
                 shutil.rmtree(before.folder / "checkpoints" / f"fold_{fold}" / stage, ignore_errors=True)
         if is_rank_zero():
             _set_aside(before.folder, fold, [*plan.again, *plan.longer])
+            if "finetune" in plan.again:  # one that goes on has passed through its epochs all the same
+                for path in kept_in(before.folder / "exported" / f"fold_{fold}", DESCRIPTION).values():
+                    _move_aside(before.folder, str(path.relative_to(before.folder)))
 
 
 MADE_BY = {
@@ -349,10 +354,14 @@ MADE_BY = {
 def _set_aside(folder: Path, fold: str, stages: Sequence[str]) -> None:
     """Move what stages have made to the first of `earlier/1`, `earlier/2`, ... that does not have it yet."""
     for made in [name.format(fold) for stage in stages for name in MADE_BY[stage]]:
-        number = 1
-        while (folder / "earlier" / str(number) / made).exists():
-            number += 1
         if (folder / made).exists():
-            place = folder / "earlier" / str(number) / made
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (folder / made).rename(place)
+            _move_aside(folder, made)
+
+
+def _move_aside(folder: Path, made: str) -> None:
+    number = 1
+    while (folder / "earlier" / str(number) / made).exists():
+        number += 1
+    place = folder / "earlier" / str(number) / made
+    place.parent.mkdir(parents=True, exist_ok=True)
+    (folder / made).rename(place)
