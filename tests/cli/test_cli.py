@@ -57,7 +57,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_every_verb_has_help(capsys):
-    for verb in ("doctor", "list", "data", "embed", "predict", "export", "probe", "report", "sync"):
+    for verb in ("doctor", "list", "data", "embed", "predict", "export", "average", "probe", "report", "sync"):
         with pytest.raises(SystemExit) as stopped:
             main([verb, "--help"])
         assert stopped.value.code == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     # A damaged export must not be passed on.
     description = read_description(source)
     read_weights(source, description["weights_sha256"])
-    refuse_harm(arguments.out, source, description)
+    digest = description["weights_sha256"]
+    refuse_harm(arguments.out, [source], same=lambda there: there["weights_sha256"] == digest)
     arguments.out.mkdir(parents=True, exist_ok=True)
     weights = WEIGHTS if arguments.format == "safetensors" else "model.onnx"
     if weights == WEIGHTS:
@@ -56,13 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_harm(out: Path, source: Path, description: Mapping[str, Any]) -> None:
+def refuse_harm(out: Path, sources: Sequence[Path], *, same: Callable[[Mapping[str, Any]], bool]) -> None:
     """Refuse a folder in which the export would replace another model or become part of a run.
 
     Args:
         out: folder to write; it need not exist.
-        source: of the model.
-        description: of the model.
+        sources: the models that it is made of.
+        same: whether what a description tells of is the model to be written.
 
     Raises:
         ValueError: says what lies there.
@@ -70,18 +71,18 @@ def refuse_harm(out: Path, source: Path, description: Mapping[str, Any]) -> None
     from vcrast.models.export import DESCRIPTION, WEIGHTS, is_run, read_description
 
     place = out.resolve()
-    if place == source.resolve():
+    if place in [source.resolve() for source in sources]:
         raise ValueError(f"--out {out}: is the model itself; choose another folder")
     if place.exists() and not place.is_dir():
         raise ValueError(f"--out {out}: is a file; name a folder")
-    holder = source.resolve().parent.parent
-    own = holder.parent if holder.name == "exported" else None
-    run = next((folder for folder in (place, *place.parents) if folder == own or is_run(folder)), None)
+    holders = [source.resolve().parent.parent for source in sources]
+    own = {holder.parent for holder in holders if holder.name == "exported"}
+    run = next((folder for folder in (place, *place.parents) if folder in own or is_run(folder)), None)
     if run is not None:
         raise ValueError(f"--out {out}: lies in the run {run}, whose own models must stay; choose a folder outside")
     if (place / DESCRIPTION).is_file():
         there = read_description(place)
-        if there["weights_sha256"] != description["weights_sha256"]:
+        if not same(there):
             meta = ", ".join(f"{key} {there['meta'][key]}" for key in ("recipe", "fold") if key in there["meta"])
             raise ValueError(
                 f"--out {out}: holds another model{meta and f' ({meta})'}; delete it or choose a new folder"

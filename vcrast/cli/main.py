@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcrast.cli import compare, data, doctor, embed, evaluate, export, predict, probe, report, submit, sync
+from vcrast.cli import average, compare, data, doctor, embed, evaluate, export, predict, probe, report, submit, sync
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
 from vcrast.cli.errors import exit_code
@@ -25,6 +25,7 @@ VERBS = {
     "predict": predict,
     "evaluate": evaluate,
     "export": export,
+    "average": average,
     "probe": probe,
     "report": report,
     "compare": compare,

@@ -11,6 +11,7 @@ from vcrast.features.fbank import Fbank
 from vcrast.inference.model import Model
 from vcrast.models.backbone import build_backbone
 from vcrast.models.export import (
+    DESCRIPTION,
     STAGES,
     UNFINISHED,
     build_head,
@@ -18,8 +19,9 @@ from vcrast.models.export import (
     find_export,
     read_description,
     read_weights,
+    stages_of,
 )
-from vcrast.models.kept_epochs import epoch_number
+from vcrast.models.kept_epochs import Epochs, among, epoch_number, in_words, last_named
 from vcrast.runs.unfinished import recover
 from vcrast.training.device import existing_device
 
@@ -36,6 +38,33 @@ def find_model(run: str | Path, *, fold: str | int | None = None, stage: str | N
     for text in told if folder.name == UNFINISHED else ():
         log.warning("%s: %s", run, text)
     return folder
+
+
+def find_epochs(run: str | Path, *, fold: str | int | None = None, epochs: Epochs | None = None) -> dict[int, Path]:
+    """The exported folders of epochs that finetuning has kept, in order.
+
+    Args:
+        run: a run folder.
+        fold: as in `load`.
+        epochs: which ones; None is all, and none where there are none.
+
+    Raises:
+        FileNotFoundError: no such folder, or one of them was not kept.
+        ValueError: no such fold.
+    """
+    folder = Path(run)
+    name, stages = ("", {}) if (folder / DESCRIPTION).is_file() else stages_of(folder, fold)
+    found = {number: path for stage, path in stages.items() if (number := epoch_number(stage)) is not None}
+    if epochs is None:
+        return found
+    if not found:
+        raise FileNotFoundError(f"{run}: keeps no epochs; a run does with finetune.keep_epochs=6-25")
+    if last_named(epochs) is None:
+        return found
+    absent = next((number for span in epochs for number in span if number not in found), None)
+    if absent is not None:
+        raise FileNotFoundError(f"{run}: epoch {absent} of fold {name} was not kept; there are {in_words(found)}")
+    return {number: path for number, path in found.items() if among(number, epochs)}
 
 
 def is_stage(name: str) -> bool:

@@ -88,6 +88,7 @@ class Model:
         count = sum(weight.numel() for weight in self.encoder.parameters())
         weights = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
         origin = ", ".join(f"{key} {meta[key]}" for key in ("recipe", "fold", "seed", "stage") if key in meta)
+        origin += f", the mean of {len(meta['averaged'])} models" if "averaged" in meta else ""
         shorter = "repeated" if self.pad == "repeat" else "followed by silence"
         names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
         classes = f"{len(self.labels)} classes, {'any number' if self.multilabel else 'one'} a sound: {names}"

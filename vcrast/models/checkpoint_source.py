@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vcrast.config.saved import read_summary
 from vcrast.models.export import DESCRIPTION, UNFINISHED, WEIGHTS, exported_folds, file_sha256, is_run, read_description
 from vcrast.models.kept_epochs import epoch_number
 
@@ -138,9 +139,8 @@ def owner_facts(folder: Path, data: Mapping[str, Any] | None) -> tuple[bool, boo
 
     (False, True) for a model that lies elsewhere.
     """
-    folder = folder.resolve()
-    run = folder.parent.parent.parent
-    if folder.parent.parent.name != "exported" or not is_run(run):
+    run = owner(folder)
+    if run is None:
         return False, True
     try:
         saved = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
@@ -150,6 +150,26 @@ def owner_facts(folder: Path, data: Mapping[str, Any] | None) -> tuple[bool, boo
     theirs, heard = content.get("data") or {}, content.get("source") or {}
     same = data is not None and identity(theirs) == identity(data)
     return same, heard.get("name", "clips") == "clips" or bool(heard.get("real_share"))
+
+
+def owner(folder: Path) -> Path | None:
+    """The run that an exported model lies in; None for one that lies elsewhere."""
+    folder = folder.resolve()
+    run = folder.parent.parent.parent
+    return run if folder.parent.parent.name == "exported" and is_run(run) else None
+
+
+def clips_of(folder: Path) -> dict[str, Any]:
+    """The fingerprint of the clips that an exported model's stage was begun with; nothing where no run tells it.
+
+    Raises:
+        ValueError: a damaged `summary.json`.
+    """
+    run = owner(folder)
+    inputs = {} if run is None else read_summary(run / "summary.json").get("inputs", {})
+    stages = inputs.get(folder.resolve().parent.name.removeprefix("fold_"), {})
+    found: dict[str, Any] = stages.get("pretrain" if folder.name in ("pretrained", UNFINISHED) else "finetune", {})
+    return dict(found.get("clips", {}))
 
 
 def identity(data: Mapping[str, Any]) -> tuple[str, ...]:

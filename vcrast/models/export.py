@@ -176,11 +176,7 @@ def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path
         if fold is not None or stage is not None:
             raise ValueError(f"{run}: is one exported model; name the run folder to choose fold or stage")
         return run
-    found = exported_folds(run)
-    name = next(iter(found)) if fold is None else str(fold)
-    if name not in found:
-        raise ValueError(f"{run}: no exported fold {name}; choose from {', '.join(found)}")
-    stages = found[name]
+    name, stages = stages_of(run, fold)
     whole = [each for each in stages if epoch_number(each) is None]
     epochs = in_words(number for each in stages if (number := epoch_number(each)) is not None)
     kept = [f"epoch_N (N: {epochs})"] if epochs else []
@@ -189,6 +185,15 @@ def find_export(run: Path, *, fold: str | int | None, stage: str | None) -> Path
     if stage is None and not whole:
         raise FileNotFoundError(f"{run}: finetuning of fold {name} has not ended; name one of its stages, {kept[0]}")
     return stages[stage] if stage is not None else stages[whole[0]]
+
+
+def stages_of(run: Path, fold: str | int | None) -> tuple[str, dict[str, Path]]:
+    """A fold, the first if None, and its exported models by stage; errors as in `exported_folds`, or no such fold."""
+    found = exported_folds(run)
+    name = next(iter(found)) if fold is None else str(fold)
+    if name not in found:
+        raise ValueError(f"{run}: no exported fold {name}; choose from {', '.join(found)}")
+    return name, found[name]
 
 
 def exported_folds(run: Path) -> dict[str, dict[str, Path]]:
