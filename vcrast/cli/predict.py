@@ -61,9 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     check(arguments)
     check_choice(arguments)
-    from vcrast.cli.evaluate import load_classifier
     from vcrast.cli.files import Sounds
     from vcrast.cli.hearing import Hearing
+    from vcrast.cli.members import load_classifier
 
     sounds = Sounds(arguments.paths)
     kind = choose_format(arguments.format, arguments.out, num_sounds=len(sounds.names))

@@ -67,9 +67,9 @@ def find_epochs(run: str | Path, *, fold: str | int | None = None, epochs: Epoch
     return {number: path for number, path in found.items() if among(number, epochs)}
 
 
-def is_stage(name: str) -> bool:
-    """Whether a folder of this name is that of a run's stage, or of an epoch of its finetuning."""
-    return name in STAGES or epoch_number(name) is not None
+def stage_of(folder: Path) -> dict[str, str]:
+    """What a model's `meta` has of its stage, or epoch: the name of its folder, where it lies in a run."""
+    return {"stage": folder.name} if folder.name in STAGES or epoch_number(folder.name) is not None else {}
 
 
 def load(
@@ -109,5 +109,5 @@ def load(
     return Model(
         encoder, features, head, labels=tuple(found["labels"]), multilabel=found["multilabel"],
         clip_duration_s=found["clip_duration_s"], pad=found["pad"], device=device,
-        meta={**found["meta"], **({"stage": folder.name} if is_stage(folder.name) else {})},
+        meta={**found["meta"], **stage_of(folder)},
     )  # fmt: skip

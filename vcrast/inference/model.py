@@ -20,6 +20,10 @@ from vcrast.models.backbone import Backbone, Tokens
 
 log = logging.getLogger(__name__)
 
+NO_CLASSIFIER = (
+    "this model was only pretrained and has no classifier; finetune it "
+    "(vcrast run run.resume=RUN 'stages=[pretrain,finetune]'), or embed instead of predict"
+)
 TWO_ARGUMENTS = "samples and their rate are two arguments: embed(samples, sample_rate)"
 Clip = str | Path | np.ndarray | Tensor
 Result = tuple[float, float, Tensor]
@@ -240,10 +244,7 @@ class Model:
             ValueError: the model has none.
         """
         if self.head is None:
-            raise ValueError(
-                "this model was only pretrained and has no classifier; finetune it "
-                "(vcrast run run.resume=RUN 'stages=[pretrain,finetune]'), or embed instead of predict"
-            )
+            raise ValueError(NO_CLASSIFIER)
         return self.head
 
     def read(
