@@ -245,7 +245,10 @@ def show(result: Measured, num_clips: int, *, title: str, members: Mapping[str, 
         for each in (*(members or {}).values(), result)
     ]
     if members:
-        table = Table("", *labels)
+        table = Table()
+        table.add_column("", overflow="fold")
+        for label in labels:
+            table.add_column(label, no_wrap=True)
         for name, row in zip([*map(escape, members), "[bold]mean of scores[/]"], rows, strict=True):
             table.add_row(name, *row)
     else:
