@@ -30,7 +30,7 @@ from vcrast.config.registry import (
 from vcrast.config.schema import Config, keys
 from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.features.views import Views, build_views
-from vcrast.models.backbone import build_backbone
+from vcrast.models.backbone import OF_THE_CALLER, build_backbone
 from vcrast.runs.check import check_parts
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -51,7 +51,7 @@ GIVEN = {
     "features": ("sample_rate", "mean", "std"),
     "views": ("fbank",),
 }
-OF_THE_LOOP = {"optim": ("lr_per_batch",), "model": ("checkpoint",)}  # read before the part is built
+OF_THE_LOOP = {"optim": ("lr_per_batch",), "model": OF_THE_CALLER}  # read before the part is built
 PARTS = [
     pytest.param(group, name)
     for group in BUILDERS for name, _ in options(group)

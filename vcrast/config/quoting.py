@@ -11,6 +11,7 @@ from vcrast.config.schema import Config, keys
 
 PATHS = ("data.root", "data.path", "data.cache_dir", "run.dir", "run.resume", "model.checkpoint")
 """Settings that hold a path: `~` is the home folder there."""
+NAMED_FILE = re.compile(r"(timm:[^@/]+@)(.+)", re.DOTALL)
 SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(.*\)", re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLAIN = ("", "null")
@@ -86,7 +87,18 @@ def literal(value: str) -> str:
 
 def home(name: str, value: str) -> str:
     """The value of a setting, `~` at its beginning replaced by the home folder where it is a path."""
-    return str(Path(value).expanduser()) if name in PATHS and re.match(r"~[\w.-]*(/|$)", value) else value
+    model, path = split_source(value)
+    return model + str(Path(path).expanduser()) if name in PATHS and re.match(r"~[\w.-]*(/|$)", path) else value
+
+
+def split_source(value: str) -> tuple[str, str]:
+    """What stands before the path in a setting, and the path.
+
+    >>> split_source("timm:vit_tiny_patch16_224@vit.pth"), split_source("runs/esc50")
+    (('timm:vit_tiny_patch16_224@', 'vit.pth'), ('', 'runs/esc50'))
+    """
+    found = NAMED_FILE.fullmatch(value)
+    return (found[1], found[2]) if found else ("", value)
 
 
 @functools.cache

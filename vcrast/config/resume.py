@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
-from vcrast.config.quoting import PATHS, home, literal
+from vcrast.config.quoting import PATHS, home, literal, split_source
 from vcrast.config.saved import changed, load_config, read_saved, read_summary
 from vcrast.config.schema import Config, keys
 
@@ -62,9 +62,10 @@ def anchored(config: Config) -> Config:
         value = options.get(name)
         if group == "run" or not isinstance(value, str):
             continue
-        path = Path(home(key, value)).absolute()
+        model, place = split_source(home(key, value))
+        path = Path(place).absolute()
         if key == "data.cache_dir" or path.exists():
-            options[name] = str(path)
+            options[name] = model + str(path)
     for source in filter(None, config.data.sources.values()):
         for name in {"root", "path"} & source.keys():
             if isinstance(source[name], str) and (path := Path(source[name]).expanduser().absolute()).exists():

@@ -137,14 +137,18 @@ def require(backbone: Backbone, *, drop: bool = False, mask: bool = False, by: s
         raise ValueError(f"{by}: {name} has no mask token; set views.patch_drop=0")
 
 
+OF_THE_CALLER = ("checkpoint", "checkpoint_kernels", "checkpoint_positions")
+"""Options of a model that say what it is filled with, not how it is built."""
+
+
 def build_backbone(options: Mapping[str, Any], **arguments: Any) -> Backbone:
     """Build the model that `model=...` names, randomly initialised; errors as in `Registry.build`.
 
     Args:
-        options: of `configs/model`; `checkpoint` is the caller's business.
+        options: of `configs/model`; `checkpoint` and what begins so is the caller's business.
         **arguments: see `Backbone`.
     """
-    own = {key: value for key, value in options.items() if key != "checkpoint"}
+    own = {key: value for key, value in options.items() if key not in OF_THE_CALLER}
     arguments = exchangeable(MODELS.find(own), str(own["name"]), arguments)
     backbone: Backbone = MODELS.build(own, **arguments)
     backbone.options = {**own, **arguments}

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vcrast.config.quoting import split_source
 from vcrast.models.attention import Attention
 from vcrast.models.backbone import Backbone
 from vcrast.models.checkpoint_source import find_source
@@ -25,7 +25,7 @@ from vcrast.models.description import (
     tensor_sizes,
 )
 from vcrast.models.export import file_sha256, to_plain
-from vcrast.models.pos_embed import LearnedPositions, bilinear_weights
+from vcrast.models.pos_embed import LearnedPositions
 from vcrast.models.timm_weights import (
     SOURCES,
     Vit,
@@ -38,6 +38,7 @@ from vcrast.models.timm_weights import (
     refuse_unsupported,
     said_of,
 )
+from vcrast.models.transfer import AS_AST, Transfer, fit_positions, refuse_kernels, transfer_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def load_encoder(
     encoder: Backbone,
     source: str | Path,
     *,
+    transfer: Transfer = AS_AST,
     features: Mapping[str, Any] | None = None,
     fold: str | None = None,
     data: Mapping[str, Any] | None = None,
@@ -61,8 +63,9 @@ def load_encoder(
 
     Args:
         encoder: of the same sizes as the weights; stride and clip length may differ.
-        source: a `.safetensors` file of ours or of a timm ViT, an exported model, a run, or `timm:NAME` or
-            `hf-hub:ORG/NAME`, which timm downloads.
+        source: a `.safetensors` file of ours or of a timm ViT, an exported model, a run, `timm:NAME@FILE`, or
+            `timm:NAME` or `hf-hub:ORG/NAME`, which timm downloads.
+        transfer: how image kernels and positions are fitted.
         features: keywords of this run's `Fbank`, compared with those that the weights learnt with; None compares none.
         fold: that the weights are used in; of a run its model is taken.
         data: options of this run's data, which tell whether the weights have heard the fold's test clips.
@@ -75,9 +78,9 @@ def load_encoder(
         ValueError: no safetensors file, or weights that do not fit the encoder or learnt with another front end.
     """
     where = f"{SETTING}{source}"
-    if (name := timm_name(source)) is not None:
-        vit = read_timm(name, where, num_mel_bins=getattr(encoder, "num_mel_bins", None))
-        notes = load_vit(encoder, vit.weights, where, vit)
+    if (named := timm_source(source)) is not None:
+        vit = read_timm(named[0], where, num_mel_bins=getattr(encoder, "num_mel_bins", None), file=named[1])
+        notes = load_vit(encoder, vit.weights, where, vit, transfer=transfer)
     else:
         found = find_source(source, where, fold=fold, data=data)
         notes = [*found.notes]
@@ -85,9 +88,10 @@ def load_encoder(
             notes += compare(found.description, encoder.options, where, features)
         weights, beside = read_file(found.path, where)
         if is_vit(weights):
-            notes += load_vit(encoder, weights, where, beside=beside)
+            notes += load_vit(encoder, weights, where, beside=beside, transfer=transfer)
         else:
-            notes += fill(encoder, weights, where, beside)
+            refuse_kernels(transfer, where)
+            notes += fill(encoder, weights, where, beside, positions=transfer.positions)
         if found.description is None and features is not None:
             log.info("%s: no model.json beside it says which front end the weights learnt with", where)
     return [f"{where}: {note}" for note in notes]
@@ -99,9 +103,12 @@ def checkpoint_digest(model: Mapping[str, Any], *, fold: str, data: Mapping[str,
     Weights that timm downloads are those of their name. Arguments as in `check_checkpoint`.
     """
     source = model.get("checkpoint")
-    if source is None or timm_name(source) is not None:
+    named = None if source is None else timm_source(source)
+    if source is None or (named is not None and named[1] is None):
         return None
     try:
+        if named is not None and named[1] is not None:
+            return file_sha256(named[1])[:16]
         return file_sha256(find_source(source, f"{SETTING}{source}", fold=fold, data=data).path)[:16]
     except (OSError, ValueError):  # a run whose stages are done does not need it any more; one that does will say so
         return None
@@ -128,22 +135,27 @@ def check_checkpoint(
         FileNotFoundError: see `load_encoder`.
         ValueError: see `load_encoder`.
     """
-    source = model.get("checkpoint")
+    source, transfer = model.get("checkpoint"), transfer_of(model)
     if source is None:
         return
     where = f"{SETTING}{source}"
-    if (name := timm_name(source)) is not None:
-        check_name(name, where)
+    if (named := timm_source(source)) is not None:
+        check_name(named[0], where, weights=named[1] is None)
+        if named[1] is not None and not named[1].is_file():
+            raise FileNotFoundError(f"{where}: no such file; give timm:NAME@FILE, or timm:NAME to download it")
         return
     found = find_source(source, where, fold=fold, data=data)
     if found.description is not None:
+        refuse_kernels(transfer, where)
         compare(found.description, {**model, "linear": linear}, where, features)
 
 
-def timm_name(source: str | Path) -> str | None:
-    """What timm calls the model that a source names, None if it names none of timm's."""
-    text = str(source)
-    return text.removeprefix("timm:") if text.startswith(("timm:", *SOURCES)) else None
+def timm_source(source: str | Path) -> tuple[str, Path | None] | None:
+    """What timm calls the model that a source names, and the file of its weights, if any; None if it is not timm's."""
+    prefix, path = split_source(str(source))
+    if prefix:
+        return prefix.removeprefix("timm:").removesuffix("@"), Path(path).expanduser()
+    return (path.removeprefix("timm:"), None) if path.startswith(("timm:", *SOURCES)) else None
 
 
 def compare(
@@ -204,7 +216,13 @@ def read_file(path: Path, where: str) -> tuple[Weights, Weights]:
 
 
 def load_vit(
-    encoder: Backbone, weights: Weights, where: str, vit: Vit | None = None, beside: Mapping[str, Tensor] | None = None
+    encoder: Backbone,
+    weights: Weights,
+    where: str,
+    vit: Vit | None = None,
+    beside: Mapping[str, Tensor] | None = None,
+    *,
+    transfer: Transfer = AS_AST,
 ) -> list[str]:
     """Fill an encoder with a timm ViT's weights; returns what the user must know.
 
@@ -214,6 +232,7 @@ def load_vit(
         where: beginning of messages.
         vit: the model as timm built it, None if there is only a file.
         beside: what else lies in the file.
+        transfer: see `load_encoder`.
 
     Raises:
         ValueError: the ViT does not fit, or positions of which the grid cannot be told.
@@ -226,18 +245,25 @@ def load_vit(
     if grid is None and "pos_embed" in weights and isinstance(positions, LearnedPositions):
         time, frequency, _ = positions.table.shape
         grid, doubt = find_grid(weights, (time, frequency), where)
-    ours = from_timm(weights, grid)
+    ours = from_timm(weights, grid, kernels=transfer.kernels)
     if vit is not None and "num_heads" in encoder.options:
         sizes = {"num_heads": vit.num_heads, **tensor_sizes(ours)}
         refuse(model_differences(sizes, to_plain(encoder.options, "model")), where)
     notes = [doubt, *said_of(weights, vit.eps)] if vit else [doubt, *said_of(weights)]
-    notes += fill(encoder, ours, where, beside)
+    notes += fill(encoder, ours, where, beside, positions=transfer.positions)
     if grid is not None and isinstance(positions, LearnedPositions):
         log.info("%s: positions read as %s", where, grid.text())
     return [note for note in notes if note]
 
 
-def fill(encoder: Backbone, weights: Weights, where: str, beside: Mapping[str, Tensor] | None = None) -> list[str]:
+def fill(
+    encoder: Backbone,
+    weights: Weights,
+    where: str,
+    beside: Mapping[str, Tensor] | None = None,
+    *,
+    positions: str | None = None,
+) -> list[str]:
     """Copy weights by name, after fitting learned positions to the encoder's grid; logs how many, and what is left out.
 
     What belongs to an attention backend may be missing, superfluous or of another size, so that weights learnt under
@@ -248,6 +274,7 @@ def fill(encoder: Backbone, weights: Weights, where: str, beside: Mapping[str, T
         weights: by the encoder's names; a head or decoder among them is left out.
         where: beginning of messages.
         beside: tensors that are left out in any case.
+        positions: see `Transfer`.
 
     Returns:
         What the user must know: positions that are not used.
@@ -265,7 +292,9 @@ def fill(encoder: Backbone, weights: Weights, where: str, beside: Mapping[str, T
     if left.keys() & {"pos_embed.table", "pos_embed"}:
         notes = ["its learned positions are not used under model.positions=sincos; set model.positions=learned"]
     if "pos_embed.table" in weights:
-        weights["pos_embed.table"] = fit_positions(weights["pos_embed.table"], own["pos_embed.table"].shape)
+        weights["pos_embed.table"] = fit_positions(
+            weights["pos_embed.table"], own["pos_embed.table"].shape, how=positions
+        )
     weights = fit_backends(encoder, weights, where)
     refuse(model_differences(tensor_sizes(weights), tensor_sizes(own)), where)
     refuse_others(weights, own, where)
@@ -319,14 +348,3 @@ def fit_backends(encoder: Backbone, weights: Weights, where: str) -> Weights:
             log.info("%s: another attention backend; %s: %s", where, what, ", ".join(sorted(names)))
     rest = {name: value for name, value in weights.items() if name not in given}
     return {**rest, **built, **{name: given[name] for name in fitting}}
-
-
-def fit_positions(table: Tensor, shape: torch.Size) -> Tensor:
-    """Learned positions (t, f, D) on another grid: the middle of a larger one, a smaller one stretched, as AST's."""
-    if table.shape[2] != shape[2] or table.shape == shape:
-        return table
-    time, frequency = (
-        bilinear_weights(torch.arange(new, dtype=torch.float64) + max(0, old // 2 - new // 2), old).to(table)
-        for old, new in zip(table.shape[:2], shape[:2], strict=True)
-    )
-    return torch.einsum("ti,fj,ijd->tfd", time, frequency, table)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,25 +78,26 @@ def is_vit(weights: Mapping[str, Tensor]) -> bool:
     return any(".attn.qkv." in name for name in weights)
 
 
-def read_timm(name: str, where: str, *, num_mel_bins: int | None = None) -> Vit:
+def read_timm(name: str, where: str, *, num_mel_bins: int | None = None, file: Path | None = None) -> Vit:
     """Get a pretrained vision transformer from timm, which downloads it or takes it from its cache.
 
     Args:
         name: as timm's: `vit_tiny_patch16_224`, with a tag of its weights, or `hf-hub:ORG/NAME`.
         where: beginning of messages.
         num_mel_bins: F of the encoder, which tells the frequency axis of a model that was made for spectrograms.
+        file: its weights; no network is asked then.
 
     Raises:
         ValueError: no such model, weights that cannot be had, or a model that the AST cannot stand for.
     """
     import timm
 
-    check_name(name, where)
+    check_name(name, where, weights=file is None)
     if not name.startswith(SOURCES):
         with torch.device("meta"):  # what cannot be loaded is refused before it is downloaded
             check_vit(timm.create_model(name, num_classes=0), where)
     try:
-        vit: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        vit: Any = timm.create_model(name, pretrained=file is None, num_classes=0)
     except Exception as error:  # no network, no such weights: the download's own errors are of many kinds
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         reason = first.partition(". ")[0]
@@ -103,6 +105,8 @@ def read_timm(name: str, where: str, *, num_mel_bins: int | None = None) -> Vit:
             f"{where}: could not get the weights ({reason}); without a network, fetch them elsewhere and copy the "
             "cache (HF_HOME)"
         ) from error
+    if file is not None:
+        fill_vit(vit, file, where)
     check_vit(vit, where)
     block = vit.blocks[0]
     height, width = vit.patch_embed.img_size
@@ -112,8 +116,36 @@ def read_timm(name: str, where: str, *, num_mel_bins: int | None = None) -> Vit:
     return Vit(vit.state_dict(), block.attn.num_heads, grid, block.norm1.eps)
 
 
-def check_name(name: str, where: str) -> None:
+def fill_vit(vit: Any, file: Path, where: str) -> None:
+    """Fill a model of timm's from a file, read as timm reads its own: .safetensors, .pth and the like.
+
+    Of a pickle only data is read.
+
+    Raises:
+        ValueError: not such a file, or one of another model.
+    """
+    from timm.models import load_state_dict
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    try:
+        tensors = checkpoint_filter_fn(load_state_dict(str(file)), vit, adapt_layer_scale=True)
+        missing = vit.load_state_dict(tensors, strict=False).missing_keys
+    except Exception as error:  # damaged, a pickle of more than data, other shapes: errors are of many kinds
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)
+        raise ValueError(f"{where}: not weights of this model ({reason.partition('. ')[0]})") from None
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{where}: not weights of this model (no {missing[0]}{more}); name the model that they are of")
+
+
+def check_name(name: str, where: str, *, weights: bool = True) -> None:
     """Refuse a name that timm does not have, or has no weights for; what lies on a hub is not asked for.
+
+    Args:
+        name: as in `read_timm`.
+        where: beginning of messages.
+        weights: whether timm has to have weights of it.
 
     Raises:
         ValueError: names those that are close.
@@ -134,7 +166,7 @@ def check_name(name: str, where: str) -> None:
     if tag and name not in tagged:
         hint = suggest(name, tagged) if tagged else "it has none"
         raise ValueError(f"{where}: timm {timm.__version__} has no weights {tag} of {base}; {hint}")
-    if not tag and not tagged and base in timm.list_models():
+    if weights and not tag and not tagged and base in timm.list_models():
         near = difflib.get_close_matches(base, timm.list_pretrained(list(PLAIN)), n=3, cutoff=0.5)
         hint = f"; {suggest(base, near)}" if near else ""
         raise ValueError(f"{where}: timm {timm.__version__} has this model, but no trained weights for it{hint}")
@@ -176,17 +208,19 @@ def refuse_unsupported(weights: Mapping[str, Tensor], where: str) -> None:
         raise ValueError(f"{where}: has {', '.join(found)}, which this encoder does not compute; choose a plain ViT")
 
 
-def from_timm(weights: Weights, grid: ImageGrid | None = None) -> Weights:
+def from_timm(weights: Weights, grid: ImageGrid | None = None, *, kernels: str | None = None) -> Weights:
     """Translate a timm ViT's weights to ours, the way the AST takes over ImageNet's.
 
     The image's height becomes frequency and its width time, unless the grid says otherwise; the kernels of the colours
-    are summed, so that a grey image gives what it gave (paper and thesis say averaged; the AST's code sums). Layer
+    are summed, so that a grey image gives what it gave (paper and thesis say averaged; the AST's code sums) or, if
+    asked for, averaged, which is a third of that. Layer
     scales are multiplied into the layer before, biases that the ViT does without become 0: both change no output. A
     norm that the ViT has behind its mean (`fc_norm`) becomes the norm before ours.
 
     Args:
         weights: of the ViT.
         grid: of its positions; None leaves them as they are, for an encoder that has no use for them.
+        kernels: `sum`, which None means, or `mean`.
 
     Returns:
         The encoder's tensors, and under their own names those that no encoder has, such as the head.
@@ -194,7 +228,7 @@ def from_timm(weights: Weights, grid: ImageGrid | None = None) -> Weights:
     ours: Weights = {}
     for name, value in weights.items():
         if name == "patch_embed.proj.weight":
-            kernel = value.sum(dim=1, keepdim=True)
+            kernel = value.mean(dim=1, keepdim=True) if kernels == "mean" else value.sum(dim=1, keepdim=True)
             ours[name] = (kernel if grid and grid.time_first else kernel.transpose(2, 3)).contiguous()
         elif name == "pos_embed" and grid is not None:
             ours["pos_embed.table"] = image_positions(value, grid)

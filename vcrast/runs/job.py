@@ -24,6 +24,7 @@ from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views, build_views
 from vcrast.models.backbone import Backbone, build_backbone
 from vcrast.models.pretrained import load_encoder
+from vcrast.models.transfer import transfer_of
 from vcrast.objectives.base import Task
 from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.log import MetricLog
@@ -146,7 +147,12 @@ class Job:
         if source is None:
             return "scratch"
         warnings = load_encoder(
-            encoder, source, features=self.fbank_options(), fold=self.fold, data=vars(self.config.data)
+            encoder,
+            source,
+            features=self.fbank_options(),
+            fold=self.fold,
+            data=vars(self.config.data),
+            transfer=transfer_of(self.config.model),
         )
         for text in warnings:
             if text not in self.summary.content["warnings"]:  # each stage of a fold loads them again
