@@ -182,6 +182,13 @@ def test_a_run_that_only_finetuned_has_to_be_named(tmp_path):
     assert assert_loads(named, encoders["1"], fold="2", data=ESC50)  # its labels were those of fold 1
 
 
+def test_a_kept_epoch_has_heard_the_labels_of_its_fold(tmp_path):
+    encoders = make_run(tmp_path, stage="epoch_6", source="name: synth")
+    named = tmp_path / "exported" / "fold_1" / "epoch_6"
+    assert not assert_loads(named, encoders["1"], fold="1", data=ESC50)
+    assert assert_loads(named, encoders["1"], fold="2", data=ESC50)
+
+
 def test_a_folder_of_runs_names_the_newest(tmp_path):
     for number, name in enumerate(["b", "d", "a", "c"]):
         make_run(tmp_path / "esc50" / name)

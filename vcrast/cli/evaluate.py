@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--ignore-unknown", action="store_true", help="leave out labels that the model does not have; else refused"
     )
-    add_model_options(parser, stages="finetuned or probe; the first of them that there is if left out")
+    add_model_options(parser, stages="finetuned, probe or epoch_N; the first of them that there is if left out")
     parser.set_defaults(run=run)
 
 

@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; created if missing")
     parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
     parser.add_argument("--fold", help="which fold's model; the first if left out")
-    parser.add_argument("--stage", help="finetuned, pretrained, probe or unfinished; the first of them if left out")
+    parser.add_argument("--stage", help="finetuned, pretrained, probe, unfinished or epoch_N; the first if left out")
     parser.set_defaults(run=run)
 
 

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         ),
     )
     parser.add_argument("model", metavar="RUN", help="run folder or exported model, finetuned or with a probe")
-    add_options(parser, stages="finetuned or probe; the first of them that there is if left out")
+    add_options(parser, stages="finetuned, probe or epoch_N; the first of them that there is if left out")
     shown = parser.add_argument_group("output")
     shown.add_argument("--top", type=int, metavar="N", help=f"labels of each (default {TOP}); 0: all of them")
     shown.add_argument("--all", action="store_true", help="all labels")
