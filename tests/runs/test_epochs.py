@@ -1,5 +1,7 @@
 """Check the models that finetuning keeps of its epochs: killed, resumed, done again, named as stages."""
 
+import socket
+
 import pytest
 from safetensors.torch import load_file
 from small_run import small
@@ -67,8 +69,11 @@ def test_a_killed_run_has_its_epochs_and_goes_on_to_the_same(calm, tmp_path):
         vcrast.load(folder)
     assert vcrast.load(folder, stage="epoch_2").meta["epoch"] == 2
     (folder / "exported" / "fold_1" / "epoch_2" / "model.json").unlink()  # as if the kill had come within it
+    left = folder / "exported" / "fold_1" / "epoch_2" / f".weights.safetensors.0000.{socket.gethostname()}.tmp"
+    left.touch()
     words = [f"run.resume={folder}"]
     run(resolve(words), words)
+    assert not left.exists()
     for name in ("epoch_2", "epoch_3", "finetuned"):
         assert_close(weights(folder, name), weights(calm, name), rtol=0, atol=0)
 

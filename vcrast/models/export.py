@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vcrast.config.atomic import write_atomic
+from vcrast.config.atomic import remove_abandoned, write_atomic
 from vcrast.config.version import __version__
 from vcrast.config.words import natural
 from vcrast.models.backbone import Backbone
@@ -107,6 +107,7 @@ def write_export(folder: Path, tensors: Mapping[str, Tensor], description: Mappi
     # Checked before anything is written: an export that cannot be described must not replace a good one.
     plain = to_plain(description, "model.json")
     folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)
     # Copies, because safetensors refuses tensors that share memory.
     blob = save(
         {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, {"format": "pt"}
