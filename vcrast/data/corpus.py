@@ -27,6 +27,7 @@ class Corpus:
             first step open a sample of them.
         content: hash of all sounds and what is known of them, for clips that lie in shards; "" for files. Their index
             was made from readable clips, so that none is opened before the first step.
+        shards: name and hash of each shard.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
     listed: bool = False
     content: str = ""
+    shards: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clips", Clips.of(self.clips))

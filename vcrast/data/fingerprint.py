@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from vcrast.data.audio import is_address
 from vcrast.data.clip import Clip
 from vcrast.data.clips import Clips
 from vcrast.data.corpus import Corpus
+from vcrast.data.listing import in_short
 from vcrast.data.preflight import MAX_HEADERS, spread
 
-MAX_READ, READ_BYTES = 64, 4096
+MAX_READ, READ_BYTES, MAX_SHARDS = 64, 4096, 64
 
 
 def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
@@ -52,7 +53,28 @@ def _of_shards(corpus: Corpus, train: Clips, test: Clips) -> dict[str, Any]:
     for part in (train, test):
         rows = np.arange(len(part)) if part.rows is None else part.rows
         digest.update(f"{len(part)} clips\n".encode() + rows.astype("<i8").tobytes())
-    return {"train": len(train), "test": len(test), "digest": digest.hexdigest(), "content": corpus.content[:16]}
+    found = {"train": len(train), "test": len(test), "digest": digest.hexdigest(), "content": corpus.content[:16]}
+    return {**found, "shards": shard_hashes(corpus.shards)}
+
+
+def shard_hashes(shards: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Hash at most `MAX_SHARDS` stretches of shards, each by the names of its first and last."""
+    size = -(-len(shards) // MAX_SHARDS) or 1
+    found = {}
+    for start in range(0, len(shards), size):
+        part = shards[start : start + size]
+        name = part[0][0] if len(part) == 1 else f"{part[0][0]} to {part[-1][0]}"
+        found[name] = hashlib.blake2b("".join(digest for _, digest in part).encode(), digest_size=4).hexdigest()
+    return found
+
+
+def changed_shards(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the shards that differ between two fingerprints; "" where they have none, or the same."""
+    before, after = was.get("shards", {}), now.get("shards", {})
+    gone, new = [name for name in before if name not in after], [name for name in after if name not in before]
+    other = [name for name in after if name in before and before[name] != after[name]]
+    kinds = (("gone", gone), ("new", new), ("other bytes in", other))
+    return "; ".join(f"{text}: {in_short(names)}" for text, names in kinds if names)
 
 
 def without_content(found: dict[str, Any]) -> dict[str, Any]:

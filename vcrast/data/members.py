@@ -70,10 +70,10 @@ class Members:
         if not is_remote(file):
             return _opener(path, _open(file, path), offset, size, wanted)
         try:
-            return _opener(path, _open(self.remote.path(file), path), offset, size, wanted)
-        except AudioFault:  # perhaps the copy here is damaged, or was removed for others since
+            return _opener(path, self.remote.use(file, _opened), offset, size, wanted)
+        except AudioFault:  # the copy here may be damaged, rather than the file there
             self.remote.forget(file)
-        return _opener(path, _open(self.remote.path(file), path), offset, size, wanted)
+        return _opener(path, self.remote.use(file, _opened), offset, size, wanted)
 
 
 def _opener(path: str, file: OpenFile, offset: int, size: int, crc: int | None) -> Callable[[], BinaryIO]:
@@ -140,20 +140,25 @@ class Piece(io.RawIOBase):
 
 
 def _open(file: str, path: str) -> OpenFile:
-    """Open a file, once for all clips in it as long as it is the same one.
+    """Open the file of an address.
 
     Raises:
         AudioFault: it is not there, or cannot be opened.
     """
     try:
-        found = os.stat(file)
-        return _opened(file, found.st_ino, found.st_size, found.st_mtime_ns)
+        return _opened(file)
     except FileNotFoundError:
         raise AudioFault(path, "missing file") from None
     except OSError as error:
         raise AudioFault(path, f"cannot be opened ({error.strerror or error})") from None
 
 
+def _opened(file: str) -> OpenFile:
+    """Open a file, once for all clips in it as long as it is the same one."""
+    found = os.stat(file)
+    return _opened_once(file, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 @lru_cache(maxsize=OPEN_FILES)
-def _opened(file: str, inode: int, size: int, mtime_ns: int) -> OpenFile:  # noqa: ARG001 (another file otherwise)
+def _opened_once(file: str, inode: int, size: int, mtime_ns: int) -> OpenFile:  # noqa: ARG001 (another file otherwise)
     return OpenFile(file)

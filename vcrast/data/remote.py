@@ -8,17 +8,19 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from vcrast.data.download import fetch
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
-ATTEMPTS, PAUSE_S = 5, 1.0
+PAUSE_S = 1.0
 TOUCH_S = 60.0  # a copy's time of use is noted no more often
 PART = ".part"
 
@@ -45,26 +47,35 @@ class RemoteFiles:
 
     folder: Path
     max_bytes: int
-    attempts: int = ATTEMPTS
+    attempts: int = 1
     pause_s: float = PAUSE_S
 
     def path(self, url: str) -> str:
-        """Return where the copy of a file is, fetched now if need be.
+        """Return where the copy of a file is, fetched now if need be; it may give way to others at once.
+
+        Raises:
+            StoreError: it cannot be fetched, or the disk is full.
+        """
+        return self.use(url, str)
+
+    def use(self, url: str, read: Callable[[str], T]) -> T:
+        """Call `read` with the path of a file's copy, which is there until it returns.
 
         Raises:
             StoreError: it cannot be fetched, or the disk is full.
         """
         copy = self._place(url)
         if _is_there(copy):
-            return str(copy)
+            with contextlib.suppress(FileNotFoundError):  # it has just given way to others
+                return read(str(copy))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(copy.with_name(f"{copy.name}.lock")):
+            with FileLock(_lock_of(copy)):  # whoever makes room leaves it alone
                 if not _is_there(copy):
                     self._fetch(url, copy)
+                return read(str(copy))
         except OSError as error:
             raise StoreError(f"{url}: {error}") from None
-        return str(copy)
 
     def forget(self, url: str) -> None:
         """Remove the copy of a file, if there is one."""
@@ -138,15 +149,20 @@ class RemoteFiles:
         for path in self.folder.glob("*"):
             with contextlib.suppress(FileNotFoundError):
                 found = path.stat()
-                if path.suffix != ".lock":
+                if path.is_file() and path.suffix != ".lock":
                     copies.append((found.st_mtime, found.st_size, path))
         total = sum(size for _, size, _ in copies)
         for _, size, path in sorted(copies):
             if total <= max_bytes:
                 return
             if path != keep and not path.name.endswith((PART, ".etag")):
-                path.unlink(missing_ok=True)
-                total -= size
+                with contextlib.suppress(Timeout), FileLock(_lock_of(path), blocking=False):
+                    path.unlink(missing_ok=True)
+                    total -= size
+
+
+def _lock_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.lock")
 
 
 def _is_there(copy: Path) -> bool:

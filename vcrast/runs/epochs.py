@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from vcrast.config.schema import Config, FinetuneConfig
-from vcrast.data.clip import Corpus
+from vcrast.data.corpus import Corpus
 from vcrast.models.export import DESCRIPTION, export
 from vcrast.models.kept_epochs import Epochs, epoch_name, in_words, kept_in, last_named, parse_epochs
 from vcrast.objectives.supervised import Supervised

@@ -21,7 +21,7 @@ from typing import Any
 
 from vcrast.config.resume import STAGES, TRAINING, differences, stage_settings
 from vcrast.config.schema import Config
-from vcrast.data.fingerprint import without_content
+from vcrast.data.fingerprint import changed_shards, without_content
 from vcrast.data.streams import clips_per_epoch
 from vcrast.models.export import DESCRIPTION
 from vcrast.models.kept_epochs import kept_in
@@ -133,6 +133,8 @@ def check_clips(config: Config, summary: Summary, clips: Mapping[str, Inputs]) -
             what = f"{counts[1]}, not {counts[0]}" if counts[0] != counts[1] else (
                 f"as many clips ({counts[0]}), but other names, labels, sounds or another order"
             )  # fmt: skip
+            if shards := changed_shards(was, now):
+                what = f"other shards ({shards})"
             raise ValueError(
                 f"{place}: fold {fold} now has {what}, which its {stage} was begun with; give the data back, or start "
                 "anew in another run.dir"

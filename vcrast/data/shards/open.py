@@ -56,10 +56,10 @@ def read_manifest(base: str, remote: RemoteFiles) -> Manifest:
         url = f"{base}/{MANIFEST}"
         remote.forget(url)
         try:
-            path = Path(remote.path(url))
+            text = remote.use(url, lambda copy: Path(copy).read_text(encoding="utf-8"))
         except StoreError as error:
             raise ConnectionError(str(error)) from None
-        return Manifest.parse(path.read_text(encoding="utf-8"), url)
+        return Manifest.parse(text, url)
     path = Path(base) / MANIFEST
     if not path.is_file():
         begun = (Path(base) / PLAN).is_file()

@@ -43,11 +43,14 @@ def mixture(data: DataConfig) -> Corpus:
     content = ""
     if all(part.content for part in parts):
         content = hashlib.blake2b(" ".join(part.content for part in parts).encode(), digest_size=16).hexdigest()
+    shards = [
+        (f"{name}/{file}", digest) for name, part in zip(names, parts, strict=True) for file, digest in part.shards
+    ]
     counts = ", ".join(f"{len(part.clips)} of {name}" for name, part in zip(names, parts, strict=True))
     notes = [f"a mixture of {counts}", *(note for part in parts for note in part.notes)]
     return Corpus(
         "+".join(names), clips, classes, any(part.multilabel for part in parts), fold_names(clips), tuple(notes),
-        listed=True, content=content,
+        listed=True, content=content, shards=tuple(shards),
     )  # fmt: skip
 
 

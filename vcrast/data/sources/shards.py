@@ -19,12 +19,18 @@ REMOTE = "remote"  # folder of copies, in the cache folder
 
 
 def remote_files(data: DataConfig) -> RemoteFiles:
-    """Return where copies of remote files are kept, and how much of them (`data.options.copies_gb`)."""
-    size = data.options["copies_gb"]
+    """Return where copies of remote files are kept, and how much of them (`data.options.copies_gb`).
+
+    Raises:
+        ValueError: an option out of its range.
+    """
+    size, attempts = data.options["copies_gb"], data.options["attempts"]
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise ValueError(f"data.options.attempts={attempts!r}: must be a whole number from 1")
     if isinstance(size, bool) or not isinstance(size, int | float) or not size > 0:
         raise ValueError(f"data.options.copies_gb={size!r}: must be a number above 0")
     folder = Path(data.cache_dir) if data.cache_dir is not None else default_cache_dir()
-    return RemoteFiles(folder.expanduser() / REMOTE, round(size * GIGABYTE))
+    return RemoteFiles(folder.expanduser() / REMOTE, round(size * GIGABYTE), attempts)
 
 
 @SOURCES.register("shards")
@@ -36,7 +42,7 @@ def shards(data: DataConfig) -> Corpus:
         ValueError: shards are missing or damaged.
         ConnectionError: a URL cannot be fetched from.
     """
-    refuse_settings(data, options=("copies_gb",))
+    refuse_settings(data, options=("copies_gb", "attempts"))
     if data.root is None:
         raise FileNotFoundError(
             "data=shards: set data.root=FOLDER or URL; `vcrast data shard SOURCE --out DIR` makes it"
@@ -54,5 +60,5 @@ def shards(data: DataConfig) -> Corpus:
         notes.append(f"{len(manifest.left_out)} clips were left out when the shards were made")
     return Corpus(
         manifest.name, clips, manifest.classes, manifest.multilabel, fold_names(clips), notes=tuple(notes),
-        content=manifest.content,
+        content=manifest.content, shards=tuple((shard.file, shard.sha256) for shard in manifest.shards),
     )  # fmt: skip

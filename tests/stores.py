@@ -41,9 +41,9 @@ def running(command, url, **options):
 
 
 @contextlib.contextmanager
-def nginx(folder, work, *, rate=""):
+def nginx(folder, work, *, rate="", port=None):
     """Serve a folder; `rate` limits each connection, such as 2m for 2 MB a second. Yields the address and the log."""
-    port, log = free_port(), work / "access.log"
+    port, log = port or free_port(), work / "access.log"
     work.mkdir(parents=True, exist_ok=True)
     limit = f"limit_rate {rate};" if rate else ""
     paths = "".join(f"{name}_temp_path {work}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
