@@ -9,7 +9,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit,probe]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit,probe,s3]"
 	touch $(READY)
 
 demo: $(READY)
