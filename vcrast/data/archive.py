@@ -12,12 +12,13 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vcrast.data.download import fetch
+from vcrast.data.split_zip import open_split
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Archive:
         max_files: entries that it may have.
         fault: says what is missing in an unpacked folder, or "".
         checksum: of the file, as `sha256:...` or `md5:...`; None where a server packs it anew for each request.
+        before: of a zip that lies in several files, the names of those before it, in order, beside it; their checksums.
     """
 
     url: str
@@ -43,6 +45,14 @@ class Archive:
     max_files: int
     fault: Callable[[Path], str]
     checksum: str | None = None
+    before: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def files(self) -> list[tuple[str, str, str | None]]:
+        """Address, name and checksum of each file, in order."""
+        folder = self.url.rpartition("/")[0]
+        return [*((f"{folder}/{name}", name, checksum) for name, checksum in self.before),
+                (self.url, self.name, self.checksum)]  # fmt: skip
 
 
 def install_once(archive: Archive, root: Path, *, url: str, pause_s: float) -> Path:
@@ -83,35 +93,49 @@ def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
         ValueError: the archive is damaged, or something else; it is deleted, so that the next call fetches anew.
         OSError: the disk is full.
     """
-    path = root / archive.name
-    resumed = path.with_name(path.name + ".part").exists()
-    if not path.exists():
-        log.info("download: %s", archive.url)
-        fetch(archive.url, path, pause_s=pause_s)
+    paths = [root / name for _, name, _ in archive.files]
+    resumed = any(path.with_name(path.name + ".part").exists() for path in paths)
     try:
-        folder = _unpacked(archive, path, root)
+        _fetch_all(archive, root, pause_s)
+        folder = _unpacked(archive, paths, root)
     except ValueError as error:
-        path.unlink()
         if not resumed:
             raise
         # A server without version marks may have changed the file between the two parts.
         log.warning("%s; the download was resumed from a part, fetching it anew", error)
-        folder = _unpacked(archive, fetch(archive.url, path, pause_s=pause_s), root)
-    path.unlink()
+        _fetch_all(archive, root, pause_s)
+        folder = _unpacked(archive, paths, root)
+    _delete(paths)
     return folder
 
 
-def _unpacked(archive: Archive, path: Path, root: Path) -> Path:
-    """Check, unpack aside, check again, rename."""
-    if archive.checksum is not None:
-        method, _, expected = archive.checksum.partition(":")
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, method).hexdigest()
-        if found != expected:
-            raise ValueError(f"{path}: {method} {found[:12]}, expected {expected[:12]}; check --url")
+def _fetch_all(archive: Archive, root: Path, pause_s: float) -> None:
+    """Fetch the files that are not there, and delete one that has another checksum."""
+    for url, name, checksum in archive.files:
+        path = root / name
+        if not path.exists():
+            log.info("download: %s", url)
+            fetch(url, path, pause_s=pause_s)
+        if checksum is not None:
+            method, _, expected = checksum.partition(":")
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, method).hexdigest()
+            if found != expected:
+                path.unlink()
+                raise ValueError(f"{path}: {method} {found[:12]}, expected {expected[:12]}; check --url")
+
+
+def _delete(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _unpacked(archive: Archive, paths: Sequence[Path], root: Path) -> Path:
+    """Unpack aside, check, rename; of something else the files are deleted."""
+    path = paths[-1]
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=root))
     try:
-        unpack(path, aside, max_bytes=archive.max_bytes, max_files=archive.max_files)
+        unpack(path, aside, max_bytes=archive.max_bytes, max_files=archive.max_files, before=paths[:-1])
         final, told = root / archive.folder, ""
         for good in _folders(aside):
             if not (fault := archive.fault(good)):
@@ -125,6 +149,9 @@ def _unpacked(archive: Archive, path: Path, root: Path) -> Path:
         os.replace(good, final)
         final.chmod(0o755)  # mkdtemp's own is for its user alone
         return final
+    except ValueError:
+        _delete(paths)
+        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -139,7 +166,7 @@ def _folders(aside: Path) -> Iterator[Path]:
     yield aside
 
 
-def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> None:
+def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int, before: Sequence[Path] = ()) -> None:
     """Extract a zip or tar that came over the network into `folder`.
 
     Every entry ends up inside the folder: `zipfile` cuts absolute names and `..` and makes plain files of links,
@@ -151,20 +178,22 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> No
         folder: where to; made if need be.
         max_bytes: that all files together may unpack to.
         max_files: entries that it may have.
+        before: the other files of a zip that lies in several, in order; `archive` is the last.
 
     Raises:
         ValueError: neither, damaged, encrypted, dangerous, or larger than expected.
         OSError: the disk is full.
     """
-    if zipfile.is_zipfile(archive) or archive.suffix == ".zip":
-        _unzip(archive, folder, max_bytes, max_files)
+    if before or zipfile.is_zipfile(archive) or archive.suffix == ".zip":
+        _unzip([*before, archive], folder, max_bytes, max_files)
     else:
         _untar(archive, folder, max_bytes, max_files)
 
 
-def _unzip(archive: Path, folder: Path, max_bytes: int, max_files: int) -> None:
+def _unzip(paths: Sequence[Path], folder: Path, max_bytes: int, max_files: int) -> None:
+    archive = paths[-1]
     try:
-        with zipfile.ZipFile(archive) as source:
+        with open_split(paths) as source:
             entries = source.infolist()
             _check_size(archive, sum(entry.file_size for entry in entries), len(entries), max_bytes, max_files)
             source.extractall(folder)
