@@ -29,7 +29,13 @@ CHOICES = {
     "fp16 with loss scaling": ("precision=fp16",),
     "masked tokens": ("views.patch_drop_mode=mask", "views.patch_drop=0.3"),
     "automatic covariance weight": ("objective.covariance_weight=auto", "attention=softmax"),
-    "all views": ("views.background_probability=0.5", "views.noise_std=0.1", "views.num_masks=2"),
+    "all views": (
+        "views.background_probability=0.5",
+        "views.noise_std=0.1",
+        "views.num_masks=2",
+        "views.noise_uniform=0.1",
+        "views.shift_frames=3",
+    ),
     "decoding in workers": ("data.cache=false", "data.num_workers=1", "data.pad=repeat", "data.clip_duration_s=1.3"),
     "TensorBoard": ("logger=[jsonl,tensorboard]",),
     "drop path, smoothing, blocks run twice": (

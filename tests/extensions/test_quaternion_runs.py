@@ -92,11 +92,11 @@ def test_optimisers_decay_and_adapt_each_matrix_by_itself(linear):
 
 def views(name="fbank"):
     fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0, name=name))
-    return Views(
-        fbank, time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5,
-        background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1, noise_std=0.1,
-        patch_drop=0.5, patch_drop_mode="drop",
+    options = shipped(
+        "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
+        time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop=0.5,
     )  # fmt: skip
+    return Views(fbank, **options)
 
 
 def engine_of(linear, attention, precision):

@@ -37,11 +37,10 @@ def encoder(attention, **options):
 
 
 def views(**more):
-    options = {
-        "time_stretch": [0.8, 1.2], "roll": True, "gain_db": 6.0, "background_probability": 0.5,
-        "background_snr_db": [5.0, 20.0], "freq_mask_bins": 4, "time_mask_frames": 4, "num_masks": 1, "noise_std": 0.1,
-        "patch_drop": 0.5, "patch_drop_mode": "drop",
-    }  # fmt: skip
+    options = shipped(
+        "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
+        time_mask_frames=4, num_masks=1, noise_std=0.1, patch_drop=0.5,
+    )  # fmt: skip
     return Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
         **{**options, **more},

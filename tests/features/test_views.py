@@ -19,8 +19,13 @@ EVERYTHING = {
     "time_mask_frames": 192,
     "num_masks": 1,
     "noise_std": 0.1,
+    "noise_uniform": 0.1,
+    "shift_frames": 3,
     "patch_drop": 0.5,
 }
+# Of unequal lengths; two are shorter than the clips of the tests, and no sample is there twice.
+RECORDINGS = tuple(torch.rand(n, generator=torch.Generator().manual_seed(n)) for n in (5000, 61, 20_000, 7))
+RECORDED = {"background_probability": 0.7, "background_folder": "noise", "recordings": RECORDINGS}
 
 
 class Waveform(nn.Module):
@@ -78,7 +83,7 @@ def test_micro_batches_make_the_views_of_the_whole(micro_batch):
     num_clips = 2 * PARTNER_BLOCK
     # A partner must lie in the same micro-batch; whole blocks guarantee it.
     whole_blocks = micro_batch % PARTNER_BLOCK == 0
-    views = make_views(**{**EVERYTHING, "background_probability": 0.7 if whole_blocks else 0.0})
+    views = make_views(**{**EVERYTHING, **({"background_probability": 0.7} if whole_blocks else RECORDED)})
     wavs, draws = noise(num_clips, 6000), Draws(0, 5, num_clips)
     whole = views.two(wavs, draws)
     starts = range(0, num_clips, micro_batch)
@@ -151,6 +156,55 @@ def test_background_is_another_clip_with_the_wanted_probability():
         assert torch.equal(added.argmax(dim=1)[is_mixed], draws.permutation("a/background_partner")[is_mixed])
     share = mixed / (50 * num_clips)
     assert abs(share - 0.4) < 5 * math.sqrt(0.24 / (50 * num_clips))
+
+
+def test_recordings_underneath_are_those_of_a_slow_loop():
+    wavs, draws = noise(40, 300), Draws(3, 1, 40)
+    views = make_views(Waveform(), background_snr_db=[-3.0, 12.0], **RECORDED)
+    made = views.make(wavs, draws, "b").squeeze(2)
+    numbers = draws.integers("b/background_recording", len(RECORDINGS)).tolist()
+    starts = draws.integers("b/background_start", 2**62).tolist()
+    heard = set()
+    for clip in range(40):
+        if draws.uniform("b/background")[clip] >= 0.7:
+            assert torch.equal(made[clip], wavs[clip])
+            continue
+        recording = RECORDINGS[numbers[clip]].tolist()
+        under = torch.tensor([recording[(starts[clip] + i) % len(recording)] for i in range(300)], dtype=torch.float64)
+        under -= under.mean()
+        snr = 10 ** (draws.uniform("b/background_snr", low=-3.0, high=12.0)[clip].item() / 10)
+        level = (wavs[clip].double().var(correction=0) / under.square().mean() / snr).sqrt()
+        torch.testing.assert_close(made[clip], (wavs[clip] + level * under).float(), rtol=1e-4, atol=1e-5)
+        heard.add(numbers[clip])
+    assert heard == {0, 1, 2, 3}
+
+
+def test_every_recording_and_every_place_in_it_is_heard_as_often():
+    recordings = (torch.arange(10.0), 100 + torch.arange(5.0))
+    views = make_views(background_probability=1.0, background_folder="x", recordings=recordings)
+    first = views._background(torch.zeros(30_000, 3), Draws(0, 0, 30_000), "a")[:, 0].long()
+    counts = torch.cat([first.bincount(minlength=105)[:10], 2 * first.bincount(minlength=105)[100:]])
+    expected = torch.tensor([1500] * 10 + [6000] * 5)
+    assert ((counts - expected).abs() < 5 * torch.sqrt(2.0 * expected)).all()
+
+
+def test_recordings_do_not_come_into_checkpoints():
+    assert not make_views(**RECORDED).state_dict().keys() & {"recorded", "first", "length"}
+
+
+def test_noise_of_the_ast_is_of_random_height_and_moved_in_time():
+    wavs, draws = noise(50, 8000), Draws(0, 2, 50)
+    views = make_views(noise_uniform=0.1, shift_frames=10)
+    made, plain = views.make(wavs, draws, "a"), views.fbank(wavs)
+    heights = draws.uniform("a/noise_height", 1, 1, high=0.1)
+    added = heights * draws.uniform("a/noise_uniform", *plain.shape[1:])
+    shifts = (draws.integers("a/shift", 20) - 10).tolist()
+    for clip, shift in enumerate(shifts):
+        expected = torch.roll(plain[clip] + added[clip], shift, dims=0)
+        torch.testing.assert_close(made[clip], expected, rtol=0, atol=0)
+    assert (min(shifts), max(shifts)) == (-10, 9)
+    assert 0 <= heights.min() < 0.01
+    assert 0.09 < heights.max() < 0.1
 
 
 def test_stretch_at_rate_one_is_the_identity():
@@ -289,6 +343,9 @@ def test_too_large_a_count_names_both():
         ({"time_mask_frames": -1}, "time_mask_frames=-1"),
         ({"num_masks": -1}, "num_masks=-1"),
         ({"noise_std": -0.1}, r"noise_std=-0\.1"),
+        ({"noise_uniform": -0.1}, r"noise_uniform=-0\.1"),
+        ({"shift_frames": -1}, r"shift_frames=-1"),
+        ({"background_folder": "x"}, r"background_folder=x: views\.background_probability=0 switches it off"),
         ({"patch_drop": -0.1}, r"patch_drop=-0\.1"),
         ({"patch_drop": 1.5}, r"patch_drop=1\.5.*whole"),
         ({"background_probability": 1.1}, r"background_probability=1\.1"),
@@ -315,8 +372,9 @@ def test_the_shipped_options_build(name):
 
 
 @pytest.mark.gpu
-def test_no_view_waits_for_the_gpu():
-    views = make_views(**EVERYTHING).cuda()
+@pytest.mark.parametrize("backgrounds", [{}, RECORDED], ids=["clips", "recordings"])
+def test_no_view_waits_for_the_gpu(backgrounds):
+    views = make_views(**{**EVERYTHING, **backgrounds}).cuda()
     wavs = noise(16, 16000).cuda()
     views.two(wavs, Draws(0, 0, 16, device="cuda"))  # plans and workspaces of the first call may wait
     torch.cuda.set_sync_debug_mode("error")

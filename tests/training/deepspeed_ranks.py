@@ -81,9 +81,10 @@ def make_objective(kind="vcr", mode="drop"):
     torch.manual_seed(0)
     views = Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
-        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
-        background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
-        noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
+        **shipped(
+            "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, freq_mask_bins=4, time_mask_frames=4,
+            num_masks=1, noise_std=0.1, patch_drop=0.5, patch_drop_mode=mode,
+        ),
     )  # fmt: skip
     encoder = make_ast(embed_dim=18, positions="learned", drop_path=0.3)
     if kind == "vcr":

@@ -26,11 +26,10 @@ SCALE = 2.0**8  # of the loss in fp16: at the usual first 2 ** 16 these large we
 
 
 def make_views(**options):
-    settings = {
-        "time_stretch": [0.8, 1.2], "roll": True, "gain_db": 6.0, "background_probability": 0.5,
-        "background_snr_db": [5.0, 20.0], "freq_mask_bins": 4, "time_mask_frames": 4, "num_masks": 1, "noise_std": 0.1,
-        "patch_drop": 0.5, "patch_drop_mode": "drop",
-    }  # fmt: skip
+    settings = shipped(
+        "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
+        time_mask_frames=4, num_masks=1, noise_std=0.1, patch_drop=0.5,
+    )  # fmt: skip
     # Normalised by about a quiet noise's statistics, so that the encoder sees numbers of order 1.
     return Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),

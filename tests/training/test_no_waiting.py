@@ -109,9 +109,11 @@ def make_step(
     )
     views = Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
-        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
-        background_probability=0.5, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
-        noise_std=0.1, patch_drop=0.5, patch_drop_mode="mask",
+        **shipped(
+            "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
+            time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop=0.5,
+            patch_drop_mode="mask",
+        ),
     )  # fmt: skip
     if kind == "vcr":
         objective = make_vcr(encoder, views)

@@ -32,9 +32,10 @@ class Sizes(TorchDispatchMode):
 def make(build=make_vcr, optimizer=make_adamw, precision="fp32"):
     views = Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16)),
-        time_stretch=[0.8, 1.2], roll=True, gain_db=6.0,
-        background_probability=0.0, background_snr_db=[5.0, 20.0], freq_mask_bins=4, time_mask_frames=4, num_masks=1,
-        noise_std=0.0, patch_drop=0.0, patch_drop_mode="drop",
+        **shipped(
+            "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, freq_mask_bins=4, time_mask_frames=4,
+            num_masks=1,
+        ),
     )  # fmt: skip
     module = build(make_ast(depth=1), views, [24, 28, WIDTH]).train()
     engine = make_engine(module, optimizer(module), precision=precision, clip_grad_norm=1.0)

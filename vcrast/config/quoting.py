@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from vcrast.config.schema import Config, keys
+from vcrast.config.schema import FOLDERS_OF_SOUNDS, Config, keys
 
-PATHS = ("data.root", "data.path", "data.cache_dir", "run.dir", "run.resume", "model.checkpoint")
+PATHS = (
+    "data.root", "data.path", "data.cache_dir", "run.dir", "run.resume", "model.checkpoint", *FOLDERS_OF_SOUNDS,
+)  # fmt: skip
 """Settings that hold a path: `~` is the home folder there."""
 NAMED_FILE = re.compile(r"(timm:[^@/]+@)(.+)", re.DOTALL)
 SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle)\(.*\)", re.DOTALL)

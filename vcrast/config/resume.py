@@ -13,12 +13,13 @@ from typing import Any
 from vcrast.config.compose import compose, flatten, refuse_without_effect, to_config, to_dict
 from vcrast.config.quoting import PATHS, home, literal, split_source
 from vcrast.config.saved import changed, load_config, read_saved, read_summary
-from vcrast.config.schema import Config, keys
+from vcrast.config.schema import FOLDERS_OF_SOUNDS, FREE, Config, keys
 
 FREE_ON_RESUME = tuple(name for name, field in keys(Config) if field.metadata.get("free_on_resume"))
 """Settings and groups of settings that may differ when a run goes on, as their schema says."""
 
 RULES: dict[str, Mapping[str, Any]] = {name: field.metadata for name, field in keys(Config)}
+RULES |= dict.fromkeys(FOLDERS_OF_SOUNDS, FREE)
 STAGES = ("pretrain", "finetune", "evaluate")
 TRAINING = ("pretrain", "finetune")
 
@@ -56,11 +57,12 @@ def anchored(config: Config) -> Config:
     Relative paths, those in a recipe as well, begin in the working directory. What is not there stays as it was typed.
     """
     for key in PATHS:
-        group, _, name = key.partition(".")
-        options = getattr(config, group)
-        options = options if isinstance(options, dict) else vars(options)
+        *groups, name = key.split(".")
+        options = vars(config)
+        for group in groups:
+            options = options[group] if isinstance(options[group], dict) else vars(options[group])
         value = options.get(name)
-        if group == "run" or not isinstance(value, str):
+        if groups == ["run"] or not isinstance(value, str):
             continue
         model, place = split_source(home(key, value))
         path = Path(place).absolute()

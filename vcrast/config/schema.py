@@ -20,6 +20,8 @@ OF_PRETRAINING = {"read_by": ("pretrain",)}  # the stages that read a key or gro
 OF_FINETUNING = {"read_by": ("finetune",)}
 OF_EVALUATION = {"read_by": ("evaluate",)}
 OF_THE_ENCODER = {"read_by": ("pretrain", "evaluate")}  # frozen features are those of the pretrained encoder
+FOLDERS_OF_SOUNDS = ("views.background_folder", "finetune.views.background_folder")
+"""Paths among the options of parts: what lies there counts (`vcrast.runs.resume`), not where."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ that travels back to the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +17,19 @@ from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 
 
-def build_views(options: Mapping[str, Any], *, fbank: Fbank, setting: str = "views") -> Views:
-    """The views that a config group describes; an option that is missing, unknown or of another type is refused."""
-    check_options(setting, Views, options, given=["fbank"])
-    return Views(fbank, **options)
+def build_views(
+    options: Mapping[str, Any], *, fbank: Fbank, setting: str = "views", recordings: Sequence[Tensor] = ()
+) -> Views:
+    """The views that a config group describes; an option that is missing, unknown or of another type is refused.
+
+    `recordings` are those of `background_folder`, see `Views`.
+    """
+    check_options(setting, Views, options, given=["fbank", "recordings"])
+    return Views(fbank, recordings=recordings, **options)
 
 
 class Views(nn.Module):
-    """Makes views: roll, background and gain on the waveform, stretch on the spectrum, noise and masks on the fbank.
+    """Makes views: roll, background and gain on the waveform, stretch on the spectrum, the rest on the filterbank.
 
     Args:
         fbank: turns waveforms into normalised filterbanks.
@@ -33,24 +38,35 @@ class Views(nn.Module):
         roll: shift the waveform circularly by a random time.
         gain_db: level changes by a uniform number of dB in [-gain_db, gain_db]. In a log-mel filterbank it is a
             constant added to every bin above the floor.
-        background_probability: of adding another clip of the batch underneath, in [0, 1].
+        background_probability: of adding another sound underneath, in [0, 1].
         background_snr_db: [lowest, highest] level of the clip over that background.
+        background_folder: where these sounds come from: None is other clips of the batch, else `recordings`.
         freq_mask_bins: largest width of a frequency mask, 0 for none (SpecAugment's F).
         time_mask_frames: largest width of a time mask, 0 for none (SpecAugment's T).
         num_masks: of each kind. All masks of one kind together cover at most half their axis: wider settings are cut
             to that, because the thesis's widths up to 200 on 128 bins blank 7.7 % of all views.
-        noise_std: standard deviation of Gaussian noise added to the normalised filterbank, 0 for none. (The AST adds
-            uniform noise of random height instead.) Drawn on the CPU, about 10 ns a value.
+        noise_std: standard deviation of Gaussian noise added to the normalised filterbank, 0 for none. Drawn on the
+            CPU, about 10 ns a value.
+        noise_uniform: noise uniform in [0, h) added there, h of each clip uniform in [0, this); 0 for none. The AST's
+            `noise` is 0.1, with `shift_frames` 10.
+        shift_frames: move the filterbank circularly by a whole number of frames in [-this, this); 0 for none.
         patch_drop: tokens to take away, as a fraction below 1 or a count from 1; 0 keeps all.
         patch_drop_mode: `drop` leaves them out (cheaper), `mask` puts a mask token there; the encoder does it.
+        recordings: of `background_folder`, each (S,) at the clips' rate. Every view hears one of them, each as often,
+            from a random place, again from its beginning where it ends. They are kept on the device in one piece.
 
     Raises:
         ValueError: an option out of its range.
 
     Source: masks Park et al. 2019, arXiv:1904.08779, with the AST's order of widths (arXiv:2104.01778), but filled with
-        0 after normalisation, the data's mean, where the AST fills before it and so writes +0.5; patch dropping He et
-        al. 2021, arXiv:2111.06377 (a random subset per clip, in its original order).
+        0 after normalisation, the data's mean, where the AST fills before it and so writes +0.5, and last, where the
+        AST adds its noise on top; patch dropping He et al. 2021, arXiv:2111.06377 (a random subset per clip, in its
+        original order).
     """
+
+    recorded: Tensor | None
+    first: Tensor | None
+    length: Tensor | None
 
     def __init__(
         self,
@@ -61,12 +77,16 @@ class Views(nn.Module):
         gain_db: float,
         background_probability: float,
         background_snr_db: list[float],
+        background_folder: str | None,
         freq_mask_bins: int,
         time_mask_frames: int,
         num_masks: int,
         noise_std: float,
+        noise_uniform: float,
+        shift_frames: int,
         patch_drop: float,
         patch_drop_mode: str,
+        recordings: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
         self.fbank = fbank
@@ -74,19 +94,34 @@ class Views(nn.Module):
         self.background_snr_db = _pair("background_snr_db", background_snr_db, "5, 20")
         self.roll, self.gain_db, self.background_probability = roll, gain_db, background_probability
         self.freq_mask_bins, self.time_mask_frames, self.num_masks = freq_mask_bins, time_mask_frames, num_masks
-        self.noise_std, self.patch_drop, self.patch_drop_mode = noise_std, patch_drop, patch_drop_mode
+        self.noise_std, self.noise_uniform, self.shift_frames = noise_std, noise_uniform, shift_frames
+        self.patch_drop, self.patch_drop_mode = patch_drop, patch_drop_mode
+        self.background_folder = background_folder
         self._check()
+        length = torch.tensor([len(each) for each in recordings]) if recordings else None
+        # Not persistent: a checkpoint should hold what was learnt, and the folder gives these again.
+        self.register_buffer("recorded", None if length is None else torch.cat(list(recordings)), persistent=False)
+        self.register_buffer("first", None if length is None else length.cumsum(0) - length, persistent=False)
+        self.register_buffer("length", length, persistent=False)
 
     def _check(self) -> None:
         if self.time_stretch is not None and self.time_stretch[0] <= 0:
             raise ValueError(
                 f"views.time_stretch={list(self.time_stretch)}: rates must be above 0; null switches it off"
             )
-        for key in ("gain_db", "freq_mask_bins", "time_mask_frames", "num_masks", "noise_std", "patch_drop"):
+        for key in (
+            "gain_db", "freq_mask_bins", "time_mask_frames", "num_masks", "noise_std", "noise_uniform", "shift_frames",
+            "patch_drop",
+        ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise ValueError(f"views.{key}={getattr(self, key)}: must not be negative; 0 switches it off")
         if not 0 <= self.background_probability <= 1:
             raise ValueError(f"views.background_probability={self.background_probability}: must lie in [0, 1]")
+        if self.background_folder is not None and self.background_probability == 0:
+            raise ValueError(
+                f"views.background_folder={self.background_folder}: views.background_probability=0 switches it off; "
+                "set that, for instance to 0.5"
+            )
         if self.patch_drop >= 1 and self.patch_drop != int(self.patch_drop):
             raise ValueError(
                 f"views.patch_drop={self.patch_drop}: a fraction must be below 1 and a count must be whole; "
@@ -128,6 +163,11 @@ class Views(nn.Module):
         fbank = self.fbank.normalize(self.fbank.log_mel(power))
         if self.noise_std > 0:
             fbank = fbank + self.noise_std * draws.normal(f"{view}/noise", *fbank.shape[1:])
+        if self.noise_uniform > 0:
+            height = draws.uniform(f"{view}/noise_height", 1, 1, high=self.noise_uniform)
+            fbank = fbank + height * draws.uniform(f"{view}/noise_uniform", *fbank.shape[1:])
+        if self.shift_frames > 0:
+            fbank = roll(fbank, draws.integers(f"{view}/shift", 2 * self.shift_frames) - self.shift_frames)
         return self._mask(self.fbank.channels(fbank), draws, view)
 
     def keep(self, draws: Draws, view: str, num_tokens: int) -> Tensor | None:
@@ -159,12 +199,25 @@ class Views(nn.Module):
             low, high = self.background_snr_db
             snr_db = draws.uniform(f"{view}/background_snr", low=low, high=high)
             chosen = draws.uniform(f"{view}/background") < self.background_probability
-            background = wavs[draws.partners(f"{view}/background_partner")]
+            background = self._background(wavs, draws, view)
             wavs = mix_at_snr(wavs, background, torch.where(chosen, snr_db, torch.inf))
         if self.gain_db > 0:
             gain_db = draws.uniform(f"{view}/gain", low=-self.gain_db, high=self.gain_db)
             wavs = wavs * (10 ** (gain_db / 20)).unsqueeze(1)
         return wavs
+
+    def _background(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
+        """(B, S): another clip of the batch for each, or a random stretch of a recording."""
+        if self.background_folder is None:
+            return wavs[draws.partners(f"{view}/background_partner")]
+        assert self.recorded is not None, "views with a background_folder are built with its recordings"
+        assert self.first is not None
+        assert self.length is not None
+        number = draws.integers(f"{view}/background_recording", len(self.length))
+        length = self.length[number].unsqueeze(1)
+        start = draws.integers(f"{view}/background_start", 2**62).unsqueeze(1)
+        place = (start % length + torch.arange(wavs.shape[1], device=wavs.device)) % length
+        return self.recorded[self.first[number].unsqueeze(1) + place].to(wavs.dtype)
 
     def _mask(self, fbank: Tensor, draws: Draws, view: str) -> Tensor:
         hidden = torch.zeros(1, 1, 1, dtype=torch.bool, device=fbank.device)
@@ -181,11 +234,11 @@ class Views(nn.Module):
         return fbank.masked_fill(hidden if fbank.ndim == 3 else hidden.unsqueeze(1), 0.0)
 
 
-def roll(wavs: Tensor, shifts: Tensor) -> Tensor:
-    """(B, S) waveforms moved circularly to the right by (B,) samples, each clip by its own."""
-    num_samples = wavs.shape[1]
-    source = torch.arange(num_samples, device=wavs.device) - shifts.unsqueeze(1)
-    return wavs.gather(1, source % num_samples)
+def roll(clips: Tensor, shifts: Tensor) -> Tensor:
+    """(B, S) waveforms or (B, T, F) filterbanks, moved circularly to later by (B,) places, each clip by its own."""
+    length = clips.shape[1]
+    source = (torch.arange(length, device=clips.device) - shifts.unsqueeze(1)) % length
+    return clips.gather(1, source if clips.ndim == 2 else source.unsqueeze(2).expand_as(clips))
 
 
 def mix_at_snr(wavs: Tensor, background: Tensor, snr_db: Tensor) -> Tensor:

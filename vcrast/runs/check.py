@@ -14,6 +14,7 @@ import torch
 
 from vcrast.config.registry import ENGINES, LOGGERS, OBJECTIVES, OPTIMS, check_options
 from vcrast.config.schema import Config
+from vcrast.data.backgrounds import recordings
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import WHOLE, Corpus, select_folds
 from vcrast.data.open import OpenData
@@ -134,7 +135,10 @@ def _build_objective(config: Config, stage: str, corpus: Corpus | None) -> Objec
     encoder = build_encoder(config, fbank, patch_stride=options.patch_stride, drop_path=drop_path)
     classes, multilabel = (len(corpus.classes), corpus.multilabel) if corpus else (2, False)
     task = task_of(config, fbank, num_classes=classes, multilabel=multilabel)
-    views = build_views(own.views, fbank=fbank, setting="views" if pretrains else "finetune.views")
+    sounds = recordings(own.views, root=config.data.root, sample_rate=config.data.sample_rate) if corpus else ()
+    views = build_views(
+        own.views, fbank=fbank, setting="views" if pretrains else "finetune.views", recordings=sounds
+    )  # fmt: skip
     objective: Objective = OBJECTIVES.build(own.objective, encoder=encoder, views=views, task=task)
     if not pretrains and not isinstance(objective, Supervised):
         name = own.objective["name"]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from vcrast.config.schema import Config
+from vcrast.data.backgrounds import recordings
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.loader import Batch, NoBatchError, evaluation_batches
 from vcrast.data.padding import padding_in_use
@@ -116,7 +117,9 @@ class Job:
 
     def views(self, options: Mapping[str, Any]) -> Views:
         """The random views of a stage, on the device."""
-        return build_views(options, fbank=self.fbank()).to(self.device)
+        data = self.config.data
+        sounds = recordings(options, root=data.root, sample_rate=data.sample_rate)
+        return build_views(options, fbank=self.fbank(), recordings=sounds).to(self.device)
 
     def task(self) -> Task:
         """What the data asks of an objective."""

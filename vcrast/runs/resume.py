@@ -21,6 +21,7 @@ from typing import Any
 
 from vcrast.config.resume import STAGES, TRAINING, differences, stage_settings
 from vcrast.config.schema import Config
+from vcrast.data.backgrounds import recordings_identity
 from vcrast.data.fingerprint import changed_shards, without_content
 from vcrast.data.streams import clips_per_epoch
 from vcrast.models.export import DESCRIPTION
@@ -36,7 +37,7 @@ from vcrast.training.schedule import log as schedule_log
 
 Inputs = dict[str, Any]
 """What a stage is made from: `settings` by dotted key, `steps`, `clips` (fingerprint), `weights` (of which stages);
-`checkpoint` (the content of `model.checkpoint`) where it starts from that."""
+`checkpoint` (the content of `model.checkpoint`) where it starts from that; `sounds` (fingerprint) that views mix in."""
 
 
 @dataclass
@@ -181,6 +182,11 @@ def plan_fold(config: Config, before: Before, fold: str, *, clips: Inputs, num_c
         changed = differences(was["settings"], now["settings"])
         if changed and stage in TRAINING:
             raise ValueError(f"fold {fold}: {stage} was begun with other settings ({'; '.join(changed[:8])})")
+        if was.get("sounds") != now.get("sounds") and stage in TRAINING:
+            raise ValueError(
+                f"{'' if stage == 'pretrain' else 'finetune.'}views.background_folder: fold {fold}: {stage} was begun "
+                "with other sounds; give them back, or start anew in another run.dir"
+            )
         if changed or any(was.get(key) != now.get(key) for key in ("weights", "checkpoint")):
             plan.again.append(stage)
             if before.begun(fold, stage):
@@ -236,6 +242,9 @@ def stage_inputs(config: Config, stage: str, earlier: Mapping[str, Inputs], *, c
         "clips": clips,
         "weights": {name: _digest(inputs) for name, inputs in earlier.items()},
     }
+    views = {"pretrain": config.views, "finetune": config.finetune.views}.get(stage)
+    if views is not None and (sounds := recordings_identity(views, root=config.data.root)) is not None:
+        found["sounds"] = sounds
     plain: Inputs = json.loads(json.dumps(found))  # as it will be read from the file
     return plain
 
