@@ -32,6 +32,7 @@ from vcrast.pretrain import pretrain
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.checkpoint import latest_step
 from vcrast.runs.environment import redact_arguments, write_environment
+from vcrast.runs.front_end import front_end_notes
 from vcrast.runs.interrupt import Interrupt, Interrupted
 from vcrast.runs.job import Job
 from vcrast.runs.lock import RunLock
@@ -153,11 +154,12 @@ def what_is_there(config: Config, folder: Path, summary: Summary) -> Before:
 
 @dataclass(frozen=True)
 class OpenFolds:
-    """The data of a run, opened once, and its part of each fold."""
+    """The data of a run, opened once, its part of each fold, and what is to be said of its front end."""
 
     corpus: Corpus
     data: OpenData
     parts: dict[str, FoldData]
+    front_end: list[str]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -177,14 +179,15 @@ class OpenFolds:
     @property
     def notes(self) -> list[str]:
         """What a reader of the results should know of the data and its classes."""
-        return [*self.data.notes, *fold_notes(self.corpus, list(self.parts))]
+        return [*self.data.notes, *self.front_end, *fold_notes(self.corpus, list(self.parts))]
 
 
 def open_folds(config: Config, corpus: Corpus, folds: Sequence[str]) -> OpenFolds:
     """Open the data, its cache built if need be; sizes are checked again, now without the clips that are left out."""
     with rank_zero_first():
         data = open_data(config.data, corpus)
-    opened = OpenFolds(corpus, data, {fold: data.fold(fold, seed=config.run.seed) for fold in folds})
+    parts = {fold: data.fold(fold, seed=config.run.seed) for fold in folds}
+    opened = OpenFolds(corpus, data, parts, front_end_notes(config))
     check_sizes(config, opened.sizes)
     return opened
 

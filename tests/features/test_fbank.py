@@ -34,6 +34,38 @@ def test_equals_torchaudio_at_every_rate(sample_rate, num_mel_bins):
         torch.testing.assert_close(fbank, kaldi_fbank(wav, sample_rate, num_mel_bins), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("sample_rate", "options", "empty"),
+    [
+        (8000, {}, [4, 7, 12, 17]),
+        (8000, {"num_mel_bins": 64}, []),
+        (16000, {}, [3]),
+        (32000, {}, []),
+        (44100, {}, []),
+        (48000, {}, []),
+        (250_000, {}, []),
+        (250_000, {"low_freq_hz": 10_000.0, "window_ms": 2.0, "frame_shift_ms": 1.0}, []),
+        (250_000, {"low_freq_hz": 10_000.0, "high_freq_hz": -5000.0, "window_ms": 1.0, "frame_shift_ms": 0.5},
+         [0, 1, 4, 5, 8, 9, 12, 13, 16, 17]),
+    ],
+)  # fmt: skip
+def test_the_mel_range_follows_the_rate_as_torchaudios_in_float64(sample_rate, options, empty):
+    fbank = Fbank(**shipped("features/fbank", sample_rate=sample_rate, **options)).double()
+    assert fbank.empty_filters[: len(empty) or None] == empty
+    # kaldi makes its window in float64, ours was rounded to float32.
+    fbank.window = torch.hann_window(fbank.window_samples, periodic=False, dtype=torch.float64)
+    wavs = noise(2, fbank.window_samples + 3 * fbank.shift_samples + 5, dtype=torch.float64)
+    ours = fbank(wavs)
+    assert ours.shape == (2, 4, fbank.num_mel_bins)
+    words = {"window_ms": "frame_length", "frame_shift_ms": "frame_shift", "low_freq_hz": "low_freq",
+             "high_freq_hz": "high_freq"}  # fmt: skip
+    given = {words[key]: value for key, value in options.items() if key in words}
+    for wav, found in zip(wavs, ours, strict=True):
+        torch.testing.assert_close(found, kaldi_fbank(wav, sample_rate, fbank.num_mel_bins, **given), rtol=0, atol=1e-8)
+    floor = torch.tensor(torch.finfo(torch.float32).eps, dtype=torch.float64).log()
+    assert ((ours == floor).all(dim=1).all(dim=0).nonzero().flatten().tolist()) == fbank.empty_filters
+
+
 @pytest.mark.parametrize("num_samples", [400, 401, 559, 560, 561, 719, 1001])
 def test_equals_torchaudio_from_one_window_up(num_samples):
     wav = noise(num_samples)

@@ -113,6 +113,11 @@ class Fbank(nn.Module):
                 f"data.std={self.std}: must be above 0; set data.mean and data.std to null to measure them"
             )
 
+    @property
+    def empty_filters(self) -> list[int]:
+        """The mel filters, from 0, that lie between two FFT bins: they read the log floor, whatever is heard."""
+        return (self.mel.sum(dim=1) == 0).nonzero().flatten().tolist()
+
     def num_frames(self, num_samples: int) -> int:
         """T of a clip of `num_samples` samples.
 
@@ -152,7 +157,7 @@ class Fbank(nn.Module):
     def log_mel(self, power: Tensor) -> Tensor:
         """(B, T, n_fft // 2 + 1) power spectra -> (B, T, F) natural-log mel energies, not normalised.
 
-        Narrow filters may lie between two FFT bins and stay empty (one of 128 at 16 kHz); they read the log floor.
+        Narrow filters may lie between two FFT bins and stay empty, see `empty_filters`: one of the AST's 128 at 16 kHz.
         """
         with torch.autocast(power.device.type, enabled=False):
             return by_blocks(self._energies, power.to(self.mel.dtype))
