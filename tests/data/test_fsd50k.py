@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 from collections import Counter
@@ -111,10 +112,12 @@ def published(server, tmp_path, monkeypatch):
 
 
 @needs_zip
-def test_all_folders_are_fetched_joined_and_opened(published, tmp_path, capsys):
+def test_all_folders_are_fetched_joined_and_opened(published, tmp_path, capsys, caplog):
     here = tmp_path / "here"
     words = ["data", "download", "fsd50k", "--root", str(here), "--url", published.folder]
-    assert run_download(parser().parse_args(words)) == 0
+    with caplog.at_level(logging.INFO):
+        assert run_download(parser().parse_args(words)) == 0
+    assert f"FSD50K (CC BY 4.0) is in {here}; each clip has a licence of its own" in caplog.text
     assert capsys.readouterr().out.strip() == str(here)
     assert sorted(path.name for path in here.iterdir()) == sorted(download.FILES)
     assert len(opened(here).clips) == 17

@@ -1,6 +1,7 @@
 """Check Speech Commands: official lists, faults of copies, the download."""
 
 import io
+import logging
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -90,8 +91,10 @@ def fetched(server, root, content):
     return download_speechcommands(root, url=server.url, pause_s=0.0)
 
 
-def test_the_archive_is_fetched_checked_and_opened(server, tmp_path, packed):
-    folder = fetched(server, tmp_path, packed)
+def test_the_archive_is_fetched_checked_and_opened(server, tmp_path, packed, caplog):
+    with caplog.at_level(logging.INFO):
+        folder = fetched(server, tmp_path, packed)
+    assert f"speech_commands_v0.02 (CC BY 4.0) is in {folder}" in caplog.text
     assert folder == tmp_path / "speech_commands_v0.02"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert not content_fault(folder)

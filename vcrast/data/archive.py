@@ -34,6 +34,7 @@ class Archive:
         max_bytes: that it may unpack to.
         max_files: entries that it may have.
         fault: says what is missing in an unpacked folder, or "".
+        licence: under which it is published.
         checksum: of the file, as `sha256:...` or `md5:...`; None where a server packs it anew for each request.
         before: of a zip that lies in several files, the names of those before it, in order, beside it; their checksums.
     """
@@ -44,6 +45,7 @@ class Archive:
     max_bytes: int
     max_files: int
     fault: Callable[[Path], str]
+    licence: str
     checksum: str | None = None
     before: tuple[tuple[str, str | None], ...] = ()
 
@@ -69,12 +71,10 @@ def install_once(archive: Archive, root: Path, *, url: str, pause_s: float) -> P
     """
     for folder in (root, root / archive.folder):
         if not archive.fault(folder):
-            log.info("%s is already in %s", archive.folder, folder)
+            log.info("%s (%s) is already in %s", archive.folder, archive.licence, folder)
             return folder
     checksum = archive.checksum if url == archive.url else None
-    folder = install(replace(archive, url=url, checksum=checksum), root, pause_s=pause_s)
-    log.info("%s is in %s", archive.folder, folder)
-    return folder
+    return install(replace(archive, url=url, checksum=checksum), root, pause_s=pause_s)
 
 
 def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
@@ -106,6 +106,7 @@ def install(archive: Archive, root: Path, *, pause_s: float = 1.0) -> Path:
         _fetch_all(archive, root, pause_s)
         folder = _unpacked(archive, paths, root)
     _delete(paths)
+    log.info("%s (%s) is in %s", archive.folder, archive.licence, folder)
     return folder
 
 

@@ -43,6 +43,7 @@ def download_audioset(root: Path | None = None, *, url: str = URL, pause_s: floa
         if fault := list_fault(path):
             path.unlink()
             raise ValueError(f"{path}: {fault}; check --url")
+    log.info("the lists of AudioSet (CC BY 4.0) are in %s", root)
     return root
 
 

@@ -55,4 +55,12 @@ def content_fault(folder: Path) -> str:
 
 
 # The real archive unpacks to about 880 MB in about 2020 entries.
-ARCHIVE = Archive(URL, "esc50.zip", ARCHIVE_FOLDER, max_bytes=2_000_000_000, max_files=5000, fault=content_fault)
+ARCHIVE = Archive(
+    URL,
+    "esc50.zip",
+    ARCHIVE_FOLDER,
+    max_bytes=2_000_000_000,
+    max_files=5000,
+    fault=content_fault,
+    licence="CC BY-NC",
+)  # fmt: skip

@@ -61,12 +61,11 @@ def download_fsd50k(root: Path | None = None, *, url: str = URL, pause_s: float 
         *before, last = ((folder + ending, checksum if url == URL else None) for ending, checksum in checksums.items())
         name, checksum = last
         archive = Archive(
-            f"{url.rstrip('/')}/{name}", name, folder, MAX_BYTES, MAX_FILES, fault=fault, checksum=checksum,
-            before=tuple(before),
+            f"{url.rstrip('/')}/{name}", name, folder, MAX_BYTES, MAX_FILES, fault=fault, licence="CC BY 4.0",
+            checksum=checksum, before=tuple(before),
         )  # fmt: skip
         install(archive, root, pause_s=pause_s)
-    licences = f"each clip has a licence of its own, in {root / METADATA}"
-    log.info("FSD50K (CC BY 4.0) is in %s; %s", root, licences)
+    log.info("FSD50K (CC BY 4.0) is in %s; each clip has a licence of its own, in %s", root, root / METADATA)
     return root
 
 

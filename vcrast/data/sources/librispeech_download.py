@@ -60,10 +60,9 @@ def download_librispeech(
         place, name = f"{ARCHIVE_FOLDER}/{subset}", f"{subset}.tar.gz"
         archive = Archive(
             f"{url.rstrip('/')}/{name}", name, place, MAX_BYTES, MAX_FILES, fault=partial(content_fault, subset),
-            checksum=CHECKSUMS[subset] if url == URL else None,
+            licence="CC BY 4.0", checksum=CHECKSUMS[subset] if url == URL else None,
         )  # fmt: skip
         install(archive, root, pause_s=pause_s)
-        log.info("LibriSpeech %s (CC BY 4.0) is in %s", subset, folder)
     return root / ARCHIVE_FOLDER
 
 

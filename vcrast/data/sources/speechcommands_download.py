@@ -54,5 +54,6 @@ ARCHIVE = Archive(
     max_bytes=8_000_000_000,
     max_files=200_000,
     fault=content_fault,
+    licence="CC BY 4.0",
     checksum=CHECKSUM,
 )  # fmt: skip

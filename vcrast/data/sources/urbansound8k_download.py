@@ -56,5 +56,6 @@ ARCHIVE = Archive(
     max_bytes=15_000_000_000,
     max_files=20_000,
     fault=content_fault,
+    licence="CC BY-NC 4.0",
     checksum=CHECKSUM,
 )
