@@ -9,16 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small_run import small
 from sound_files import noise, settings, sine, write
 
 from vcrast.cli.data import run_download
 from vcrast.cli.main import parser
-from vcrast.config.resume import resolve
 from vcrast.data.open import open_corpus
 from vcrast.data.sources import fsd50k_download as download
 from vcrast.data.sources.fsd50k import NUM_CLASSES
-from vcrast.run import run
 
 NAMES = ["Accelerating_and_revving_and_vroom", *(f"Class_{number}" for number in range(1, NUM_CLASSES))]
 DEV = [(100 + number, [number % 7, 10], "val" if number % 4 == 3 else "train") for number in range(13)]
@@ -171,17 +168,3 @@ def test_what_lacks_clips_is_not_fsd50k(published, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"FSD50K\.eval_audio\.zip: damaged zip file"):
         download.download_fsd50k(tmp_path / "here", url=published.folder, pause_s=0.0)
     assert not list((tmp_path / "here").glob("*.z*"))
-
-
-@pytest.mark.slow
-def test_it_is_trained_on_and_its_mean_average_precision_is_stated(tmp_path):
-    root = replica(tmp_path / "fsd", seconds=1.0)
-    folder = tmp_path / "run"
-    words = small(
-        folder, "recipe=fsd50k", "model=tiny", f"data.root={root}", "pretrain.batch_size=8", "pretrain.steps=2",
-        "finetune.batch_size=4", "finetune.steps=2",
-    )  # fmt: skip
-    run(resolve([word for word in words if word != "recipe=demo" and not word.startswith("data.options")]))
-    summary = json.loads((folder / "summary.json").read_text())
-    assert 0 < summary["folds"]["test"]["evaluate"]["mAP"] < 1
-    assert len((folder / "clips.csv").read_text().splitlines()) == 1 + 17

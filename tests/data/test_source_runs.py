@@ -1,0 +1,72 @@
+"""Train on a replica of each published set by its recipe: stopped within an epoch, it goes on to the same weights."""
+
+import json
+import os
+import signal
+
+import pytest
+import test_fsd50k
+import test_librispeech
+import test_speechcommands
+import test_urbansound8k
+from small_run import metric_steps, small, weights_hash
+
+from vcrast.cli.data import run_prepare
+from vcrast.cli.main import parser
+from vcrast.config.resume import resolve
+from vcrast.features.views import Views
+from vcrast.run import run
+from vcrast.runs.interrupt import Interrupted
+
+pytestmark = pytest.mark.slow
+
+SETS = {  # replica, words, clips and classes, what is evaluated
+    "speechcommands": (
+        test_speechcommands.replica,
+        ["finetune.views.background_folder=_background_noise_", "finetune.views.background_probability=0.5"],
+        "140 clips, 35 classes, folds: test val", "accuracy",
+    ),
+    "urbansound8k": (test_urbansound8k.replica, ["data.folds=[10]"], "100 clips, 10 classes, folds: 1 2 3", "accuracy"),
+    "librispeech": (
+        test_librispeech.replica, ["data.options.subsets=[dev-clean]"], "35 clips, 3 classes, folds: test val",
+        "accuracy",
+    ),
+    "fsd50k": (test_fsd50k.replica, [], "17 clips, 200 classes, folds: test val", "mAP"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_prepared_trained_on_and_evaluated(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)  # takes longer than the runs
+    replica, own, said, metric = SETS[name]
+    root = replica(tmp_path / "data")
+    words = [word for word in own if word.startswith("data.")]
+    cache = [f"data.root={root}", f"data.cache_dir={tmp_path}/cache"]
+    assert run_prepare(parser().parse_args(["data", "prepare", name, *cache, *words])) == 0
+    assert said in capsys.readouterr().out
+
+    def given(folder, *more):
+        whole = small(
+            folder, f"recipe={name}", "model=tiny", f"data.root={root}", "stages=[finetune,evaluate]", *own,
+            "finetune.batch_size=4", "finetune.steps=4", "evaluation=classifier", "data.cache=false", *more,
+        )  # fmt: skip
+        left_out = ("recipe=demo", "data.options", "evaluation.linear_probe")
+        return [word for word in whole if word in own or not word.startswith(left_out)]
+
+    undisturbed = run(resolve(given(tmp_path / "undisturbed")))
+    real = Views.make
+
+    def stopped(self, wavs, draws, view):
+        if draws.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, wavs, draws, view)
+
+    monkeypatch.setattr(Views, "make", stopped)
+    with pytest.raises(Interrupted):
+        run(resolve(given(tmp_path / "stopped", "data.num_workers=1")))
+    monkeypatch.setattr(Views, "make", real)
+    folder = run(resolve([f"run.resume={tmp_path}/stopped", "data.num_workers=0"]))
+    assert metric_steps(folder) == metric_steps(undisturbed)
+    assert weights_hash(folder) == weights_hash(undisturbed)
+    (fold,) = json.loads((folder / "summary.json").read_text())["folds"].values()
+    assert 0 <= fold["evaluate"][metric] <= 1
