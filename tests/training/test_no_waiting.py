@@ -112,8 +112,9 @@ def make_step(
         **shipped(
             "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
             time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop=0.5,
-            patch_drop_mode="mask",
+            patch_drop_mode="mask", background_folder="hums" if kind == "supervised" else None,
         ),
+        recordings=[torch.randn(5000), torch.randn(700)],
     )  # fmt: skip
     if kind == "vcr":
         objective = make_vcr(encoder, views)
