@@ -45,6 +45,7 @@ def test_every_option_of_every_group_composes(group, option):
         ("stages=[pretrain,finetun]", ["'finetun'", "did you mean finetune?"]),
         ("stages=[finetune,pretrain]", ["keep the order"]),
         ("finetune.views.freq_mask=3", ["did you mean freq_mask_bins?"]),
+        ("data.options.x=1", ["data.options.x=1: no such setting; there is none under data.options"]),
     ],
 )
 def test_a_mistake_is_named_with_the_valid_choices(override, said):

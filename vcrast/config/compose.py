@@ -293,6 +293,8 @@ def choices(config: Any, key: str) -> str:
     while len(parts) > 1:
         parent = OmegaConf.select(config, ".".join(parts[:-1]), default=None)
         if isinstance(parent, DictConfig):
+            if not parent:
+                return f"there is none under {'.'.join(parts[:-1])}"
             end = "; slurm.extra.NAME takes any other option of sbatch" if parts[:-1] == ["slurm"] else ""
             return suggest(parts[-1], (str(name) for name in parent)) + f" (under {'.'.join(parts[:-1])})" + end
         parts.pop()
