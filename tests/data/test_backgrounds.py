@@ -87,8 +87,12 @@ def test_a_mistake_is_found_before_the_first_step_under_its_whole_name(tmp_path)
     words = ["recipe=demo", "finetune.views.background_folder=hums", "finetune.views.background_probability=0.5"]
     check_parts(compose(words))  # where a job is submitted, the data may not be
     config = compose([*words, "data.options.num_clips=60"])
+    corpus = open_corpus(config.data)
     with pytest.raises(ValueError, match=r"^finetune\.views\.background_folder=hums: no such folder"):
-        check_parts(config, open_corpus(config.data))
+        check_parts(config, corpus)
+    del config.views["background_folder"]  # as an earlier version has saved it
+    with pytest.raises(ValueError, match=r"^views.*background_folder"):
+        check_parts(config, corpus)
     with pytest.raises(ValueError, match=r"^finetune\.views\.background_folder=hums: .*probability=0 switches it off"):
         check_parts(compose(words[:2]))
 

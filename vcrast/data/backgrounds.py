@@ -37,7 +37,7 @@ def recordings(views: Mapping[str, Any], *, root: str | None, sample_rate: int) 
     Raises:
         ValueError: no such folder, no sound in it, one that cannot be decoded, or more than `MAX_BYTES`.
     """
-    folder = views[KEY]
+    folder = views.get(KEY)  # settings of an earlier version lack it; the views say so, in one line
     if folder is None:
         return ()
     paths = _sounds(folder, root)
@@ -63,9 +63,10 @@ def recordings(views: Mapping[str, Any], *, root: str | None, sample_rate: int) 
 
 def recordings_identity(views: Mapping[str, Any], *, root: str | None) -> dict[str, Any] | None:
     """Fingerprint these sounds, wherever they lie; None where there are none. Errors as in `recordings`."""
-    if views[KEY] is None:
+    folder = views.get(KEY)
+    if folder is None:
         return None
-    clips = tuple(Clip(path, ()) for path in _sounds(views[KEY], root))
+    clips = tuple(Clip(path, ()) for path in _sounds(folder, root))
     return fingerprint(Corpus(KEY, clips, (), False, ()), WHOLE)
 
 
