@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vcrast.data.audio import AudioFault, header, read_wav, sound_suffixes
-from vcrast.data.clip import WHOLE, Clip, Corpus
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import WHOLE, Corpus
 from vcrast.data.fingerprint import fingerprint
 from vcrast.data.listing import find_sounds
 from vcrast.data.preflight import fault_list

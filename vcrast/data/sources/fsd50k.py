@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
-from vcrast.data.clip import TRAIN, Clip, Corpus, fold_names
+from vcrast.data.clip import Clip
+from vcrast.data.corpus import TRAIN, Corpus, fold_names
 from vcrast.data.metadata import read_metadata
 from vcrast.data.preflight import fault_list
 from vcrast.data.settings import published_folder, refuse_settings
