@@ -49,7 +49,7 @@ GIVEN = {
     "source": ("supply",),
     "model": ("num_mel_bins", "num_frames", "num_channels", "patch_stride", "attention", "linear"),
     "features": ("sample_rate", "mean", "std"),
-    "views": ("fbank",),
+    "views": ("fbank", "recordings"),
 }
 OF_THE_LOOP = {"optim": ("lr_per_batch",), "model": OF_THE_CALLER}  # read before the part is built
 PARTS = [

@@ -79,10 +79,12 @@ def header(path: str, opener: Opener | None = None) -> tuple[int, int]:
         return file.samplerate, file.frames
 
 
-def encode(wav: np.ndarray, sample_rate: int, *, format_name: str, subtype: str) -> bytes:
-    """Encode (S,) samples as the bytes of a file, in one of libsndfile's formats."""
+def encode(
+    wav: np.ndarray, sample_rate: int, *, format_name: str, subtype: str, compression: float | None = None
+) -> bytes:
+    """Encode (S,) samples as the bytes of a file in one of libsndfile's formats; `compression` from 0 to 1."""
     file = io.BytesIO()
-    sf.write(file, wav, sample_rate, format=format_name, subtype=subtype)
+    sf.write(file, wav, sample_rate, format=format_name, subtype=subtype, compression_level=compression)
     return file.getvalue()
 
 

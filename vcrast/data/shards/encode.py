@@ -14,6 +14,7 @@ from vcrast.data.store import SCALE
 CODECS = ("flac", "opus")
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 SUFFIX = {"flac": ".flac", "opus": ".opus"}
+FLAC_LEVEL = 0.25  # decoded a tenth faster than the usual 0.625, for 3 % more bytes
 SERIAL = 0x56435241  # of every Ogg stream; libsndfile draws one
 OGG_POLYNOMIAL = 0x04C11DB7
 
@@ -44,7 +45,7 @@ def encode(wav: np.ndarray, sample_rate: int, codec: str) -> bytes:
     """
     if codec == "flac":
         rounded = np.clip(np.rint(wav * SCALE), -SCALE, SCALE - 1).astype(np.int16)
-        return encode_file(rounded, sample_rate, format_name="FLAC", subtype="PCM_16")
+        return encode_file(rounded, sample_rate, format_name="FLAC", subtype="PCM_16", compression=FLAC_LEVEL)
     return with_serial(encode_file(wav, sample_rate, format_name="OGG", subtype="OPUS"), SERIAL)
 
 

@@ -76,7 +76,7 @@ def write_shard(task: Task) -> tuple[str, list[str]]:
     left_out: list[tuple[str, str]] = []
     try:
         with open_aside(path) as file:
-            writer = _TarWriter(file)
+            writer = TarWriter(file)
             for place, clip in zip(task.places.tolist(), task.clips, strict=True):
                 try:
                     wav = read_scaled(
@@ -99,7 +99,7 @@ def write_shard(task: Task) -> tuple[str, list[str]]:
     return path.name, [f"{name}: {reason}" for name, reason in left_out]
 
 
-def _add(writer: _TarWriter, place: int, clip: Clip, wav: np.ndarray, task: Task) -> dict[str, Any]:
+def _add(writer: TarWriter, place: int, clip: Clip, wav: np.ndarray, task: Task) -> dict[str, Any]:
     """Write a clip's two files; returns its row of the index."""
     packing = task.packing
     content, key, name = (
@@ -121,7 +121,7 @@ def _add(writer: _TarWriter, place: int, clip: Clip, wav: np.ndarray, task: Task
     }  # fmt: skip
 
 
-class _TarWriter:
+class TarWriter:
     """Writes a tar whose bytes depend on nothing but its members, hashed on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
