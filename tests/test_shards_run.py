@@ -87,10 +87,9 @@ def of_mixture(folder, url, *more, copies_gb=1.0):
     """Overrides of a pretraining on both sets; fewer gigabytes than a shard has keep one copy at a time."""
     words = [word for word in small(folder, "stages=[pretrain]", *more) if not word.startswith("data.options.")]
     words += [
-        f"data.sources.{name}.{key}"
-        for name in ("folds", "splits")
-        for key in ("name=shards", f"root={url}/{name}", f"options.copies_gb={copies_gb}", "options.attempts=2")
+        f"data.sources.{name}.{key}" for name in ("folds", "splits") for key in ("name=shards", f"root={url}/{name}")
     ]
+    words += [f"data.copies_gb={copies_gb}", "data.fetch_attempts=2"]
     every = ["data.mixed_shards=3", "data.clip_duration_s=1.0", "data.mean=-6", "data.std=4", "pretrain.steps=60"]
     return [*words, "data=[folds,splits]", "data.weights=[2,1]", *every]
 

@@ -1,4 +1,4 @@
-"""Train on a replica of each published set by its recipe: stopped within an epoch, it goes on to the same weights."""
+"""Train on a replica of each published set by its recipe, from shards: stopped, it goes on to the same weights."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import test_urbansound8k
 from small_run import metric_steps, small, weights_hash
 
 from vcrast.cli.data import run_prepare
-from vcrast.cli.main import parser
+from vcrast.cli.main import main, parser
 from vcrast.config.resume import resolve
 from vcrast.features.views import Views
 from vcrast.run import run
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SETS = {  # replica, words, clips and classes, what is evaluated
     "speechcommands": (
         test_speechcommands.replica,
-        ["finetune.views.background_folder=_background_noise_", "finetune.views.background_probability=0.5"],
+        ["finetune.views.background_folder={root}/_background_noise_", "finetune.views.background_probability=0.5"],
         "140 clips, 35 classes, folds: test val", "accuracy",
     ),
     "urbansound8k": (test_urbansound8k.replica, ["data.folds=[10]"], "100 clips, 10 classes, folds: 1 2 3", "accuracy"),
@@ -40,14 +40,18 @@ def test_a_set_is_prepared_trained_on_and_evaluated(name, tmp_path, monkeypatch,
     monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)  # takes longer than the runs
     replica, own, said, metric = SETS[name]
     root = replica(tmp_path / "data")
+    own = [word.format(root=root) for word in own]
     words = [word for word in own if word.startswith("data.")]
     cache = [f"data.root={root}", f"data.cache_dir={tmp_path}/cache"]
     assert run_prepare(parser().parse_args(["data", "prepare", name, *cache, *words])) == 0
     assert said in capsys.readouterr().out
+    shards, options = tmp_path / "shards", [word for word in words if word.startswith("data.options.")]
+    shard = ["data", "shard", name, f"data.root={root}", *options, "--out", str(shards), "--clips-per-shard", "20"]
+    assert main([*shard, "--workers", "0"]) == main(["data", "verify", str(shards)]) == 0
 
     def given(folder, *more):
         whole = small(
-            folder, f"recipe={name}", "model=tiny", f"data.root={root}", "stages=[finetune,evaluate]", *own,
+            folder, f"recipe={name}", "model=tiny", f"data.root={shards}", "data.mixed_shards=2", "stages=[finetune,evaluate]", *own,
             "finetune.batch_size=4", "finetune.steps=4", "evaluation=classifier", "data.cache=false", *more,
         )  # fmt: skip
         left_out = ("recipe=demo", "data.options", "evaluation.linear_probe")

@@ -40,6 +40,7 @@ def run_shard(args: argparse.Namespace) -> int:
         OSError: the folder cannot be written, or the disk is full.
     """
     from vcrast.data.open import open_corpus
+    from vcrast.data.shards.corpus import origin
     from vcrast.data.shards.tar import Packing
     from vcrast.data.shards.write import pack
 
@@ -49,7 +50,8 @@ def run_shard(args: argparse.Namespace) -> int:
         args.codec, data.sample_rate, args.clips_per_shard, data.keep_silent, data.max_bad_fraction
     )  # fmt: skip
     manifest = pack(
-        open_corpus(data, trains=False), args.out, packing, part=args.part, num_workers=args.workers
+        open_corpus(data, trains=False), args.out, packing, part=args.part, num_workers=args.workers,
+        origin=origin(data),
     )  # fmt: skip
     if manifest is not None:
         size = sum(shard.bytes for shard in manifest.shards)
@@ -70,8 +72,8 @@ def run_verify(args: argparse.Namespace) -> int:
     from vcrast.config.compose import compose
     from vcrast.data.audio import MEMBERS
     from vcrast.data.members import SCHEME, Members
+    from vcrast.data.shards.corpus import remote_files
     from vcrast.data.shards.verify import verify
-    from vcrast.data.sources.shards import remote_files
 
     show_log()
     remote = remote_files(compose(["data=shards"]).data)

@@ -71,6 +71,8 @@ class DataConfig:
     max_bad_fraction: float
     keep_silent: bool
     mixed_shards: int | None = field(metadata=POSITIVE)
+    copies_gb: float = field(metadata=FREE | POSITIVE)
+    fetch_attempts: int = field(metadata=FREE | POSITIVE)
     sources: dict[str, Any]
     weights: list[float] | None
     path: str | None = field(metadata=FREE)

@@ -103,9 +103,10 @@ def read_scaled(
         decoded = Decoded(wav, sample_rate, 1.0)
     else:
         decoded = _decode(path, start_s, duration_s)
-    _check(path, decoded.wav, keep_silent)
+    peak = _check(path, decoded.wav, keep_silent)
     wav = np.ascontiguousarray(resample(decoded.wav, decoded.rate, sample_rate), dtype=np.float32)
-    return Decoded(limit(wav), sample_rate, decoded.scale)
+    inside = decoded.rate == sample_rate and peak <= 1.0
+    return Decoded(wav if inside else limit(wav), sample_rate, decoded.scale)
 
 
 def sound_suffixes() -> tuple[str, ...]:
@@ -209,7 +210,8 @@ def _stretch(path: str, start_s: float, duration_s: float | None) -> Stretch:
     return ffmpeg.read(path, start_s, duration_s)
 
 
-def _check(path: str, wav: np.ndarray, keep_silent: bool) -> None:
+def _check(path: str, wav: np.ndarray, keep_silent: bool) -> float:
+    """Refuse what nobody should train on; returns the largest absolute value."""
     if not len(wav):
         raise AudioFault(path, "no samples")
     peak = max(float(wav.max()), -float(wav.min()))  # NaN if any sample is
@@ -217,3 +219,4 @@ def _check(path: str, wav: np.ndarray, keep_silent: bool) -> None:
         raise AudioFault(path, f"{int((~np.isfinite(wav)).sum())} NaN or infinite samples")
     if peak < SILENCE and not keep_silent:
         raise AudioFault(path, "silent: every sample is 0; data.keep_silent=true takes it for a sound")
+    return peak

@@ -216,6 +216,8 @@ def fit(wav: np.ndarray, num_samples: int, pad: str) -> np.ndarray:
     """Fill a short clip (S,) up to `num_samples`: with silence behind it, or by repeating it. Always a new array."""
     if pad == "repeat" and len(wav) < num_samples:
         return np.tile(wav, -(-num_samples // len(wav)))[:num_samples].astype(np.float32)
+    if len(wav) >= num_samples:
+        return np.array(wav[:num_samples], np.float32)
     out = np.zeros(num_samples, np.float32)
-    out[: len(wav)] = wav[:num_samples]
+    out[: len(wav)] = wav
     return out

@@ -19,6 +19,7 @@ from vcrast.data.dataset import ClipDataset
 from vcrast.data.padding import clip_lengths, padding_note
 from vcrast.data.preflight import preflight
 from vcrast.data.remarks import left_out, scaled
+from vcrast.data.shards.corpus import are_shards, shard_corpus
 from vcrast.data.sources import import_sources
 from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
@@ -43,10 +44,18 @@ def open_corpus(data: DataConfig, *, trains: bool = True) -> Corpus:
         raise ValueError(f"data.max_bad_fraction={data.max_bad_fraction}: must be at least 0 and below 1")
     if data.sample_rate < 1:
         raise ValueError(f"data.sample_rate={data.sample_rate}: must be positive, in Hz")
-    corpus: Corpus = SOURCES.get(data.name)(data)
+    corpus = build_corpus(data)
     checked, folds = (corpus, data.folds) if trains else (replace(corpus, folds=()), None)
     preflight(checked, folds=folds, max_bad_fraction=data.max_bad_fraction)
     log.info("data=%s: %d clips, %d classes, folds %s", data.name, len(corpus.clips), len(corpus.classes), corpus.folds)
+    return corpus
+
+
+def build_corpus(data: DataConfig) -> Corpus:
+    """Build what `data` names, from its own files or from shards of it; errors as in `open_corpus`, nothing checked."""
+    if data.root is not None and are_shards(data.root):
+        return shard_corpus(data)
+    corpus: Corpus = SOURCES.get(data.name)(data)
     return corpus
 
 

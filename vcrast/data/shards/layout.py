@@ -66,6 +66,7 @@ class Manifest:
         folds: names of the folds; the index numbers them.
         notes: what a reader of results should know.
         left_out: clips that could not be read, and why.
+        origin: `name` and `options` of the data settings; empty if it was packed without.
         shards: the files.
         index: sha256 of each file of the index.
     """
@@ -80,6 +81,7 @@ class Manifest:
     folds: tuple[str, ...]
     notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
+    origin: dict[str, Any] = field(default_factory=dict)
     shards: tuple[Shard, ...] = ()
     index: dict[str, str] = field(default_factory=dict)
 

@@ -7,11 +7,12 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,9 @@ class Faults(ValueError):
 
 
 def pack(
-    corpus: Corpus, out: Path, packing: Packing, *, part: tuple[int, int] = (1, 1), num_workers: int | None = None
-) -> Manifest | None:
+    corpus: Corpus, out: Path, packing: Packing, *, part: tuple[int, int] = (1, 1), num_workers: int | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> Manifest | None:  # fmt: skip
     """Write the shards of a corpus, or one part of them; those that are there already are left.
 
     Clips are dealt to shards in an order that depends on their number alone: each shard holds clips of all kinds, so
@@ -48,6 +50,7 @@ def pack(
         part: (i, n): this call writes the i-th of n parts of the shards, counted from 1; who finishes last, in whatever
             order, writes the index and the manifest.
         num_workers: processes that encode; 0 is this one, None one per core.
+        origin: `name` and `options` of the data settings, to be noted.
 
     Returns:
         The manifest, or None as long as other parts are missing.
@@ -76,7 +79,7 @@ def pack(
     if missing := sum(not _is_done(out, shard) for shard in shards):
         log.info("shards: %d of %d are missing, which other parts write", missing, len(shards))
         return None
-    return _finish(corpus, out, packing, source, shards)
+    return _finish(corpus, out, packing, source, shards, dict(origin or {}))
 
 
 def packing_order(num_clips: int) -> np.ndarray:
@@ -162,7 +165,9 @@ def _written(tasks: Iterator[Task], count: int, num_workers: int | None) -> Iter
         pool.shutdown(cancel_futures=True)
 
 
-def _finish(corpus: Corpus, out: Path, packing: Packing, source: str, shards: range) -> Manifest:
+def _finish(
+    corpus: Corpus, out: Path, packing: Packing, source: str, shards: range, origin: dict[str, Any]
+) -> Manifest:
     """Join the rows of all shards; write the index and, last, the manifest."""
     path = out / MANIFEST
     if path.exists():
@@ -195,7 +200,7 @@ def _finish(corpus: Corpus, out: Path, packing: Packing, source: str, shards: ra
         hashes[f"{name}.npy"] = hashlib.sha256(buffer.getvalue()).hexdigest()
     manifest = Manifest(
         corpus.name, source, packing.codec, packing.sample_rate, packing.clips_per_shard, corpus.classes,
-        corpus.multilabel, folds, corpus.notes, left_out,
+        corpus.multilabel, folds, corpus.notes, left_out, origin,
     )  # fmt: skip
     manifest = replace(manifest, shards=tuple(Shard(**each["shard"]) for each in about), index=hashes)
     wids = {

@@ -13,6 +13,7 @@ from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
 from vcrast.data.clips import join
 from vcrast.data.corpus import Corpus, fold_names
+from vcrast.data.open import build_corpus
 from vcrast.data.preflight import preflight
 from vcrast.data.settings import refuse_settings
 
@@ -78,7 +79,7 @@ def _open(data: DataConfig, name: str, given: Mapping[str, Any] | None) -> Corpu
     shared = {each.name: getattr(data, each.name) for each in fields(data)}
     settings = {**own, **{key: value for key, value in shared.items() if key not in OWN}, **given, "options": options}
     try:
-        corpus: Corpus = SOURCES.get(kind)(DataConfig(**{**settings, "name": kind, "folds": None}))
+        corpus = build_corpus(DataConfig(**{**settings, "name": kind, "folds": None}))
         preflight(replace(corpus, folds=()), folds=None, max_bad_fraction=data.max_bad_fraction)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"data.sources.{name}: {error}") from None
