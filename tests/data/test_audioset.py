@@ -37,13 +37,13 @@ def segments(rows, *, end="\n", comments=3, stated=None):
     return end.join([*head, *lines, ""])
 
 
-def lists(folder, *, train=None, **more):
+def lists(folder, *, train=None, tested=None, **more):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "class_labels_indices.csv").write_text(LABELS, newline="")
     for split, rows in (
         ("unbalanced_train", train or TRAIN_ROWS),
         ("balanced_train", BALANCED_ROWS),
-        ("eval", EVAL_ROWS),
+        ("eval", tested or EVAL_ROWS),
     ):
         (folder / f"{split}_segments.csv").write_text(segments(rows, **more), newline="")
     return folder

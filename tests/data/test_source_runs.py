@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+import test_audioset
 import test_fsd50k
 import test_librispeech
 import test_speechcommands
@@ -20,6 +21,17 @@ from vcrast.runs.interrupt import Interrupted
 
 pytestmark = pytest.mark.slow
 
+
+def audioset(root):
+    """Lists and sounds of 25 segments, two of them without a sound."""
+    rows = {f"video-{number:05d}": ("0.000", ",".join(test_audioset.MIDS[number % 4 :: 200])) for number in range(20)}
+    tested = {f"eval-{number:06d}": ("0.000", test_audioset.MIDS[number % 2]) for number in range(4)}
+    test_audioset.lists(root, train=rows, tested=tested)
+    there = (*list(rows)[:18], *test_audioset.BALANCED_ROWS, *tested)
+    test_audioset.sounds(root, [f"audio/{video}.wav" for video in there])
+    return root
+
+
 SETS = {  # replica, words, clips and classes, what is evaluated
     "speechcommands": (
         test_speechcommands.replica,
@@ -31,6 +43,7 @@ SETS = {  # replica, words, clips and classes, what is evaluated
         test_librispeech.replica, ["data.options.subsets=[dev-clean]"], "35 clips, 3 classes, folds: test val",
         "accuracy",
     ),
+    "audioset": (audioset, ["finetune.sampling=balanced"], "23 clips, 527 classes, folds: eval", "mAP"),
     "fsd50k": (test_fsd50k.replica, [], "17 clips, 200 classes, folds: test val", "mAP"),
 }  # fmt: skip
 
@@ -51,7 +64,8 @@ def test_a_set_is_prepared_trained_on_and_evaluated(name, tmp_path, monkeypatch,
 
     def given(folder, *more):
         whole = small(
-            folder, f"recipe={name}", "model=tiny", f"data.root={shards}", "data.mixed_shards=2", "stages=[finetune,evaluate]", *own,
+            folder, f"recipe={name}", "model=tiny", f"data.root={shards}", "data.mixed_shards=2",
+            "stages=[finetune,evaluate]", *own,
             "finetune.batch_size=4", "finetune.steps=4", "evaluation=classifier", "data.cache=false", *more,
         )  # fmt: skip
         left_out = ("recipe=demo", "data.options", "evaluation.linear_probe")
