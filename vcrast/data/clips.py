@@ -190,6 +190,11 @@ class Clips(Sequence[Clip]):
         """Return the values of a column that belong to these clips."""
         return column if self.rows is None else column[self.rows]
 
+    def paths(self) -> Iterator[str]:
+        """Yield the path of each clip, without making the clips."""
+        rows = range(len(self)) if self.rows is None else map(int, self.rows)
+        return map(self.columns.paths.__getitem__, rows)
+
     @property
     def fold(self) -> np.ndarray:
         """(n,) numbers of `fold_names`."""

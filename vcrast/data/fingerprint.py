@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,9 +38,7 @@ def fingerprint(corpus: Corpus, fold: str) -> dict[str, Any]:
     content = hashlib.blake2b(digest_size=8)
     for part in (train, test):
         digest.update(f"{len(part)} clips\n".encode())
-        for clip in part:
-            row = [clip_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels]
-            digest.update(json.dumps(row).encode())
+        hash_clips(digest, part, base)
         for clip in spread(part, MAX_HEADERS):
             digest.update(f"{_size(clip.path)} ".encode())
         for clip in spread(part, MAX_READ):
@@ -82,18 +81,51 @@ def without_content(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "content"}
 
 
+class Digest(Protocol):
+    """A hash that is added to."""
+
+    def update(self, content: bytes, /) -> None:
+        """Add bytes."""
+
+
+def hash_clips(digest: Digest, clips: Clips, base: str) -> None:
+    """Add names below `base`, stretches and labels to a hash; millions of clips take seconds."""
+    columns, names = clips.columns, clip_names(clips.paths(), base)
+    while some := list(itertools.islice(names, 4096)):
+        digest.update("\n".join([*some, ""]).encode("utf-8", "surrogateescape"))
+    for column in (columns.start_s, columns.duration_s):
+        digest.update(b"" if column is None else np.ascontiguousarray(clips.of_rows(column), "<f8").tobytes())
+    for values in clips.labels():
+        digest.update(np.ascontiguousarray(values, "<i8").tobytes())
+
+
 def shared_folder(clips: Iterable[Clip]) -> str:
     """Return the folder that all files lie in, "" if there is none."""
-    folders = {os.path.dirname(os.path.abspath(clip.path)) for clip in clips if not is_address(clip.path)}
+    paths = clips.paths() if isinstance(clips, Clips) else (clip.path for clip in clips)
+    folders = {os.path.dirname(path) for path in paths if not is_address(path)}
     try:
-        return os.path.commonpath(folders) if folders else ""
+        return os.path.commonpath(set(map(os.path.abspath, folders))) if folders else ""
     except ValueError:  # two drives share nothing
         return ""
 
 
 def clip_name(path: str, base: str) -> str:
-    """Name a file by where it lies below a folder, with slashes on every system."""
-    return path if is_address(path) else os.path.abspath(path).removeprefix(base).replace(os.sep, "/").lstrip("/")
+    """Name a file by where it lies below a folder, with slashes on every system; an address is its own name."""
+    return next(clip_names([path], base))
+
+
+def clip_names(paths: Iterable[str], base: str) -> Iterator[str]:
+    """Call `clip_name` for each of many paths, of which many lie in one folder."""
+    below: dict[str, str] = {}
+    for path in paths:
+        if is_address(path):
+            yield path
+            continue
+        folder, name = os.path.split(path)
+        if folder not in below:
+            inside = os.path.abspath(folder).removeprefix(base).replace(os.sep, "/").strip("/")
+            below[folder] = f"{inside}/" if inside else ""
+        yield below[folder] + name
 
 
 def _middle(path: str) -> bytes:

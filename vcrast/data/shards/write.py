@@ -19,7 +19,7 @@ import numpy as np
 from vcrast.config.atomic import remove_abandoned, write_atomic
 from vcrast.data.audio import readers
 from vcrast.data.corpus import Corpus
-from vcrast.data.fingerprint import clip_name, shared_folder
+from vcrast.data.fingerprint import hash_clips, shared_folder
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
 from vcrast.data.shards.encode import check_codec
@@ -92,9 +92,8 @@ def _begin(corpus: Corpus, out: Path, packing: Packing) -> str:
     clips, digest = corpus.table, hashlib.blake2b(digest_size=16)
     base = shared_folder(clips)
     digest.update(json.dumps([corpus.name, corpus.classes, corpus.multilabel, asdict(packing)]).encode())
-    for clip in clips:
-        row = [clip_name(clip.path, base), clip.start_s, clip.duration_s, clip.labels, clip.fold]
-        digest.update(json.dumps(row).encode())
+    hash_clips(digest, clips, base)
+    digest.update(json.dumps(clips.columns.fold_names).encode() + clips.fold.astype("<i8").tobytes())
     plan = {"name": corpus.name, "clips": len(clips), **asdict(packing), "source": digest.hexdigest()}
     path = out / PLAN
     if not path.exists():
