@@ -60,9 +60,7 @@ def of_mixture(word: str) -> list[str]:
         return [word]
     names = [name.strip() for name in found[1].split(",")]
     if not all(re.fullmatch(r"\w+", name) for name in names) or len(set(names)) < len(names):
-        raise ValueError(
-            f"{word}: give the names of datasets, each once; a second folder is data.sources.OWN.name=NAME"
-        )
+        raise ValueError(f"{word}: give names of datasets, each once; another folder is data.sources.OWN.name=NAME")
     return ["data=mixture", *(f"data.sources.{name}={{}}" for name in names)]
 
 

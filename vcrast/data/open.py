@@ -53,6 +53,9 @@ def open_corpus(data: DataConfig, *, trains: bool = True) -> Corpus:
 
 def build_corpus(data: DataConfig) -> Corpus:
     """Build what `data` names, from its own files or from shards of it; errors as in `open_corpus`, nothing checked."""
+    for name in ("sources", "weights"):
+        if data.name != "mixture" and (value := getattr(data, name)):
+            raise ValueError(f"data.{name}={value}: of data=[NAME,NAME] alone; data={data.name} does not use it")
     if data.root is not None and are_shards(data.root):
         return shard_corpus(data)
     corpus: Corpus = SOURCES.get(data.name)(data)

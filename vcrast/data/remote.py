@@ -75,7 +75,7 @@ class RemoteFiles:
                     self._fetch(url, copy)
                 return read(str(copy))
         except OSError as error:
-            raise StoreError(f"{url}: {error}") from None
+            raise StoreError(str(error) if str(error).startswith(url) else f"{url}: {error}") from None
 
     def forget(self, url: str) -> None:
         """Remove the copy of a file, if there is one."""

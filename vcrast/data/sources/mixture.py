@@ -11,6 +11,7 @@ from typing import Any
 from vcrast.config.compose import read_option
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
+from vcrast.config.words import suggest
 from vcrast.data.clips import join
 from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.open import build_corpus
@@ -73,13 +74,16 @@ def _open(data: DataConfig, name: str, given: Mapping[str, Any] | None) -> Corpu
     given = dict(given or {})
     kind = str(given.pop("name", name))
     own = read_option("data", kind)
-    if wrong := [key for key in given if key not in OWN]:
-        raise ValueError(f"data.sources.{name}.{wrong[0]}: is the mixture's own; set data.{wrong[0]}")
+    for key in given:
+        if key not in OWN:
+            shared_by_all = key in {each.name for each in fields(data)}
+            how = f"is the mixture's own; set data.{key}" if shared_by_all else f"no such setting; {suggest(key, OWN)}"
+            raise ValueError(f"data.sources.{name}.{key}: {how}")
     options = {**own["options"], **given.pop("options", {})}
     shared = {each.name: getattr(data, each.name) for each in fields(data)}
     settings = {**own, **{key: value for key, value in shared.items() if key not in OWN}, **given, "options": options}
     try:
-        corpus = build_corpus(DataConfig(**{**settings, "name": kind, "folds": None}))
+        corpus = build_corpus(DataConfig(**{**settings, "name": kind, "folds": None, "sources": {}, "weights": None}))
         preflight(replace(corpus, folds=()), folds=None, max_bad_fraction=data.max_bad_fraction)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"data.sources.{name}: {error}") from None
