@@ -17,7 +17,7 @@ from vcrast.config.compose import to_dict
 from vcrast.config.resume import claim, holds_work, names_folder
 from vcrast.config.saved import load_config, save_config
 from vcrast.config.schema import Config
-from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
 from vcrast.data.fingerprint import fingerprint
@@ -94,7 +94,7 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
             summary.warn(text)
         if opened.data.left_out:
             summary.warn(opened.data.left_out)
-        if is_rank_zero() and not corpus.listed:  # of millions of clips the lists are kept with the dataset
+        if is_rank_zero() and not (corpus.listed or corpus.content):  # of millions, the dataset keeps lists
             write_folds(corpus, folder / "clips.csv")
         for text in said_of(plans):
             log.info("%s", text)
@@ -171,10 +171,9 @@ class OpenFolds:
         if "finetune" not in config.stages or config.finetune.validation.clips is None:
             return part.train, None
         kept, held = split_off(part.train.clips, config.finetune, self.corpus, seed=config.run.seed)
-        places = [one for one in held if isinstance(one, int)]
-        if places:
-            return part.train.only(kept), part.train.only(places)
-        return part.train, self.data.dataset([one for one in held if isinstance(one, Clip)], seed=config.run.seed)
+        if isinstance(held, Clips):
+            return part.train, self.data.dataset(held, seed=config.run.seed)
+        return part.train.only(kept), part.train.only(held)
 
     @property
     def notes(self) -> list[str]:

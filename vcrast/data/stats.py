@@ -83,7 +83,8 @@ def cached_stats(
 ) -> tuple[float, float]:
     """Call `fbank_stats` once: kept as JSON in the cache folder under the clips and the feature settings."""
     settings = json.dumps(dict(features), sort_keys=True, default=str)
-    digest = hashlib.blake2b(f"{corpus_key(clips, sample_rate)} {settings}".encode(), digest_size=12).hexdigest()
+    key = f"{corpus_key(spread(clips, MAX_CLIPS), sample_rate)} {len(clips)} {settings}"
+    digest = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     path = (Path(cache_dir) if cache_dir is not None else default_cache_dir()) / f"stats-{digest}.json"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))

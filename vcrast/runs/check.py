@@ -18,6 +18,7 @@ from vcrast.data.backgrounds import recordings
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import WHOLE, Corpus, select_folds
 from vcrast.data.open import OpenData
+from vcrast.data.sampling import class_clips
 from vcrast.data.streams import Supply, open_stream, recordings_per_batch
 from vcrast.evaluation.base import build_evaluations
 from vcrast.features.draws import PARTNER_BLOCK, Draws
@@ -228,7 +229,8 @@ def fold_notes(corpus: Corpus, folds: Sequence[str]) -> list[str]:
 
 
 def _notes(corpus: Corpus, train: Sequence[Clip], test: Sequence[Clip]) -> Iterator[str]:
-    learnt, tested = (Counter(label for clip in part for label in clip.labels) for part in (train, test))
+    counts = (enumerate(class_clips(part, len(corpus.classes))) for part in (train, test))
+    learnt, tested = (Counter({label: count for label, count in each if count}) for each in counts)
     names = corpus.classes
 
     def listed(labels: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from vcrast.config.schema import FinetuneConfig
 from vcrast.config.words import suggest
 from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 from vcrast.data.corpus import TRAIN, Corpus
 from vcrast.data.holdout import hold_out
 from vcrast.evaluation.classifier import classification_metrics
@@ -116,7 +117,7 @@ def check_validation(options: FinetuneConfig, corpus: Corpus, folds: Sequence[st
 
 def split_off(
     train: Sequence[Clip], options: FinetuneConfig, corpus: Corpus, *, seed: int
-) -> tuple[list[int], list[int] | list[Clip]]:
+) -> tuple[Sequence[int], list[int] | Clips]:
     """Places of the training clips that stay, and what is held out: places of training clips, or clips of a split.
 
     Raises:
@@ -126,9 +127,9 @@ def split_off(
     if isinstance(asked, int | float) and not isinstance(asked, bool):
         held = set(hold_out(train, float(asked), seed=seed))
         return [place for place in range(len(train)) if place not in held], sorted(held)
-    fixed = any(clip.fold == TRAIN for clip in corpus.clips)
+    fixed = TRAIN in corpus.table.folds
     if not fixed or asked not in corpus.folds:
         splits = [name for name in corpus.folds if fixed]
         choices = f"a share such as 0.1{', or ' + ', '.join(splits) if splits else ''}"
         raise ValueError(f"finetune.validation.clips={asked}: {corpus.name} has no such split; give {choices}")
-    return list(range(len(train))), [clip for clip in corpus.clips if clip.fold == asked]
+    return range(len(train)), corpus.table.take(corpus.table.in_fold(asked).nonzero()[0])
