@@ -2,6 +2,7 @@
 
 python launch/slurm.py RECIPE [group=option] [key=value ...] [-m] [--dry-run]     # from a clone, installed or not
 vcrast submit RECIPE [group=option] [key=value ...] [-m] [--dry-run]              # the same
+python launch/slurm.py data shard NAME --out DIR --parts N                        # see slurm_shards.py
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
 
 
 def _main(words: Sequence[str], program: Program) -> int:
+    if words[:1] == ["data"]:
+        from .slurm_shards import submit as submit_packing
+
+        refuse_without_submitit()
+        return submit_packing(words[1:], program)
     arguments = parse(words)
     if arguments.help:
         print(launch_help(program.shown, SUBMIT_FLAGS))
@@ -74,10 +80,7 @@ def submit(arguments: Arguments, program: Program) -> int:
         ValueError: a wrong setting, or the cluster's refusal.
         ModuleNotFoundError: submitit is missing.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise ModuleNotFoundError(
-            'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
-        )
+    refuse_without_submitit()
     from vcrast.runs.check import check_parts
 
     from . import slurm_options
@@ -102,6 +105,18 @@ def submit(arguments: Arguments, program: Program) -> int:
     for line in doubts(runs, cluster):
         print(f"{program.name}: warning: {line}", file=sys.stderr)
     return show_script(base, runs, program) if arguments.dry_run else hand_over(base, runs, cluster, program)
+
+
+def refuse_without_submitit() -> None:
+    """Say how to install what jobs are handed over with.
+
+    Raises:
+        ModuleNotFoundError: it is missing.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise ModuleNotFoundError(
+            'submitting needs the package submitit: pip install "submitit>=1.5.3,<2", or make setup'
+        )
 
 
 def refuse_uneven(config: Config) -> None:
@@ -144,7 +159,7 @@ def show_script(base: Path, runs: Sequence[PlannedRun], program: Program) -> int
     from .submission import Submission
 
     code = base / "code" / fingerprint(ROOT, source_files(ROOT))
-    print(Submission(runs[0].config, base / "slurm", code).script(len(runs)))
+    print(Submission(runs[0].config.slurm, runs[0].config.recipe, base / "slurm", code).script(len(runs)))
     for run in runs:
         print(f"{program.name}: would run {run.folder} {' '.join(run.varied)}".rstrip(), file=sys.stderr)
     return 0
@@ -161,7 +176,7 @@ def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Pro
     own = take_own_options(base / "code")
     tasks = [BatchJob(run.overrides, run.config.slurm.signal_delay_s, program, own) for run in runs]
     try:
-        jobs = Submission(runs[0].config, base / "slurm", code).submit(cluster, tasks)
+        jobs = Submission(runs[0].config.slurm, runs[0].config.recipe, base / "slurm", code).submit(cluster, tasks)
     except ValueError:
         if is_new:  # a refused job leaves no run behind
             shutil.rmtree(base)

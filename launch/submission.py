@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcrast.config.schema import Config
+from vcrast.config.schema import SlurmConfig
 
-from .slurm_job import BatchJob
 from .slurm_options import command_words, parameters
 
 if TYPE_CHECKING:
     from submitit import AutoExecutor, Job
+
+    from .slurm_job import BatchJob
+    from .slurm_shards import PackingJob
 
 # sbatch takes these from the environment in place of what the script says.
 ENVIRONMENT_NAMES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", "requeue": "NO_REQUEUE"}
@@ -41,12 +43,14 @@ class Submission:
     """What is about to be submitted.
 
     Attributes:
-        config: of the first run; all of a sweep share its recipe and `slurm.*`, which are checked.
+        options: `slurm.*`, which are checked; all jobs of an array share them.
+        name: of the job, unless the options have one.
         folder: where submitit keeps scripts, pickles and logs; seen by all nodes.
         code: copy of the code that the jobs import.
     """
 
-    config: Config
+    options: SlurmConfig
+    name: str
     folder: Path
     code: Path
 
@@ -54,10 +58,10 @@ class Submission:
         """Submitit's executor with all settings."""
         from submitit import AutoExecutor
 
-        keywords = {"python": self.python_command(), "max_num_timeout": self.config.slurm.max_num_timeout}
+        keywords = {"python": self.python_command(), "max_num_timeout": self.options.max_num_timeout}
         both = {f"{kind}_{key}": value for kind in ("slurm", "local") for key, value in keywords.items()}
         executor = AutoExecutor(self.folder, cluster=cluster, **both)
-        executor.update_parameters(**parameters(self.config.slurm, name=f"vcrast-{self.config.recipe}"))
+        executor.update_parameters(**parameters(self.options, name=f"vcrast-{self.name}"))
         return executor
 
     def python_command(self) -> str:
@@ -68,7 +72,7 @@ class Submission:
         """
         path = os.pathsep.join(filter(None, [str(self.code), os.environ.get("PYTHONPATH")]))
         ignoring = ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh"]
-        python = command_words("slurm.python", self.config.slurm.python) or [sys.executable]
+        python = command_words("slurm.python", self.options.python) or [sys.executable]
         return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *ignoring, *python])
 
     def script(self, count: int) -> str:
@@ -83,7 +87,7 @@ class Submission:
             inner.parameters["map_count"] = count
         return inner._make_submission_file_text(inner._submitit_command_str, "")
 
-    def submit(self, cluster: str, jobs: Sequence[BatchJob]) -> list[Job[int]]:
+    def submit(self, cluster: str, jobs: Sequence[BatchJob | PackingJob]) -> list[Job[int]]:
         """Hand the jobs over, several as one array.
 
         Raises:

@@ -29,7 +29,13 @@ ONLY_IN = {
     "sklearn": {"extensions/sound_probe/ridge.py"},
     "soxr": {"vcrast/data/audio.py"},
     "torchcodec": {"vcrast/data/ffmpeg_libraries.py"},
-    "submitit": {"launch/slurm.py", "launch/slurm_job.py", "launch/submission.py", "launch/requeue.py"},
+    "submitit": {
+        "launch/slurm.py",
+        "launch/slurm_job.py",
+        "launch/submission.py",
+        "launch/requeue.py",
+        "launch/slurm_shards.py",
+    },
 }
 
 

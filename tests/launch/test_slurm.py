@@ -163,14 +163,14 @@ def test_the_interpreter_finds_the_copy_first_wherever_it_is_started(tmp_path, m
         (tmp_path / place / "where.py").write_text(f"print({place!r})")
     (tmp_path / "user" / "also.py").write_text("print('also')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "user"))
-    command = Submission(resolve(["recipe=demo"]), tmp_path / "slurm", tmp_path / "code").python_command()
+    command = Submission(resolve(["recipe=demo"]).slurm, "demo", tmp_path / "slurm", tmp_path / "code").python_command()
     done = subprocess.run(f"{command} -m where; {command} -m also", shell=True, cwd=tmp_path / "checkout", text=True,
                           capture_output=True, check=True)  # fmt: skip
     assert done.stdout.split() == ["code", "also"]
 
 
 def test_a_warning_before_python_is_ready_does_not_end_the_process(tmp_path):
-    command = Submission(resolve(["recipe=demo"]), tmp_path, tmp_path).python_command()
+    command = Submission(resolve(["recipe=demo"]).slurm, "demo", tmp_path, tmp_path).python_command()
     program = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); os.kill(os.getpid(), signal.SIGUSR1); print(1)"
     done = subprocess.run([*slurm.shlex.split(command), "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"

@@ -41,7 +41,7 @@ def with_(**changes):
 def script(options, count=1, folder="/runs/a"):
     check(options)
     config = dataclasses.replace(DEMO, slurm=options)
-    return Submission(config, Path(folder) / "slurm", Path(folder) / "code").script(count)
+    return Submission(config.slurm, config.recipe, Path(folder) / "slurm", Path(folder) / "code").script(count)
 
 
 def test_every_text_of_the_schema_is_checked():

@@ -31,7 +31,8 @@ cluster (slurm.*; null means the cluster's own default; docs/slurm.md):
   slurm.cluster=local                    processes on this machine instead, for those without Slurm
 
   -m             several values per key: `-m attention=softmax,rfa run.seed=0,1,2` is one job array of six runs
-  --dry-run      print the batch script, submit nothing"""
+  --dry-run      print the batch script, submit nothing
+  data shard NAME --out DIR --parts N    in place of a recipe: pack a dataset by N jobs (docs/slurm.md)"""
 
 ALL_FLAGS = """\
   --recipes DIR  recipes of your own, DIR/NAME.yaml, beside those above; the folder vcrast_recipes is found by itself

@@ -5,25 +5,24 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vcrast.cli.options import add_dataset, config_of, show_log
+
+if TYPE_CHECKING:
+    from vcrast.config.schema import DataConfig
+    from vcrast.data.shards.tar import Packing
 
 
 def add_parsers(verbs: Any) -> None:
     """Add both verbs to those of `data`."""
     shard = verbs.add_parser("shard", help="pack a dataset into large files, for fast reading at any scale")
-    add_dataset(shard)
-    shard.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
-    shard.add_argument("--codec", default="flac", help="flac (default), or opus: a seventh of the size, lossy, slower")
-    shard.add_argument(
-        "--clips-per-shard", type=int, default=1000, metavar="N", help="clips in each file (default %(default)s)"
-    )
+    add_packing(shard)
     shard.add_argument(
         "--part", type=_part, default=(1, 1), metavar="i/n", help="write one of n parts, on one machine of n; from 1"
     )
-    shard.add_argument("--workers", type=int, default=None, metavar="N", help="processes that encode (default: cores)")
     shard.set_defaults(run=run_shard)
 
     verify = verbs.add_parser("verify", help="check shards against their manifest; names damaged files and clips")
@@ -32,7 +31,25 @@ def add_parsers(verbs: Any) -> None:
     verify.set_defaults(run=run_verify)
 
 
-def run_shard(args: argparse.Namespace) -> int:
+def add_packing(parser: ArgumentParser) -> None:
+    """Declare what is packed and how: all options but the part."""
+    add_dataset(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
+    parser.add_argument("--codec", default="flac", help="flac (default), or opus: a seventh of the size, lossy, slower")
+    parser.add_argument(
+        "--clips-per-shard", type=int, default=1000, metavar="N", help="clips in each file (default %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=None, metavar="N", help="processes that encode (default: cores)")
+
+
+def packing_of(args: Namespace, data: DataConfig) -> Packing:
+    """Turn the options of `add_packing` and the dataset's settings into how clips become shards."""
+    from vcrast.data.shards.tar import Packing
+
+    return Packing(args.codec, data.sample_rate, args.clips_per_shard, data.keep_silent, data.max_bad_fraction)
+
+
+def run_shard(args: Namespace) -> int:
     """`vcrast data shard NAME [key=value ...] --out DIR`: the folder on standard output.
 
     Raises:
@@ -41,18 +58,12 @@ def run_shard(args: argparse.Namespace) -> int:
     """
     from vcrast.data.open import open_corpus
     from vcrast.data.shards.corpus import origin
-    from vcrast.data.shards.tar import Packing
     from vcrast.data.shards.write import pack
 
     show_log()
     data = config_of(args).data
-    packing = Packing(
-        args.codec, data.sample_rate, args.clips_per_shard, data.keep_silent, data.max_bad_fraction
-    )  # fmt: skip
-    manifest = pack(
-        open_corpus(data, trains=False), args.out, packing, part=args.part, num_workers=args.workers,
-        origin=origin(data),
-    )  # fmt: skip
+    packing, corpus = packing_of(args, data), open_corpus(data, trains=False)
+    manifest = pack(corpus, args.out, packing, part=args.part, num_workers=args.workers, origin=origin(data))
     if manifest is not None:
         size = sum(shard.bytes for shard in manifest.shards)
         text = f"{manifest.num_clips} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB"
@@ -63,7 +74,7 @@ def run_shard(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_verify(args: argparse.Namespace) -> int:
+def run_verify(args: Namespace) -> int:
     """`vcrast data verify DIR [--decode]`: what is damaged on standard output; 1 if anything is.
 
     Raises:

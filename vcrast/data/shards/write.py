@@ -60,18 +60,11 @@ def pack(
         Faults: too many unreadable clips.
         OSError: the folder cannot be written, or the disk is full.
     """
-    check_codec(packing.codec, packing.sample_rate)
-    if packing.clips_per_shard < 1:
-        raise ValueError(f"--clips-per-shard {packing.clips_per_shard}: must be at least 1")
     number, total = part
     if not 1 <= number <= total:
         raise ValueError(f"--part {number}/{total}: give i/n with i from 1 to n")
-    clips = corpus.table
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    for folder in (out, out / PARTS):
-        remove_abandoned(folder)
-    source = _begin(corpus, out, packing)
-    shards = range(-(-len(clips) // packing.clips_per_shard))
+    source = begin(corpus, out, packing)
+    shards = range(num_shards(corpus, packing))
     # Neighbours are written at the same time by different machines: whoever is late, no stretch of files is missing.
     mine = [shard for shard in shards[number - 1 :: total] if not _is_done(out, shard)]
     log.info("shards: %d of %d to write in %s", len(mine), len(shards[number - 1 :: total]), out)
@@ -82,13 +75,45 @@ def pack(
     return _finish(corpus, out, packing, source, shards, dict(origin or {}))
 
 
+def begin(corpus: Corpus, out: Path, packing: Packing) -> str:
+    """Make the folder and note what it is for, or check that it is for the same; returns a hash of it.
+
+    Raises:
+        ValueError: a wrong setting, other clips or settings than those that the folder was begun with.
+        OSError: the folder cannot be written.
+    """
+    check_codec(packing.codec, packing.sample_rate)
+    if packing.clips_per_shard < 1:
+        raise ValueError(f"--clips-per-shard {packing.clips_per_shard}: must be at least 1")
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / PARTS):
+        remove_abandoned(folder)
+    return _noted(corpus, out, packing)
+
+
+def num_shards(corpus: Corpus, packing: Packing) -> int:
+    """Return how many files a corpus is packed into."""
+    return -(-len(corpus.clips) // packing.clips_per_shard)
+
+
+def unfinished_parts(out: Path, count: int, parts: int) -> list[int]:
+    """Return which of `parts` parts, counted from 1, have something to do: the first if only the manifest is missing.
+
+    Args:
+        out: the folder.
+        count: of its shards.
+        parts: that they are shared by.
+    """
+    found = sorted({shard % parts + 1 for shard in range(count) if not _is_done(out, shard)})
+    return found or ([] if (out / MANIFEST).exists() else [1])
+
+
 def packing_order(num_clips: int) -> np.ndarray:
     """Return (n,) places of the clips in the order in which they are dealt to shards."""
     return np.random.Generator(np.random.Philox(num_clips)).permutation(num_clips)
 
 
-def _begin(corpus: Corpus, out: Path, packing: Packing) -> str:
-    """Note what the folder is for, or check that it is the same; returns a hash of it."""
+def _noted(corpus: Corpus, out: Path, packing: Packing) -> str:
     clips, digest = corpus.table, hashlib.blake2b(digest_size=16)
     base = shared_folder(clips)
     digest.update(json.dumps([corpus.name, corpus.classes, corpus.multilabel, asdict(packing)]).encode())
