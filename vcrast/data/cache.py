@@ -33,9 +33,11 @@ from vcrast.config.atomic import remove_abandoned
 from vcrast.data import ffmpeg
 from vcrast.data.audio import AudioFault, is_address, read_scaled, readers
 from vcrast.data.clip import Clip
+from vcrast.data.clips import Clips
 from vcrast.data.partial import Decoded, Facts, Partial, open_partial, remove_stale
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
+from vcrast.data.room import NoRoomError, check_room
 from vcrast.data.store import SCALE, Index, WavStore
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def open_or_build(
 
     Raises:
         ValueError: more clips than that failed; lists the first 20, and names classes that are silent.
-        OSError: the folder cannot be written, or the disk is full; says how many bytes are needed.
+        OSError: the folder cannot be written, has no room for the clips, or the disk is full; says how much is needed.
     """
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     stats = _stats(clips)
@@ -107,7 +109,8 @@ def open_or_build(
             for clip, stat in zip(clips, stats, strict=True)
         ]
         check = partial(_check_faults, clips=clips, max_bad_fraction=max_bad_fraction, classes=classes)
-        index = _build(path, tasks, num_workers, check)
+        room = partial(_check_room, clips=clips, stats=stats, sample_rate=sample_rate, folder=folder)
+        index = _build(path, tasks, num_workers, check, room)
     else:
         log.info("data cache: %d clips already decoded in %s", len(clips) - len(index.faults), folder)
     faults = [(int(i), reason) for i, reason in index.faults.items()]
@@ -194,7 +197,15 @@ def _decode(task: Task) -> Decoded:
     return Decoded(np.clip(np.rint(wav * SCALE), -SCALE, SCALE - 1).astype("<i2"), content, "", scale)
 
 
-def _build(path: Path, tasks: Sequence[Task], num_workers: int | None, check: Check) -> Index:
+def _check_room(done: int, *, clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int, folder: Path) -> None:
+    """Raise where what is left to decode would not fit, see `check_room`; `done` clips are on the disk already."""
+    left = [stat.size for stat in stats[done:]]
+    check_room(Clips.of(clips)[done:], left, sample_rate=sample_rate, folder=folder)
+
+
+def _build(
+    path: Path, tasks: Sequence[Task], num_workers: int | None, check: Check, room: Callable[[int], None]
+) -> Index:
     digest = hashlib.blake2b(json.dumps([VERSION, *tasks]).encode(), digest_size=16).hexdigest()
     done: Sequence[Facts] = ()
     try:
@@ -203,6 +214,7 @@ def _build(path: Path, tasks: Sequence[Task], num_workers: int | None, check: Ch
         remove_stale(path.parent)
         with open_partial(path.with_suffix(".i16"), digest) as part:
             done = part.facts
+            room(len(done))
             going_on = f", going on after {len(done)}" if done else ""
             log.info("data cache: decoding %d clips into %s%s", len(tasks), path.parent, going_on)
             with _decoders(tasks[len(done) :], num_workers) as decoded:
@@ -210,6 +222,8 @@ def _build(path: Path, tasks: Sequence[Task], num_workers: int | None, check: Ch
             index = _index(path, tasks, done)
             part.publish(path.with_name(index.data))
         index.write(path)
+    except NoRoomError:
+        raise
     except OSError as error:
         raise _unwritable(error, path.parent, done, len(tasks)) from None
     return index

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from vcrast.config.atomic import open_aside, publish, write_atomic
+from vcrast.data.room import NoRoomError
 
 SUFFIX = ".part"
 LINES = ".jsonl"
@@ -91,7 +92,8 @@ class Partial:
 def open_partial(path: Path, digest: str) -> Iterator[Partial]:
     """Open what an earlier build of `path` has left, or begin anew.
 
-    It is kept when the block ends by a signal, a dead process or anything else but faults of the data or the disk.
+    It is kept when the block ends by a signal, a dead process or anything else but faults of the data or the disk; also
+    where there is no room for the rest.
     While another build is at work, or where the file system has no locks, it is a file of its own that is not kept.
 
     Args:
@@ -121,7 +123,8 @@ def open_partial(path: Path, digest: str) -> Iterator[Partial]:
     keep = False
     try:
         yield partial
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        keep = isinstance(error, NoRoomError) and bool(partial.facts)
         raise
     except BaseException:
         keep = True
