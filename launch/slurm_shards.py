@@ -105,7 +105,7 @@ def submit(words: Sequence[str], program: Program) -> int:
         word = words[0]
         raise ValueError(f"data {word}: {suggest(word, ['shard'])}; the other verbs run here, as `vcrast data {word}`")
     add_own_dirs()
-    args = _parse(words[1:], program)
+    args = parse_packing(words[1:], program)
     config = config_of(args)
     slurm_options.check(config.slurm)
     _refuse_several(config.slurm)
@@ -120,7 +120,12 @@ def submit(words: Sequence[str], program: Program) -> int:
     return _hand_over(args, config, parts, cluster, program)
 
 
-def _parse(words: Sequence[str], program: Program) -> Namespace:
+def parse_packing(words: Sequence[str], program: Program) -> Namespace:
+    """Read the words after `data shard`.
+
+    Raises:
+        ValueError: no part at all.
+    """
     parser = Parser(prog=f"{program.shown} data shard", description="Pack a dataset into large files, by many jobs.")
     add_packing(parser)
     parser.add_argument("--parts", type=int, required=True, metavar="N", help="jobs that share the work")

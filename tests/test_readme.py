@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from launch.arguments import parse
+from launch.arguments import Program, parse
 from launch.slurm_options import check
+from launch.slurm_shards import parse_packing
 from launch.sweep import expand
 from vcrast.cli.main import parser
+from vcrast.cli.options import config_of
 from vcrast.config.compose import compose
 
 pytestmark = pytest.mark.slow
@@ -42,6 +44,10 @@ def test_launch_commands_compose(page, command):
 
 @pytest.mark.parametrize(("page", "command"), SUBMISSIONS, ids=[text for _, text in SUBMISSIONS])
 def test_submissions_compose(page, command):
+    if shlex.split(command)[2:4] == ["data", "shard"]:
+        config = config_of(parse_packing(shlex.split(command)[4:], Program.of_verb("submit")))
+        check(config.slurm)
+        return
     arguments = parse(shlex.split(command)[2:])
     if any(word.startswith("run.resume=") for word in arguments.overrides):
         return

@@ -110,7 +110,7 @@ def test_of_many_files_few_are_opened_and_chance_refuses_nothing(monkeypatch, fr
     lengths = np.random.default_rng(0).lognormal(1.0, 1.0, 5000)
     opened = []
 
-    def header(path):
+    def header(path, time_expansion):
         opened.append(path)
         return 1000, round(1000 * lengths[int(path[:-4])])
 

@@ -133,6 +133,8 @@ def data_settings(words: Sequence[str], members: Sequence[Member]) -> DataConfig
     data, first = compose(words).data, members[0].description
     data.sample_rate, data.clip_duration_s, data.pad = first["sample_rate"], first["clip_duration_s"], first["pad"]
     data.keep_silent = data.keep_silent or any(member.meta.get("keep_silent") for member in members)
+    if data.time_expansion is None and not data.sources:  # 1 is that of a set recorded as it is
+        data.time_expansion = members[0].meta.get("time_expansion")
     return data
 
 

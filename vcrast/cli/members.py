@@ -196,7 +196,7 @@ def batches(
         try:
             wav = read_wav(
                 clip.path, sample_rate=model.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
-                keep_silent=keep_silent,
+                keep_silent=keep_silent, time_expansion=clip.time_expansion,
             )  # fmt: skip
         except AudioFault as fault:
             faults.append(f"{clip.where}: {fault.reason}")

@@ -70,6 +70,7 @@ class DataConfig:
     timeout_s: float | None = field(metadata=FREE | POSITIVE)
     max_bad_fraction: float
     keep_silent: bool
+    time_expansion: float | None = field(metadata=POSITIVE)
     mixed_shards: int | None = field(metadata=POSITIVE)
     copies_gb: float = field(metadata=FREE | POSITIVE)
     fetch_attempts: int = field(metadata=FREE | POSITIVE)

@@ -53,10 +53,10 @@ SILENCE = 2.0**-16
 
 
 class Decoded(NamedTuple):
-    """Mono samples (S,) at the file's own rate in Hz, and the full scale that they were divided by."""
+    """Mono samples (S,) at a rate in Hz, and the full scale that they were divided by."""
 
     wav: np.ndarray
-    rate: int
+    rate: float
     scale: float
 
 
@@ -67,6 +67,7 @@ def read_wav(
     start_s: float = 0.0,
     duration_s: float | None = None,
     keep_silent: bool = False,
+    time_expansion: float = 1.0,
 ) -> np.ndarray:
     """Decode one clip as mono at `sample_rate`.
 
@@ -82,6 +83,8 @@ def read_wav(
         start_s: first second to read.
         duration_s: how much to read; None is up to the end. Less is returned where the file ends earlier.
         keep_silent: digital silence is a sound like any other, not a fault.
+        time_expansion: how many times slower than it was recorded the file is. Its rate counts times that; start and
+            duration are in seconds of the recording.
 
     Returns:
         (S,) float32 in [-1, 1], S at least 1.
@@ -90,19 +93,26 @@ def read_wav(
         AudioFault: missing, undecodable, empty, shorter than its header says, silent, or with NaN or infinite samples.
     """
     return read_scaled(
-        path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s, keep_silent=keep_silent
-    ).wav
+        path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s, keep_silent=keep_silent,
+        time_expansion=time_expansion,
+    ).wav  # fmt: skip
 
 
 def read_scaled(
-    path: str, *, sample_rate: int, start_s: float = 0.0, duration_s: float | None = None, keep_silent: bool = False
+    path: str,
+    *,
+    sample_rate: int,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    keep_silent: bool = False,
+    time_expansion: float = 1.0,
 ) -> Decoded:
     """`read_wav`, with what the samples were divided by."""
     if is_generated(path):
         wav = _cut(_reader(path)(path, sample_rate), path, sample_rate, start_s, duration_s)
         decoded = Decoded(wav, sample_rate, 1.0)
     else:
-        decoded = _decode(path, start_s, duration_s)
+        decoded = _decode(path, start_s, duration_s, time_expansion)
     peak = _check(path, decoded.wav, keep_silent)
     wav = np.ascontiguousarray(resample(decoded.wav, decoded.rate, sample_rate), dtype=np.float32)
     inside = decoded.rate == sample_rate and peak <= 1.0
@@ -143,12 +153,17 @@ def is_generated(path: str) -> bool:
     return is_address(path) and path.split("://", 1)[0] not in MEMBERS
 
 
-def header(path: str) -> tuple[int, int]:
-    """Read the sample rate in Hz and the length in samples, without decoding.
+def header(path: str, time_expansion: float = 1.0) -> tuple[float, int]:
+    """Read the sample rate in Hz, times `time_expansion`, and the length in samples, without decoding.
 
     Raises:
         AudioFault: missing, empty, or not a sound file.
     """
+    rate, frames = _header(path)
+    return rate * time_expansion, frames
+
+
+def _header(path: str) -> tuple[int, int]:
     if is_address(path):
         return sndfile.header(path, MEMBERS[path.split("://", 1)[0]](path))
     if _is_ffmpegs(path):
@@ -184,17 +199,18 @@ def _may_be_ffmpegs(fault: UnknownFormat) -> bool:
     return ffmpeg.is_known(fault.path) or (fault.reason == sndfile.NO_LENGTH and ffmpeg.decoder() is not None)
 
 
-def _decode(path: str, start_s: float, duration_s: float | None) -> Decoded:
+def _decode(path: str, start_s: float, duration_s: float | None, time_expansion: float) -> Decoded:
     """Decode a stretch of a file and divide it by the full scale that holds the peak of the whole file."""
-    stretch = _stretch(path, start_s, duration_s)
+    stretch = _stretch(path, start_s * time_expansion, None if duration_s is None else duration_s * time_expansion)
+    rate = stretch.sample_rate * time_expansion
     if stretch.peak is None:
-        return Decoded(stretch.wav, stretch.sample_rate, 1.0)
+        return Decoded(stretch.wav, rate, 1.0)
     try:
         scale = full_scale(stretch.peak)
     except ValueError as error:
         raise AudioFault(path, str(error)) from None
     wav = stretch.wav if scale == 1.0 else stretch.wav / np.float32(scale)
-    return Decoded(wav, stretch.sample_rate, scale)
+    return Decoded(wav, rate, scale)
 
 
 def _stretch(path: str, start_s: float, duration_s: float | None) -> Stretch:

@@ -25,7 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class Task(NamedTuple):
     duration_s: float | None
     sample_rate: int
     keep_silent: bool
+    time_expansion: float
 
 
 Check = Callable[[Sequence[tuple[int, str]], int], None]
@@ -105,7 +106,7 @@ def open_or_build(
     index = _current(path, clips, stats)
     if index is None:
         tasks = [
-            Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent)
+            Task(clip.path, stat, clip.start_s, clip.duration_s, sample_rate, keep_silent, clip.time_expansion)
             for clip, stat in zip(clips, stats, strict=True)
         ]
         check = partial(_check_faults, clips=clips, max_bad_fraction=max_bad_fraction, classes=classes)
@@ -124,7 +125,9 @@ def open_or_build(
 def cache_key(clips: Sequence[Clip], stats: Sequence[Stat], sample_rate: int, *, keep_silent: bool = False) -> str:
     """Hash the settings and each clip's path, stretch and file size to the name of the cache."""
     rows = [[os.path.abspath(c.path) if not is_address(c.path) else c.path, c.start_s, c.duration_s] for c in clips]
-    settings = [sample_rate, keep_silent] if keep_silent else [sample_rate]
+    settings: list[Any] = [sample_rate, keep_silent] if keep_silent else [sample_rate]
+    if slowed := {place: clip.time_expansion for place, clip in enumerate(clips) if clip.time_expansion != 1.0}:
+        settings += [slowed]
     described = json.dumps([VERSION, *settings, [[*row, stat.size] for row, stat in zip(rows, stats, strict=True)]])
     return hashlib.blake2b(described.encode(), digest_size=12).hexdigest()
 
@@ -184,12 +187,13 @@ def _content(path: str, stat: Stat) -> str:
 
 
 def _decode(task: Task) -> Decoded:
-    path, stat, start_s, duration_s, sample_rate, keep_silent = task
+    path, stat, start_s, duration_s, sample_rate, keep_silent, time_expansion = task
     try:
         content = _content(path, stat)
         wav, _, scale = read_scaled(
-            path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s, keep_silent=keep_silent
-        )
+            path, sample_rate=sample_rate, start_s=start_s, duration_s=duration_s, keep_silent=keep_silent,
+            time_expansion=time_expansion,
+        )  # fmt: skip
     except AudioFault as fault:
         return Decoded(np.zeros(0, "<i2"), content, fault.reason)
     except OSError as error:

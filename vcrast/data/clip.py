@@ -17,6 +17,8 @@ class Clip:
         fold: name of the fold or split it belongs to; empty when there is none.
         line: in the manifest, for messages; 0 when there is no manifest.
         extra: the manifest's other columns.
+        time_expansion: how many times slower than it was recorded the file is: its rate counts times that, and all
+            times are those of the recording.
     """
 
     path: str
@@ -26,6 +28,7 @@ class Clip:
     fold: str = ""
     line: int = 0
     extra: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
+    time_expansion: float = 1.0
 
     @property
     def segment(self) -> tuple[str, float, float | None]:

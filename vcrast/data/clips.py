@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -83,6 +83,7 @@ class Columns:
         line: (n,) int32; None if all are 0.
         seconds: (n,) float64, what the file has, where a source knows it; NaN or None where it must be looked at.
         block: (n,) int32, clips of equal numbers lie in one file; None if each has its own.
+        time_expansion: (n,) float64; None if all are 1.
         part: (n,) int16, which dataset of a mixture it is from; None if there is but one.
         extra: of the clips that have any.
     """
@@ -98,6 +99,7 @@ class Columns:
     seconds: np.ndarray | None = None
     block: np.ndarray | None = None
     part: np.ndarray | None = None
+    time_expansion: np.ndarray | None = None
     extra: Mapping[int, dict[str, str]] = field(default_factory=dict)
     lent: Lent = field(default_factory=Lent, repr=False)
 
@@ -123,6 +125,7 @@ class Columns:
             self.fold_names[self.fold[row]],
             0 if self.line is None else int(self.line[row]),
             self.extra.get(row) or {},
+            1.0 if self.time_expansion is None else float(self.time_expansion[row]),
         )
 
 
@@ -185,6 +188,12 @@ class Clips(Sequence[Clip]):
         """Return the clips at these places, in this order."""
         chosen = np.asarray(places, dtype=np.int64)
         return Clips(self.columns, chosen if self.rows is None else self.rows[chosen])
+
+    def slowed(self, factor: float) -> Clips:
+        """Return the clips as those of files that are so many times slower than they were recorded."""
+        columns = self.columns
+        seconds = None if columns.seconds is None else columns.seconds / factor
+        return Clips(replace(columns, seconds=seconds, time_expansion=np.full(len(columns.fold), factor)), self.rows)
 
     def of_rows(self, column: np.ndarray) -> np.ndarray:
         """Return the values of a column that belong to these clips."""
@@ -257,7 +266,7 @@ class Builder:
         self.content = bytearray()
         self.starts, self.labels, self.label_starts = array("q", [0]), array("i"), array("q", [0])
         self.fold, self.line = array("H"), array("i")
-        self.start_s, self.duration_s = array("d"), array("d")
+        self.start_s, self.duration_s, self.time_expansion = array("d"), array("d"), array("d")
         self.fold_number: dict[str, int] = {}
         self.extra: dict[int, dict[str, str]] = {}
 
@@ -275,10 +284,12 @@ class Builder:
         self.fold.append(self.fold_number.setdefault(clip.fold, len(self.fold_number)))
         self.line.append(clip.line)
         self.start_s.append(clip.start_s)
+        self.time_expansion.append(clip.time_expansion)
         self.duration_s.append(UNKNOWN if clip.duration_s is None else clip.duration_s)
 
     def clips(self) -> Clips:
         """Return what was added."""
+        time_expansion = np.array(self.time_expansion)
         start_s, duration_s, line = np.array(self.start_s), np.array(self.duration_s), np.array(self.line)
         columns = Columns(
             Texts(np.frombuffer(bytes(self.content), np.uint8), np.array(self.starts)),
@@ -289,6 +300,7 @@ class Builder:
             start_s=start_s if start_s.any() else None,
             duration_s=None if np.isnan(duration_s).all() else duration_s,
             line=line if line.any() else None,
+            time_expansion=time_expansion if (time_expansion != 1.0).any() else None,
             extra=self.extra,
         )
         return Clips(columns)
@@ -317,6 +329,7 @@ def join(parts: Sequence[Clips], label_maps: Sequence[Sequence[int]]) -> Clips:
         line=_joined(parts, "line", 0),
         seconds=_joined(parts, "seconds", UNKNOWN),
         block=_joined_blocks(parts),
+        time_expansion=_joined(parts, "time_expansion", 1.0),
         part=np.concatenate([np.full(len(clips), number, np.int16) for number, clips in enumerate(parts)]),
         extra=_joined_extra(parts),
     )

@@ -167,7 +167,7 @@ class ClipDataset(Dataset[Example]):
             if known is None and is_generated(clip.path):
                 return len(self._whole(index))
             if known is None:
-                rate, frames = header(clip.path)
+                rate, frames = header(clip.path, clip.time_expansion)
                 known = frames / rate
         except AudioFault:
             return 0
@@ -197,7 +197,7 @@ class ClipDataset(Dataset[Example]):
             clip = self.clips[index]
             wav, _, scale = read_scaled(
                 clip.path, sample_rate=self.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
-                keep_silent=self.keep_silent,
+                keep_silent=self.keep_silent, time_expansion=clip.time_expansion,
             )  # fmt: skip
             if scale != 1.0 and scale not in self.scales:
                 self.scales.add(scale)

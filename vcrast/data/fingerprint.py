@@ -93,7 +93,7 @@ def hash_clips(digest: Digest, clips: Clips, base: str) -> None:
     columns, names = clips.columns, clip_names(clips.paths(), base)
     while some := list(itertools.islice(names, 4096)):
         digest.update("\n".join([*some, ""]).encode("utf-8", "surrogateescape"))
-    for column in (columns.start_s, columns.duration_s):
+    for column in (columns.start_s, columns.duration_s, columns.time_expansion):
         digest.update(b"" if column is None else np.ascontiguousarray(clips.of_rows(column), "<f8").tobytes())
     for values in clips.labels():
         digest.update(np.ascontiguousarray(values, "<i8").tobytes())

@@ -16,6 +16,7 @@ from vcrast.data.clip import Clip
 from vcrast.data.copies import copies_across
 from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
+from vcrast.data.expansion import expanded
 from vcrast.data.padding import clip_lengths, padding_note
 from vcrast.data.preflight import preflight
 from vcrast.data.remarks import left_out, scaled
@@ -58,8 +59,7 @@ def build_corpus(data: DataConfig) -> Corpus:
             raise ValueError(f"data.{name}={value}: of data=[NAME,NAME] alone; data={data.name} does not use it")
     if data.root is not None and are_shards(data.root):
         return shard_corpus(data)
-    corpus: Corpus = SOURCES.get(data.name)(data)
-    return corpus
+    return expanded(SOURCES.get(data.name)(data), data)
 
 
 def prepare(data: DataConfig, clips: Sequence[Clip], classes: Sequence[str] = ()) -> WavStore | None:

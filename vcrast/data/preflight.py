@@ -99,13 +99,13 @@ def label_faults(corpus: Corpus) -> list[str]:
 
 def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
     """List faults of the files, each with whether it is the manifest's (True) or the file's own (False)."""
-    paths = list({clip.path: None for clip in clips if not is_address(clip.path)})
+    paths = list({(clip.path, clip.time_expansion): None for clip in clips if not is_address(clip.path)})
     # Opening a file waits for the disk or the network and releases the interpreter: threads help, also on one core.
     with ThreadPoolExecutor(max_workers=min(16, 4 * num_cores())) as pool:
         headers = dict(zip(paths, pool.map(_header, paths), strict=True))
     faults = []
     for clip in clips:
-        reason, hard, duration_s = headers.get(clip.path, ("", False, None))
+        reason, hard, duration_s = headers.get((clip.path, clip.time_expansion), ("", False, None))
         if not reason and duration_s is not None and clip.start_s > 0 and clip.start_s >= duration_s:
             reason, hard = f"starts at {clip.start_s:g} s, but the file has {duration_s:.3f} s", True
         if reason:
@@ -113,12 +113,13 @@ def file_faults(clips: Sequence[Clip]) -> list[tuple[str, bool]]:
     return faults
 
 
-def _header(path: str) -> tuple[str, bool, float | None]:
+def _header(file: tuple[str, float]) -> tuple[str, bool, float | None]:
     """Return the fault or "", whether it is the manifest's, and the length in seconds or None if unknown."""
+    path, time_expansion = file
     if os.path.isdir(path):
         return "is a folder, not a file", True, None
     try:
-        sample_rate, frames = header(path)
+        sample_rate, frames = header(path, time_expansion)
     except AudioFault as fault:
         return fault.reason, fault.reason == "missing file", None
     return ("no samples", False, None) if frames == 0 else ("", False, frames / sample_rate)

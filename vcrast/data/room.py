@@ -72,7 +72,7 @@ def estimated_seconds(clips: Clips) -> tuple[float, float]:
 
 def _length(clip: Clip) -> float:
     try:
-        rate, frames = header(clip.path)
+        rate, frames = header(clip.path, clip.time_expansion)
     except AudioFault:
         return 0.0
     return _stretch(clip, frames / rate)

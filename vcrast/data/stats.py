@@ -112,8 +112,9 @@ def _pieces(clip: Clip, store: WavStore | None, sample_rate: int) -> list[Tensor
             wav = store.read(row)
         else:
             wav = read_wav(
-                clip.path, sample_rate=sample_rate, start_s=clip.start_s, duration_s=clip.duration_s, keep_silent=True
-            )
+                clip.path, sample_rate=sample_rate, start_s=clip.start_s, duration_s=clip.duration_s, keep_silent=True,
+                time_expansion=clip.time_expansion,
+            )  # fmt: skip
     except AudioFault as fault:
         log.warning("data statistics: %s left out", fault)
         return []

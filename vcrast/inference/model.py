@@ -256,7 +256,10 @@ class Model:
 
     def read_file(self, path: str) -> Decoded:
         """A file's samples at the model's rate, and the full scale that they were divided by; errors as `read_wav`."""
-        return read_scaled(path, sample_rate=self.sample_rate, keep_silent=bool(self.meta.get("keep_silent")))
+        return read_scaled(
+            path, sample_rate=self.sample_rate, keep_silent=bool(self.meta.get("keep_silent")),
+            time_expansion=self.meta.get("time_expansion") or 1.0,
+        )  # fmt: skip
 
     def windows(self, clip: Tensor, *, pad: str | None = None) -> Tensor:
         """(S,) -> (W, num_samples): padded, or cut into windows spread evenly from beginning to end."""

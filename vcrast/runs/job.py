@@ -184,6 +184,7 @@ class Job:
                 "fold": self.fold,
                 "seed": config.run.seed,
                 "keep_silent": config.data.keep_silent,
+                "time_expansion": config.data.time_expansion,
             },
         }
 

@@ -9,6 +9,7 @@ from vcrast.config.schema import DataConfig
 from vcrast.data.audio import MEMBERS
 from vcrast.data.cache import default_cache_dir
 from vcrast.data.corpus import Corpus, fold_names
+from vcrast.data.expansion import expanded
 from vcrast.data.members import SCHEME, Members
 from vcrast.data.remote import RemoteFiles, is_remote
 from vcrast.data.shards.layout import MANIFEST, Manifest
@@ -57,15 +58,17 @@ def shard_corpus(data: DataConfig) -> Corpus:
         )
     if manifest.left_out:
         notes.append(f"{len(manifest.left_out)} clips were left out when the shards were made")
-    return Corpus(
+    corpus = Corpus(
         manifest.name, clips, manifest.classes, manifest.multilabel, fold_names(clips), notes=tuple(notes),
         content=manifest.content, shards=tuple((shard.file, shard.sha256) for shard in manifest.shards),
     )  # fmt: skip
+    return expanded(corpus, data, packed=manifest.origin.get("time_expansion"))
 
 
 def origin(data: DataConfig) -> dict[str, Any]:
     """What the manifest says of the dataset that is packed."""
-    return {"name": data.name, "options": data.options}
+    slowed = {} if data.time_expansion in (None, 1) else {"time_expansion": data.time_expansion}
+    return {"name": data.name, "options": data.options, **slowed}
 
 
 def _check_origin(data: DataConfig, manifest: Manifest) -> None:

@@ -66,7 +66,7 @@ class Manifest:
         folds: names of the folds; the index numbers them.
         notes: what a reader of results should know.
         left_out: clips that could not be read, and why.
-        origin: `name` and `options` of the data settings; empty if it was packed without.
+        origin: `name`, `options` and perhaps `time_expansion` of the data settings; empty if it was packed without.
         shards: the files.
         index: sha256 of each file of the index.
     """

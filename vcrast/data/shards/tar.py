@@ -81,7 +81,7 @@ def write_shard(task: Task) -> tuple[str, list[str]]:
                 try:
                     wav = read_scaled(
                         clip.path, sample_rate=packing.sample_rate, start_s=clip.start_s, duration_s=clip.duration_s,
-                        keep_silent=packing.keep_silent,
+                        keep_silent=packing.keep_silent, time_expansion=clip.time_expansion,
                     ).wav  # fmt: skip
                 except AudioFault as fault:
                     left_out.append((clip_name(clip.path, task.base), fault.reason))

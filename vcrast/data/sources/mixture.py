@@ -18,7 +18,7 @@ from vcrast.data.open import build_corpus
 from vcrast.data.preflight import preflight
 from vcrast.data.settings import refuse_settings
 
-OWN = ("name", "root", "path", "label", "options", "module")
+OWN = ("name", "root", "path", "label", "options", "module", "time_expansion")
 """Settings that each dataset has of its own; the others are those of the mixture."""
 
 
@@ -38,6 +38,10 @@ def mixture(data: DataConfig) -> Corpus:
     if len(names) < 2:
         raise ValueError(f"data.sources={names}: a mixture has two datasets or more: data=[NAME,NAME]")
     check_weights(data, names)
+    if data.time_expansion is not None:
+        raise ValueError(
+            f"data.time_expansion={data.time_expansion:g}: say which; data.sources.{names[0]}.time_expansion=..."
+        )
     parts = [_open(data, name, data.sources[name]) for name in names]
     classes = tuple(dict.fromkeys(label for part in parts for label in part.classes))
     number = {label: place for place, label in enumerate(classes)}
