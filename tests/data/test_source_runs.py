@@ -8,6 +8,7 @@ import pytest
 import test_audioset
 import test_fsd50k
 import test_librispeech
+import test_sources
 import test_speechcommands
 import test_urbansound8k
 from small_run import metric_steps, small, weights_hash
@@ -15,6 +16,7 @@ from small_run import metric_steps, small, weights_hash
 from vcrast.cli.data import run_prepare
 from vcrast.cli.main import main, parser
 from vcrast.config.resume import resolve
+from vcrast.data.open import open_corpus
 from vcrast.features.views import Views
 from vcrast.run import run
 from vcrast.runs.interrupt import Interrupted
@@ -88,3 +90,29 @@ def test_a_set_is_prepared_trained_on_and_evaluated(name, tmp_path, monkeypatch,
     assert weights_hash(folder) == weights_hash(undisturbed)
     (fold,) = json.loads((folder / "summary.json").read_text())["folds"].values()
     assert 0 <= fold["evaluate"][metric] <= 1
+
+
+def test_the_thesiss_mixture_is_pretrained_on_and_each_set_finetuned_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)
+    books, sounds = test_librispeech.replica(tmp_path / "books"), test_sources.esc(tmp_path / "esc", test_sources.FIFTY)
+    subsets = "data.options.subsets=[dev-clean]"
+
+    def given(folder, recipe, *own):
+        left_out = ("recipe=demo", "data.options", "evaluation.linear_probe")
+        words = small(tmp_path / folder, f"recipe={recipe}", "model=tiny", "evaluation=classifier", *own)
+        return [word for word in words if word in own or not word.startswith(left_out)]
+
+    of_each = [f"data.sources.librispeech.{key}" for key in (f"root={books}", subsets.removeprefix("data."))]
+    config = resolve(given("pretrained", "thesis", *of_each, f"data.sources.esc50.root={sounds}", "pretrain.steps=3"))
+    heard, _ = open_corpus(config.data).split("1")
+    assert {clip.fold for clip in heard} == {"train", "2", "3", "4", "5"}
+    assert (len(heard), config.stages) == (27 + 120, ["pretrain"])
+    first = run(config)
+    tuned = ["stages=[finetune,evaluate]", f"model.checkpoint={first}", "finetune.batch_size=4", "finetune.steps=2"]
+    for recipe, *own in (("esc50", f"data.root={sounds}"), ("librispeech", f"data.root={books}", subsets)):
+        folder = run(resolve(given(recipe, recipe, *tuned, *own)))
+        assert f"encoder weights from {first}" in (folder / "train.log").read_text()
+        (fold,) = json.loads((folder / "summary.json").read_text())["folds"].values()
+        assert 0 <= fold["evaluate"]["accuracy"] <= 1
+    with pytest.raises(ValueError, match="pretrained on fold 1 of the same data, not on fold 2"):
+        run(resolve(given("heard", "esc50", *tuned, f"data.root={sounds}", "data.folds=[2]")))

@@ -11,6 +11,7 @@ from vcrast.models.pretrained import check_checkpoint, load_encoder
 
 FEATURES = shipped("features/fbank", num_mel_bins=16, sample_rate=16000, mean=-4.0, std=2.0)
 ESC50 = {"name": "esc50", "root": "/there", "path": None}
+MIXED = "mixture, sources: {librispeech: {}, sounds: {name: esc50}, mine: {name: folder, root: /here}}"
 
 
 def write(folder, *, seed=0, features=FEATURES, **options):
@@ -159,6 +160,11 @@ def test_a_run_gives_the_model_of_the_same_fold(tmp_path):
         ({"data": "folder"}, {"name": "folder", "root": "/elsewhere"}, "2", "taken"),
         ({"data": "folder"}, {"name": "folder", "root": "/here/../here"}, "2", "refused"),
         ({"folds": ("1", "2"), "source": "name: synth"}, ESC50, "3", "taken"),
+        ({"data": MIXED}, ESC50, "1", "taken"),
+        ({"data": MIXED}, ESC50, "2", "refused"),
+        ({"data": MIXED}, {"name": "librispeech"}, "test", "taken"),  # a mixture hears `train` alone of it
+        ({"data": MIXED}, {"name": "urbansound8k"}, "2", "taken"),
+        ({"data": MIXED}, {"name": "folder", "root": "/here"}, "2", "refused"),
     ],
 )
 def test_a_model_of_another_fold_of_the_same_data_is_no_start(tmp_path, run, data, fold, outcome):

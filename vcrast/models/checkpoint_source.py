@@ -113,7 +113,7 @@ def pretrained_of(run: Path, where: str, *, fold: str | None, data: Mapping[str,
     first = next(iter(found))
     if fold is None or fold in found:
         return found[first if fold is None else fold]
-    same, heard = owner_facts(found[first], data)
+    same, heard = owner_facts(found[first], fold, data)
     if not heard or (len(found) == 1 and not same):
         return found[first]
     of_same = " of the same data" if same else ""
@@ -127,15 +127,17 @@ def pretrained_of(run: Path, where: str, *, fold: str | None, data: Mapping[str,
 def heard_test(folder: Path, fold: str | None, data: Mapping[str, Any] | None) -> list[str]:
     """A warning if a model in a run's folder was trained on this fold's test clips, as far as the run tells."""
     theirs = folder.resolve().parent.name.removeprefix("fold_")
-    same, heard = owner_facts(folder, data)
+    same, heard = owner_facts(folder, fold, data)
     labelled = folder.name == "finetuned" or epoch_number(folder.resolve().name) is not None
     if fold is None or not same or theirs == fold or not (heard or labelled):
         return []
     return [f"trained for fold {theirs} of the same data, so it has heard test clips of fold {fold}"]
 
 
-def owner_facts(folder: Path, data: Mapping[str, Any] | None) -> tuple[bool, bool]:
+def owner_facts(folder: Path, fold: str | None, data: Mapping[str, Any] | None) -> tuple[bool, bool]:
     """Of the run that an exported model lies in: whether it has this run's data, and whether pretraining heard clips.
+
+    Of a dataset in a mixture that has splits with names, such as `test`, `train` alone was heard, whatever its fold.
 
     (False, True) for a model that lies elsewhere.
     """
@@ -148,7 +150,8 @@ def owner_facts(folder: Path, data: Mapping[str, Any] | None) -> tuple[bool, boo
         return False, True
     content = saved if isinstance(saved, dict) else {}
     theirs, heard = content.get("data") or {}, content.get("source") or {}
-    same = data is not None and identity(theirs) == identity(data)
+    hidden = bool(theirs.get("sources")) and fold is not None and not fold.isdecimal()
+    same = data is not None and not hidden and not identities(theirs).isdisjoint(identities(data))
     return same, heard.get("name", "clips") == "clips" or bool(heard.get("real_share"))
 
 
@@ -170,6 +173,12 @@ def clips_of(folder: Path) -> dict[str, Any]:
     stages = inputs.get(folder.resolve().parent.name.removeprefix("fold_"), {})
     found: dict[str, Any] = stages.get("pretrain" if folder.name in ("pretrained", UNFINISHED) else "finetune", {})
     return dict(found.get("clips", {}))
+
+
+def identities(data: Mapping[str, Any]) -> set[tuple[str, ...]]:
+    """What tells datasets apart: of the only one, or of each in a mixture."""
+    sources = data.get("sources") or {}
+    return {identity({"name": name, **(given or {})}) for name, given in sources.items()} or {identity(data)}
 
 
 def identity(data: Mapping[str, Any]) -> tuple[str, ...]:
