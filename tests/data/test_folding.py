@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import shutil
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sound_files import noise, settings, write
 
+from vcrast.cli.main import main
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.folding import deal, write_folds
@@ -123,3 +125,22 @@ def test_columns_that_no_clip_has_are_left_out(tmp_path):
     clips = (Clip("synth://a/1", ()), Clip("/x/b.wav", ()))
     write_folds(Corpus("toy", clips, (), False, ()), tmp_path / "clips.csv")
     assert (tmp_path / "clips.csv").read_text() == "path,start,duration\nsynth://a/1,,\n/x/b.wav,,\n"
+
+
+def test_a_handed_on_split_is_read_from_another_copy_of_the_sounds(tmp_path, capsys):
+    for number in range(20):
+        write(tmp_path / "sounds" / ("rain, heavy", "wind")[number % 2] / f"jürgen {number}.wav", noise(16, number))
+    words = ["data", "splits", "folder", f"data.root={tmp_path}/sounds"]
+    assert main([*words, "--out", str(tmp_path / "split.csv")]) == 0
+    shutil.copytree(tmp_path / "sounds", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "sounds")
+    corpus = open_corpus(settings("folder", root=str(tmp_path / "copy"), folds="all"))
+    again = open_corpus(
+        settings("manifest", path=str(tmp_path / "split.csv"), root=str(tmp_path / "copy"), folds="all")
+    )
+    assert (again.classes, again.folds) == (corpus.classes, corpus.folds)
+    assert {(c.path, c.labels, c.fold) for c in again.clips} == {(c.path, c.labels, c.fold) for c in corpus.clips}
+    write(tmp_path / "bare" / "a.wav", noise(16))
+    capsys.readouterr()
+    assert main([*words[:3], f"data.root={tmp_path}/bare", "data.options.num_folds=2"]) == 2
+    assert "folder: has no folds, so there is nothing to write" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Check LibriSpeech: speakers as classes, the split within each, the download of subsets."""
 
+import csv
 import hashlib
 import io
 import tarfile
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from sound_files import settings, sine, write
 
 from vcrast.cli.data import run_download
-from vcrast.cli.main import parser
+from vcrast.cli.main import main, parser
 from vcrast.data.open import open_corpus
 from vcrast.data.sources import librispeech as source
 from vcrast.data.sources import librispeech_download as download
@@ -136,3 +137,31 @@ def test_an_archive_that_lacks_utterances_is_no_subset(published, tmp_path, monk
     with pytest.raises(ValueError, match=r"is not LibriSpeech/dev-clean: 35 utterances of dev-clean, expected 36"):
         download.download_librispeech(tmp_path / "new", url=published.url, parts=["dev-clean"], pause_s=0.0)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_written_split_is_the_one_that_is_trained_on(tmp_path, capsys, packed):
+    root, out = replica(tmp_path), tmp_path / "tables" / "split.csv"
+    replica(tmp_path, "dev-other")
+    subsets = "data.options.subsets=[dev-clean,dev-other]"
+    words = ["librispeech", f"data.root={root}", subsets]
+    if packed:
+        assert main(["data", "shard", *words, "--out", str(tmp_path / "shards"), "--workers", "0"]) == 0
+        words[1] = f"data.root={tmp_path}/shards"
+    capsys.readouterr()
+    assert main(["data", "splits", *words, "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    with open(out, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    corpus = opened(root, "dev-clean", "dev-other")
+    expected = {
+        clip.path.rpartition("/")[2].removesuffix(".flac"): (corpus.classes[clip.labels[0]], clip.fold)
+        for clip in corpus.clips
+    }
+    assert list(rows[0]) == ["utterance", "speaker", "split"]
+    assert {row["utterance"]: (row["speaker"], row["split"]) for row in rows} == expected
+    assert len(rows) == len(expected) == 49
+    utterances = [Utterance(row["utterance"], row["speaker"], "") for row in rows]
+    assert split_utterances(utterances) == {row["utterance"]: row["split"] for row in rows}
+    assert main(["data", "splits", *words]) == 0
+    assert capsys.readouterr().out == out.read_text()

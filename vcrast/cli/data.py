@@ -1,4 +1,4 @@
-"""`vcrast data`: download, decode ahead, pack, compute the normalisation, preview sounds."""
+"""`vcrast data`: download, decode ahead, pack, write folds, compute statistics, preview sounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import inspect
 import logging
 import shlex
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def add_parser(subparsers: Any) -> None:
     """Add `data` with its verbs to the command line."""
-    data = subparsers.add_parser("data", help="download, prepare, pack, measure or preview a dataset")
+    data = subparsers.add_parser("data", help="download, prepare, pack, split, measure or preview a dataset")
     verbs = data.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     download = verbs.add_parser("download", help="fetch a dataset and check it")
@@ -36,6 +38,11 @@ def add_parser(subparsers: Any) -> None:
         parser = verbs.add_parser(verb, help=text)
         add_dataset(parser)
         parser.set_defaults(run=run)
+
+    splits = verbs.add_parser("splits", help="write which clip is in which fold, as a table that anybody can use")
+    add_dataset(splits)
+    splits.add_argument("--out", type=Path, default=None, metavar="FILE", help="the CSV file (default: print it)")
+    splits.set_defaults(run=run_splits)
 
     shards.add_parsers(verbs)
 
@@ -116,6 +123,34 @@ def run_stats(args: argparse.Namespace) -> int:
     fbank = build_fbank({**config.features, "name": "fbank"}, sample_rate=data.sample_rate)
     mean, std = resolve_stats(data, clips, fbank=fbank, features=config.features, store=store)
     print(f"mean: {mean:.7f}\nstd: {std:.6f}")
+    return 0
+
+
+def run_splits(args: argparse.Namespace) -> int:
+    """`vcrast data splits NAME [key=value ...] [--out FILE]`: the table, or its path, on standard output.
+
+    Raises:
+        ValueError: the dataset has no folds.
+        OSError: the file cannot be written.
+    """
+    from vcrast.config.atomic import write_atomic
+    from vcrast.data.folding import split_table
+    from vcrast.data.open import open_corpus
+
+    show_log()
+    corpus = open_corpus(config_of(args).data, trains=False)
+    table, base = split_table(corpus)
+    counts = Counter(clip.fold for clip in corpus.clips)
+    log.info("%s: %s%s", corpus.name, ", ".join(f"{counts[name]} clips in {name or 'none'}" for name in sorted(counts)),
+             f"; paths begin at {base}" if base else "")  # fmt: skip
+    for text in corpus.notes:
+        log.warning("note: %s", text)
+    if args.out is None:
+        sys.stdout.write(table.decode("utf-8"))
+        return 0
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(args.out, table)
+    print(args.out)
     return 0
 
 

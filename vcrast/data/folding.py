@@ -13,8 +13,12 @@ from pathlib import Path
 from vcrast.config.atomic import write_atomic
 from vcrast.data.audio import is_address
 from vcrast.data.corpus import Corpus
+from vcrast.data.fingerprint import clip_names, shared_folder
 from vcrast.data.hashing import stable_hash
+from vcrast.data.members import SCHEME, name_of
 
+OWN_COLUMNS = {"librispeech": ("utterance", "speaker", "split")}
+"""What the columns of a split are called where a dataset's users know its clips by an id."""
 Counts = Mapping[str, int]  # class -> number of clips
 
 
@@ -104,9 +108,35 @@ def write_folds(corpus: Corpus, path: Path) -> None:
     Raises:
         OSError: the disk is full or refuses.
     """
-    columns: dict[str, Sequence[str]] = {
-        "path": [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in corpus.clips]
-    }
+    paths = [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in corpus.clips]
+    write_atomic(path, _table(corpus, paths))
+
+
+def split_table(corpus: Corpus) -> tuple[bytes, str]:
+    """Return a table of clips and their folds to hand on: what `write_folds` writes, with paths that any copy has.
+
+    Of a dataset in `OWN_COLUMNS` it is these three: the file's name without its ending, the label, the fold.
+
+    Returns:
+        CSV, and the folder that its paths begin at; "" where it has no paths.
+
+    Raises:
+        ValueError: the corpus has no folds.
+    """
+    if not corpus.folds:
+        raise ValueError(f"{corpus.name}: has no folds, so there is nothing to write")
+    base = shared_folder(corpus.clips)
+    inside = (clip.path for clip in corpus.clips)
+    names = list(clip_names((name_of(path) if path.startswith(f"{SCHEME}://") else path for path in inside), base))
+    if corpus.name not in OWN_COLUMNS:
+        return _table(corpus, names), base
+    own, labels = [Path(name).stem for name in names], [corpus.classes[clip.labels[0]] for clip in corpus.clips]
+    columns = dict(zip(OWN_COLUMNS[corpus.name], (own, labels, [clip.fold for clip in corpus.clips]), strict=True))
+    return _csv(columns), ""
+
+
+def _table(corpus: Corpus, paths: Sequence[str]) -> bytes:
+    columns: dict[str, Sequence[str]] = {"path": paths}
     names = [[corpus.classes[label] for label in clip.labels] for clip in corpus.clips]
     if corpus.multilabel:
         columns["labels"] = [json.dumps(each, ensure_ascii=False) for each in names]
@@ -116,8 +146,12 @@ def write_folds(corpus: Corpus, path: Path) -> None:
         columns["fold"] = [clip.fold for clip in corpus.clips]
     columns["start"] = [repr(clip.start_s) if clip.start_s else "" for clip in corpus.clips]
     columns["duration"] = ["" if clip.duration_s is None else repr(clip.duration_s) for clip in corpus.clips]
+    return _csv(columns)
+
+
+def _csv(columns: Mapping[str, Sequence[str]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -125,7 +125,7 @@ def other_fold(first: Path, second: Path, one: Description, two: Description) ->
     """
     folds = [each["meta"].get("fold") for each in (one, two)]
     heard = [
-        each["head"] is not None or owner_facts(folder, None)[1]
+        each["head"] is not None or owner_facts(folder, None, None)[1]
         for folder, each in ((first, one), (second, two))
     ]  # fmt: skip
     if None in folds or folds[0] == folds[1] or not any(heard):
