@@ -132,6 +132,11 @@ def test_a_handed_on_split_is_read_from_another_copy_of_the_sounds(tmp_path, cap
         write(tmp_path / "sounds" / ("rain, heavy", "wind")[number % 2] / f"jürgen {number}.wav", noise(16, number))
     words = ["data", "splits", "folder", f"data.root={tmp_path}/sounds"]
     assert main([*words, "--out", str(tmp_path / "split.csv")]) == 0
+    assert list(written(tmp_path / "split.csv")[0]) == ["path", "label", "fold"]
+    shard = ["data", "shard", *words[2:], "--out", str(tmp_path / "shards"), "--workers", "0"]
+    packed = ["data", "splits", "shards", f"data.root={tmp_path}/shards", "--out", str(tmp_path / "packed.csv")]
+    assert main(shard) == main(packed) == 0
+    assert sorted(map(str, written(tmp_path / "packed.csv"))) == sorted(map(str, written(tmp_path / "split.csv")))
     shutil.copytree(tmp_path / "sounds", tmp_path / "copy")
     shutil.rmtree(tmp_path / "sounds")
     corpus = open_corpus(settings("folder", root=str(tmp_path / "copy"), folds="all"))

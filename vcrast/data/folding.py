@@ -109,7 +109,7 @@ def write_folds(corpus: Corpus, path: Path) -> None:
         OSError: the disk is full or refuses.
     """
     paths = [clip.path if is_address(clip.path) else os.path.abspath(clip.path) for clip in corpus.clips]
-    write_atomic(path, _table(corpus, paths))
+    write_atomic(path, _csv(_columns(corpus, paths)))
 
 
 def split_table(corpus: Corpus) -> tuple[bytes, str]:
@@ -126,16 +126,16 @@ def split_table(corpus: Corpus) -> tuple[bytes, str]:
     if not corpus.folds:
         raise ValueError(f"{corpus.name}: has no folds, so there is nothing to write")
     base = shared_folder(corpus.clips)
-    inside = (clip.path for clip in corpus.clips)
-    names = list(clip_names((name_of(path) if path.startswith(f"{SCHEME}://") else path for path in inside), base))
+    named = clip_names((clip.path for clip in corpus.clips), base)
+    names = [name_of(name) if name.startswith(f"{SCHEME}://") else name for name in named]
     if corpus.name not in OWN_COLUMNS:
-        return _table(corpus, names), base
+        return _csv({name: cells for name, cells in _columns(corpus, names).items() if any(cells)}), base
     own, labels = [Path(name).stem for name in names], [corpus.classes[clip.labels[0]] for clip in corpus.clips]
     columns = dict(zip(OWN_COLUMNS[corpus.name], (own, labels, [clip.fold for clip in corpus.clips]), strict=True))
     return _csv(columns), ""
 
 
-def _table(corpus: Corpus, paths: Sequence[str]) -> bytes:
+def _columns(corpus: Corpus, paths: Sequence[str]) -> dict[str, Sequence[str]]:
     columns: dict[str, Sequence[str]] = {"path": paths}
     names = [[corpus.classes[label] for label in clip.labels] for clip in corpus.clips]
     if corpus.multilabel:
@@ -146,7 +146,7 @@ def _table(corpus: Corpus, paths: Sequence[str]) -> bytes:
         columns["fold"] = [clip.fold for clip in corpus.clips]
     columns["start"] = [repr(clip.start_s) if clip.start_s else "" for clip in corpus.clips]
     columns["duration"] = ["" if clip.duration_s is None else repr(clip.duration_s) for clip in corpus.clips]
-    return _csv(columns)
+    return columns
 
 
 def _csv(columns: Mapping[str, Sequence[str]]) -> bytes:
