@@ -6,9 +6,12 @@ import shutil
 import pytest
 
 from vcrast.config.compose import compose
+from vcrast.data.audio import MEMBERS
 from vcrast.data.clip import Clip
 from vcrast.data.corpus import Corpus
 from vcrast.data.fingerprint import fingerprint, without_content
+from vcrast.data.members import SCHEME, Members, address
+from vcrast.data.remote import RemoteFiles
 from vcrast.runs.resume import check_clips
 from vcrast.runs.summary import Summary
 
@@ -32,6 +35,25 @@ def test_a_moved_dataset_is_the_same(tmp_path, monkeypatch):
     relative = corpus(tmp_path / "there")
     clips = tuple(dataclasses.replace(clip, path=clip.path.removeprefix(f"{tmp_path}/")) for clip in relative.clips)
     assert fingerprint(dataclasses.replace(relative, clips=clips), "2") == found
+
+
+def test_sounds_in_larger_files_are_known_after_a_move_and_others_show(tmp_path, monkeypatch):
+    """In a mixture with plain files, that no hash stands for."""
+    monkeypatch.setitem(MEMBERS, SCHEME, Members(RemoteFiles(tmp_path / "copies", 1)))
+
+    def mixture(root, content=b"two sounds"):
+        plain = corpus(root)
+        (root / "tars").mkdir()
+        (root / "tars" / "a.tar").write_bytes(content)
+        inside = [Clip(address(4 * i, 4, None, f"{i}.wav", str(root / "tars" / "a.tar")), (0,)) for i in range(2)]
+        return dataclasses.replace(plain, clips=(*plain.clips, *inside))
+
+    found = fingerprint(mixture(tmp_path / "here"), "2")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    shutil.rmtree(tmp_path / "there" / "tars")
+    assert fingerprint(mixture(tmp_path / "there"), "2") == found
+    assert fingerprint(mixture(tmp_path / "other", b"two others"), "2") != found
+    assert fingerprint(mixture(tmp_path / "longer", b"two sounds and more"), "2") != found
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,11 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path):
 def test_it_is_sent_to_other_processes(tmp_path):
     reader = Members(RemoteFiles(tmp_path, 5))
     assert pickle.loads(pickle.dumps(reader)) == reader
+
+
+@pytest.mark.parametrize("name", ["a:::b.wav", "::a::", "a:", ":", "a/b c.wav", ""])
+@pytest.mark.parametrize("file", ["/x/a.tar", "/x/a::b.tar", "s3://x/a.tar"])
+def test_a_name_never_ends_early(name, file):
+    path = address(1, 2, None, name, file)
+    assert file_of(path) == file
+    assert name_of(path).replace(":", "") == name.replace(":", "")

@@ -31,9 +31,10 @@ import numpy as np
 
 from vcrast.config.atomic import remove_abandoned
 from vcrast.data import ffmpeg
-from vcrast.data.audio import AudioFault, is_address, read_scaled, readers
+from vcrast.data.audio import MEMBERS, AudioFault, is_address, is_generated, read_scaled, readers
 from vcrast.data.clip import Clip
 from vcrast.data.clips import Clips
+from vcrast.data.members import file_of
 from vcrast.data.partial import Decoded, Facts, Partial, open_partial, remove_stale
 from vcrast.data.preflight import LISTED, allowed_faults, fault_list
 from vcrast.data.processes import can_start_workers, fork_server, num_cores, start_decoder
@@ -48,7 +49,7 @@ PROGRESS_S = 5.0
 
 
 class Stat(NamedTuple):
-    """Size in bytes and modification time of a file; -1 for a missing or generated one."""
+    """Size in bytes and modification time of a file, or of that which a sound lies in; -1 for a missing one."""
 
     size: int
     mtime_ns: int
@@ -141,14 +142,15 @@ def corpus_key(clips: Sequence[Clip], sample_rate: int) -> str:
 
 def _stats(clips: Sequence[Clip]) -> list[Stat]:
     known: dict[str, Stat] = {}
-    return [known[c.path] if c.path in known else known.setdefault(c.path, _stat(c.path)) for c in clips]
+    files = [file_of(c.path) if is_address(c.path) and not is_generated(c.path) else c.path for c in clips]
+    return [known[file] if file in known else known.setdefault(file, _stat(file)) for file in files]
 
 
-def _stat(path: str) -> Stat:
-    if is_address(path):
+def _stat(file: str) -> Stat:
+    if is_address(file):
         return Stat(-1, -1)
     try:
-        found = os.stat(path)
+        found = os.stat(file)
     except OSError:
         return Stat(-1, -1)
     return Stat(found.st_size, found.st_mtime_ns)
@@ -180,10 +182,17 @@ def _current(path: Path, clips: Sequence[Clip], stats: Sequence[Stat]) -> Index 
 @functools.lru_cache(maxsize=64)
 def _content(path: str, stat: Stat) -> str:
     """Hash a file's bytes; remembered, because the clips of one long recording share it."""
-    if is_address(path) or stat.size < 0:
+    if is_generated(path) or stat.size < 0:
         return path
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    try:
+        with _bytes_of(path) as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except AudioFault:  # of a sound in a larger file; decoding it says what is wrong
+        return ""
+
+
+def _bytes_of(path: str) -> Any:
+    return MEMBERS[path.split("://", 1)[0]](path)() if is_address(path) else open(path, "rb")
 
 
 def _decode(task: Task) -> Decoded:

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vcrast.data.audio import is_address
+from vcrast.data.audio import MEMBERS, AudioFault, is_address, is_generated
 from vcrast.data.clip import Clip
 from vcrast.data.clips import Clips
 from vcrast.data.corpus import Corpus
 from vcrast.data.listing import in_short
+from vcrast.data.members import file_of
 from vcrast.data.preflight import MAX_HEADERS, spread
 
 MAX_READ, READ_BYTES, MAX_SHARDS = 64, 4096, 64
@@ -102,7 +103,7 @@ def hash_clips(digest: Digest, clips: Clips, base: str) -> None:
 def shared_folder(clips: Iterable[Clip]) -> str:
     """Return the folder that all files lie in, "" if there is none."""
     paths = clips.paths() if isinstance(clips, Clips) else (clip.path for clip in clips)
-    folders = {os.path.dirname(path) for path in paths if not is_address(path)}
+    folders = {os.path.dirname(file) for file in map(_file, paths) if file is not None}
     try:
         return os.path.commonpath(set(map(os.path.abspath, folders))) if folders else ""
     except ValueError:  # two drives share nothing
@@ -110,7 +111,7 @@ def shared_folder(clips: Iterable[Clip]) -> str:
 
 
 def clip_name(path: str, base: str) -> str:
-    """Name a file by where it lies below a folder, with slashes on every system; an address is its own name."""
+    """Name a file, and a sound in one, by where it lies below a folder, with slashes; other addresses as they are."""
     return next(clip_names([path], base))
 
 
@@ -118,29 +119,39 @@ def clip_names(paths: Iterable[str], base: str) -> Iterator[str]:
     """Call `clip_name` for each of many paths, of which many lie in one folder."""
     below: dict[str, str] = {}
     for path in paths:
-        if is_address(path):
+        file = _file(path)
+        if file is None:
             yield path
             continue
-        folder, name = os.path.split(path)
+        folder, name = os.path.split(file)
         if folder not in below:
             inside = os.path.abspath(folder).removeprefix(base).replace(os.sep, "/").strip("/")
             below[folder] = f"{inside}/" if inside else ""
-        yield below[folder] + name
+        yield f"{path.removesuffix(file)}{below[folder]}{name}"
+
+
+def _file(path: str) -> str | None:
+    """The file on this machine that a clip is in; None where there is none."""
+    if not is_address(path):
+        return path
+    file = path if is_generated(path) else file_of(path)
+    return None if is_address(file) else file
 
 
 def _middle(path: str) -> bytes:
-    if is_address(path):
+    if _file(path) is None:
         return b""
     try:
-        with open(path, "rb") as file:
-            file.seek(os.fstat(file.fileno()).st_size // 2)
+        with MEMBERS[path.split("://", 1)[0]](path)() if is_address(path) else open(path, "rb") as file:
+            file.seek(file.seek(0, os.SEEK_END) // 2)
             return file.read(READ_BYTES)
-    except OSError:  # missing: left to the checks of the data
+    except (OSError, AudioFault):  # missing: left to the checks of the data
         return b""
 
 
 def _size(path: str) -> int:
+    file = _file(path)
     try:
-        return -1 if is_address(path) else os.stat(path).st_size
+        return -1 if file is None else os.stat(file).st_size
     except OSError:  # missing: left to the checks of the data
         return -1

@@ -32,7 +32,12 @@ def address(offset: int, size: int, crc: int | None, name: str, file: str) -> st
         file: a path or URL.
     """
     checksum = "" if crc is None else f"+{crc:08x}"
-    return f"{SCHEME}://{offset}+{size}{checksum}/{name.replace('::', ':')}::{file}"
+    return f"{SCHEME}://{offset}+{size}{checksum}/{plain_name(name)}::{file}"
+
+
+def plain_name(name: str) -> str:
+    """A name without what ends it in an address."""
+    return re.sub("::+", ":", name).rstrip(":")
 
 
 def file_of(path: str) -> str:
