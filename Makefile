@@ -9,7 +9,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit,probe,s3]"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,deepspeed,onnx,wandb,tensorboard,submitit,probe,s3,hf]"
 	touch $(READY)
 
 demo: $(READY)

@@ -62,8 +62,8 @@ def open_files(folder: Path) -> Read:
 
 def write_parquet(folder: Path, clips: Iterator[bytes]) -> None:
     """Rows of bytes, a hundred in a row group, not compressed: as audio lies on the Hugging Face hub."""
-    import pyarrow as pa  # type: ignore[import-untyped]  # has no annotations
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # has no annotations
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     table = pa.table({"audio": pa.array(list(clips), pa.large_binary())})
     pq.write_table(table, folder / "clips.parquet", row_group_size=100, compression="none", use_dictionary=False)

@@ -26,6 +26,7 @@ ONLY_IN = {
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.
     "soundfile": {"vcrast/data/sndfile.py", "vcrast/cli/doctor.py"},
+    "pyarrow": {"vcrast/data/foreign/arrow.py"},
     "sklearn": {"extensions/sound_probe/ridge.py"},
     "soxr": {"vcrast/data/audio.py"},
     "torchcodec": {"vcrast/data/ffmpeg_libraries.py"},

@@ -74,6 +74,7 @@ class DataConfig:
     mixed_shards: int | None = field(metadata=POSITIVE)
     copies_gb: float = field(metadata=FREE | POSITIVE)
     fetch_attempts: int = field(metadata=FREE | POSITIVE)
+    row_groups_mb: float = field(metadata=FREE | POSITIVE)
     sources: dict[str, Any]
     weights: list[float] | None
     path: str | None = field(metadata=FREE)

@@ -25,6 +25,8 @@ SYNONYMS = {
     "vcr": ("vicreg",),
     "supervised": ("ce", "bce", "cross_entropy"),
     "manifest": ("csv", "table", "list", "json"),
+    "webdataset": ("wds", "tar", "tars", "wids"),
+    "huggingface": ("hf", "datasets", "arrow", "parquet"),
     "folder": ("dir", "directory", "imagefolder", "audiofolder", "files"),
 }
 """Name -> what people write for it."""

@@ -26,6 +26,7 @@ from vcrast.data.stats import cached_stats
 from vcrast.data.store import WavStore
 
 log = logging.getLogger(__name__)
+READS_TARS = "webdataset"  # those of shards as well, as any others
 
 
 def open_corpus(data: DataConfig, *, trains: bool = True) -> Corpus:
@@ -57,7 +58,7 @@ def build_corpus(data: DataConfig) -> Corpus:
     for name in ("sources", "weights"):
         if data.name != "mixture" and (value := getattr(data, name)):
             raise ValueError(f"data.{name}={value}: of data=[NAME,NAME] alone; data={data.name} does not use it")
-    if data.root is not None and are_shards(data.root):
+    if data.root is not None and data.name != READS_TARS and are_shards(data.root):
         return shard_corpus(data)
     return expanded(SOURCES.get(data.name)(data), data)
 

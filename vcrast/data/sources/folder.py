@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from vcrast.config.registry import SOURCES
 from vcrast.config.schema import DataConfig
@@ -18,11 +19,13 @@ from vcrast.data.corpus import Corpus, fold_names
 from vcrast.data.folding import deal
 from vcrast.data.grouping import Named, group_files
 from vcrast.data.layout import Layout, Place, read_layout
-from vcrast.data.listing import find_sounds, in_short
+from vcrast.data.listing import find_sounds, in_kinds, in_short
 from vcrast.data.settings import existing_folder, refuse_settings
 
 log = logging.getLogger(__name__)
 NUM_FOLDS = 5
+PACKED = {".tar": "webdataset", ".arrow": "huggingface", ".parquet": "huggingface"}
+"""Endings of files that may hold sounds -> the source that reads them."""
 
 
 @SOURCES.register("folder")
@@ -42,7 +45,7 @@ def folder(data: DataConfig) -> Corpus:
         raise ValueError(f"data.options.splits={splits!r}: choose from null, true, false")
     listing = find_sounds(existing_folder(data))
     if not listing.sounds:
-        left_out = "; ".join(["", *listing.notes()])
+        left_out = "; ".join(["", *listing.notes(), *_packed(listing.left_out)])
         raise ValueError(f"data.root={data.root}: no sound files ({', '.join(sound_suffixes())}){left_out}")
     layout = read_layout(listing, splits)
     if not layout.places:
@@ -70,6 +73,15 @@ def folder(data: DataConfig) -> Corpus:
     copies = copies_across(corpus)
     notes += [copies] if copies else []
     return replace(corpus, notes=tuple(notes))
+
+
+def _packed(left_out: Mapping[str, Sequence[Path]]) -> list[str]:
+    """Name the source that reads the larger files that are there."""
+    return [
+        f"{in_kinds({ending: left_out[ending]})} {'are' if len(left_out[ending]) > 1 else 'is'} read by data={name}"
+        for ending, name in PACKED.items()
+        if ending in left_out
+    ]
 
 
 def make_folds(places: Sequence[Place], num_folds: int, group: str, notes: list[str]) -> list[str]:

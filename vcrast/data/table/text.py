@@ -9,7 +9,7 @@ from typing import NamedTuple
 BINARY = {
     b"PK\x03\x04": "a spreadsheet or an archive; save the sheet as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an Excel file; save the sheet as CSV (UTF-8)",
-    b"PAR1": "a Parquet file; write it as CSV",
+    b"PAR1": "a Parquet file; data=huggingface opens one that holds sounds, else write it as CSV",
     b"\x1f\x8b": "compressed; unpack it",
     **dict.fromkeys((b"RIFF", b"fLaC", b"OggS", b"ID3"), "a sound; write a list of sounds, a path a line"),
 }

@@ -1,0 +1,1 @@
+"""Read what others have packed: WebDataset tars, Arrow and Parquet of Hugging Face."""
