@@ -82,6 +82,7 @@ def own_readers(work: Path) -> dict[str, Reader]:
     """Ways of this toolkit: name -> function of the number of a clip."""
     sets = {
         "FLAC shards": dataset("data=shards", f"data.root={work / 'flac'}"),
+        "WAV shards": dataset("data=shards", f"data.root={work / 'wav'}"),
         "Opus shards": dataset("data=shards", f"data.root={work / 'opus'}"),
         "FLAC files": dataset("data=folder", f"data.root={work / 'files'}", "data.cache=false"),
         "decoded cache": dataset("data=folder", f"data.root={work / 'files'}", f"data.cache_dir={work / 'cache'}"),
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         (work / "files").mkdir()
         make_clips(work / "files", args.clips, args.sounds)
-        for codec in ("flac", "opus"):
+        for codec in ("flac", "wav", "opus"):
             words = ["data", "shard", "folder", f"data.root={work / 'files'}", "--out", str(work / codec)]
             vcrast([*words, "--codec", codec, "--clips-per-shard", "100"])
         notes = header(torch.device("cpu"), "fp32", f"{args.clips} clips of 10 s, one process, one thread")

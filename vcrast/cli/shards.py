@@ -35,7 +35,7 @@ def add_packing(parser: ArgumentParser) -> None:
     """Declare what is packed and how: all options but the part."""
     add_dataset(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the shards")
-    parser.add_argument("--codec", default="flac", help="flac (default), or opus: a seventh of the size, lossy, slower")
+    parser.add_argument("--codec", default="flac", help="flac (default); wav: larger, faster; opus: small, lossy, slow")
     parser.add_argument(
         "--clips-per-shard", type=int, default=1000, metavar="N", help="clips in each file (default %(default)s)"
     )

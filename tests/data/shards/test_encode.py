@@ -54,10 +54,11 @@ def test_opus_sounds_as_soundfile_writes_it_and_has_the_same_bytes_each_time():
     assert len(decoded[0]) == len(wav)
 
 
+@pytest.mark.parametrize("codec", ["flac", "wav"])
 @pytest.mark.parametrize("rate", [16000, 44100, 250_000])
-def test_flac_holds_the_16_bits_that_the_cache_holds(rate):
+def test_flac_and_wav_hold_the_16_bits_that_the_cache_holds(rate, codec):
     wav = np.concatenate([noise(999), np.float32([1.0, -1.0, 0.99999, 1.5 / 32768, 2.5 / 32768])])
-    decoded, found = sf.read(io.BytesIO(encode(wav, rate, "flac")), dtype="int16")
+    decoded, found = sf.read(io.BytesIO(encode(wav, rate, codec)), dtype="int16")
     assert found == rate
     np.testing.assert_array_equal(decoded, np.clip(np.rint(wav * 32768.0), -32768, 32767))
 

@@ -58,7 +58,7 @@ class Manifest:
     Attributes:
         name: of the dataset.
         source: hash of what was asked for: clips, labels, folds and settings.
-        codec: flac or opus.
+        codec: flac, wav or opus.
         sample_rate: of all clips, Hz.
         clips_per_shard: that a shard has if none of its clips is left out.
         classes: names of the labels.

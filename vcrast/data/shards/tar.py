@@ -32,7 +32,7 @@ class Packing:
     """How clips become shards.
 
     Attributes:
-        codec: `flac` or `opus`.
+        codec: `flac`, `wav` or `opus`.
         sample_rate: Hz.
         clips_per_shard: clips in each file.
         keep_silent: as in `read_wav`.
