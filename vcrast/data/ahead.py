@@ -70,9 +70,10 @@ class FetchAhead:
                 if not self._wait_for_turn(number, known):
                     return
                 known[block] = Use(number, number)
-                place = int((self.block == block).argmax())
+                url = remote_file(self.clips[int((self.block == block).argmax())].path)
                 try:
-                    self.remote.path(file_of(self.clips[place].path))
+                    if url is not None:
+                        self.remote.path(url)
                 except StoreError:  # whoever reads it says so
                     return
             if not self._wait_for_turn(number, {}):
@@ -90,12 +91,20 @@ class FetchAhead:
             return not self.ended
 
 
+def remote_file(path: str) -> str | None:
+    """Return the file of another machine that holds a clip, or None."""
+    if not path.startswith(f"{SCHEME}://"):
+        return None
+    file = file_of(path)
+    return file if is_remote(file) else None
+
+
 def fetching_ahead(clips: Clips, keys: Iterable[list[tuple[int, int]]]) -> FetchAhead | None:
     """Return what fetches for these batches; None where all clips are on this machine."""
     members = MEMBERS.get(SCHEME)
     if clips.block is None or not len(clips) or not isinstance(members, Members):
         return None
-    path = clips[0].path
-    if not path.startswith(f"{SCHEME}://") or not is_remote(file_of(path)):
+    firsts = [0] if clips.part is None else np.unique(clips.part, return_index=True)[1].tolist()
+    if all(remote_file(clips[place].path) is None for place in firsts):
         return None
     return FetchAhead(clips, keys, members.remote, AHEAD)
