@@ -241,7 +241,7 @@ def test_headers_of_a_sample_are_read(tmp_path, monkeypatch):
     opened = []
     real = preflight_module.header
     monkeypatch.setattr(preflight_module, "MAX_HEADERS", 7)
-    monkeypatch.setattr(preflight_module, "header", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(preflight_module, "header", lambda path, *factor: opened.append(path) or real(path, *factor))
     corpus = corpus_of(tmp_path)
     assert sorted(opened) == sorted(corpus.clips[i * 21 // 7].path for i in range(7))
     for clip in corpus.clips[:10]:

@@ -120,10 +120,12 @@ COMBINATIONS = list(itertools.product(LINEARS, ATTENTIONS, ("fp32", "bf16", "fp1
 def test_every_combination_trains_and_resumes(linear, attention, precision):
     engine = engine_of(linear, attention, precision)
     before = copy.deepcopy(engine.module.state_dict())
-    # fp16 begins with a loss scale that may be too high: it halves with every step that is skipped.
-    tried = [one_step(engine, number) for number in range(9 if precision == "fp16" else 1)]
+    # fp16 begins with a loss scale that may be too high: it halves with every step that is skipped, until it holds.
+    tried = [one_step(engine, 0)]
+    while precision == "fp16" and len(tried) < 12 and (len(tried) < 2 or any(skipped for _, skipped in tried[-2:])):
+        tried.append(one_step(engine, len(tried)))
     assert all(math.isfinite(loss) for loss, _ in tried)
-    assert not any(skipped for _, skipped in tried[-2:])  # and then it has settled
+    assert not any(skipped for _, skipped in tried[-2:])
     after = engine.module.state_dict()
     layer = [name for name in after if name.startswith("encoder.blocks.1.fc1.")]
     assert all(not torch.equal(before[name], after[name]) for name in layer)
