@@ -104,3 +104,8 @@ def test_launchers_and_extensions_import_each_other_relatively():
     for path, module in FILES:
         if module.startswith(("launch", "extensions")):
             assert not [name for name in imported(path) if name.split(".")[0] in ("launch", "extensions")], module
+
+
+def test_names_of_test_files_are_unique():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports them by these names alone"
