@@ -78,8 +78,11 @@ class RemoteFiles:
             raise StoreError(str(error) if str(error).startswith(url) else f"{url}: {error}") from None
 
     def forget(self, url: str) -> None:
-        """Remove the copy of a file, if there is one."""
-        self._place(url).unlink(missing_ok=True)
+        """Remove the copy of a file, if there is one; who is opening it is waited for."""
+        copy = self._place(url)
+        if copy.exists():
+            with FileLock(_lock_of(copy)):
+                copy.unlink(missing_ok=True)
 
     def _place(self, url: str) -> Path:
         name = urlsplit(url).path.rpartition("/")[2] or "file"

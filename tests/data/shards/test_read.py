@@ -1,5 +1,7 @@
 """Training batches from shards: who reads what, resumed, with faults, over HTTP."""
 
+import multiprocessing
+
 import pytest
 import torch
 from sound_files import settings
@@ -8,6 +10,8 @@ from stores import NGINX, nginx
 from vcrast.data.loader import NoBatchError, training_batches
 from vcrast.data.members import ADDRESS
 from vcrast.data.open import open_corpus, open_data
+from vcrast.data.remote import RemoteFiles
+from vcrast.data.shards.open import open_shards
 from vcrast.data.shards.write import pack
 
 
@@ -104,3 +108,26 @@ def test_an_index_that_is_being_replaced_is_refused(packed, tmp_path):
         pytest.raises(ValueError, match=r"offset.npy: sha256 .*expected"),
     ):
         batches(url, cache_dir=str(tmp_path / "cache"))
+
+
+def _open_at_once(url, folder, start, answers):
+    start.wait()
+    try:
+        answers.put(len(open_shards(url, RemoteFiles(folder, 10**9)).clips))
+    except Exception as error:
+        answers.put(repr(error))
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_all_ranks_of_a_machine_open_an_address_at_the_same_moment(packed, tmp_path):
+    context = multiprocessing.get_context("fork")
+    with nginx(packed, tmp_path / "nginx") as (url, _):
+        for attempt in range(5):
+            start, answers = context.Barrier(8), context.Queue()
+            arguments = (url, tmp_path / f"copies{attempt}", start, answers)
+            ranks = [context.Process(target=_open_at_once, args=arguments) for _ in range(8)]
+            for rank in ranks:
+                rank.start()
+            assert [answers.get(timeout=60) for _ in ranks] == [12] * 8
+            for rank in ranks:
+                rank.join()

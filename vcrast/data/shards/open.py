@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+from vcrast.config.atomic import write_atomic
 from vcrast.data.clips import Clips
 from vcrast.data.preflight import fault_list
 from vcrast.data.remote import RemoteFiles, StoreError, is_remote
@@ -92,12 +93,13 @@ def _fetch_index(base: str, manifest: Manifest, remote: RemoteFiles) -> Path:
         if place.exists():
             continue
         try:
-            copy = Path(files.path(url))
+            content = files.use(url, lambda copy: Path(copy).read_bytes())
         except StoreError as error:
             raise ConnectionError(str(error)) from None
-        found = hashlib.sha256(copy.read_bytes()).hexdigest()
+        found = hashlib.sha256(content).hexdigest()
+        if found == wanted:
+            write_atomic(place, content)  # other processes may do the same just now
+        files.forget(url)
         if found != wanted:
-            files.forget(url)
             raise ValueError(f"{url}: sha256 {found[:12]}, expected {wanted[:12]}; it is damaged, or being replaced")
-        copy.replace(place)
     return folder
