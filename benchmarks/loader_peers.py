@@ -1,4 +1,4 @@
-"""Read the same clips as other toolkits do: per-clip filterbanks, WebDataset, Hugging Face."""
+"""Read the same clips as other toolkits do: per-clip filterbanks, WebDataset, datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pack a dataset on a Slurm cluster: one array of jobs, each of which writes its part of the shards.
+"""Pack a dataset on a Slurm cluster: an array of jobs, each of which writes a part.
 
 python launch/slurm.py data shard NAME [key=value ...] --out DIR --parts N [slurm.key=value ...] [--dry-run]
 vcrast submit data shard NAME ...                                                                # the same

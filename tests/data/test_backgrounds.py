@@ -1,4 +1,4 @@
-"""Check the recordings that views mix in: found, decoded once, refused in one line; a run that goes on with them."""
+"""Check the recordings that views mix in: found, decoded once, known when resumed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A slowed recording is what a file of the same samples with the true rate in its header is, everywhere."""
+"""Slowed recordings are heard as files whose header has the true rate."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Check FSD50K: official lists and splits, several labels a clip, the download of zips in several files."""
+"""Check FSD50K: official lists and splits, several labels a clip, the download."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Check `vcrast average`: epochs of a run, several runs, what the mean may be used for, and mistakes of one line."""
+"""Check `vcrast average`: epochs of a run, several runs, mistakes in one line."""
 
 import numpy as np
 import pytest

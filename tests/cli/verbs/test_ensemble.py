@@ -1,4 +1,4 @@
-"""Check `vcrast evaluate` of several models: the mean of their scores, each by its own front end, by torchmetrics."""
+"""Check `vcrast evaluate` of several models against torchmetrics."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Packing: the same clips, once each; the same bytes from any machine, in any number of attempts."""
+"""Packing: each clip once, and the same bytes from any machine and number of attempts."""
 
 import hashlib
 import json
