@@ -109,3 +109,9 @@ def test_launchers_and_extensions_import_each_other_relatively():
 def test_names_of_test_files_are_unique():
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(names) == sorted(set(names)), "pytest imports them by these names alone"
+
+
+def test_first_lines_of_modules_are_short():
+    files = [p for top in ("vcrast", "launch", "extensions", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py")]
+    first = {path: (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[:1] for path in files}
+    assert not {str(path): line for path, line in first.items() if line and len(line[0]) > 90}

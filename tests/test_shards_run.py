@@ -1,4 +1,4 @@
-"""Train from shards: a mixture over HTTP, killed and resumed; other shards; a store that fails."""
+"""Train from shards: over HTTP, killed and resumed; other shards; a store that fails."""
 
 import json
 import os

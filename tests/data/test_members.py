@@ -1,4 +1,4 @@
-"""Sounds inside larger files: the same samples as outside, faults found, whatever the format."""
+"""Sounds inside larger files: the samples as outside, faults found, any format."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Train on a replica of each published set by its recipe, from shards: stopped, it goes on to the same weights."""
+"""Train on replicas of the published sets, from shards; stopped, to the same weights."""
 
 import json
 import os

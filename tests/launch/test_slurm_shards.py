@@ -1,4 +1,4 @@
-"""Pack a dataset by an array of jobs: without Slurm what is checked and printed, with one the same bytes."""
+"""Pack a dataset by an array of jobs: what is checked and printed, the same bytes."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""Check the mean of models against PyTorch's AveragedModel and a mean by hand, and what is refused."""
+"""Check the mean of models against AveragedModel, a mean by hand, what is refused."""
 
 import copy
 import json

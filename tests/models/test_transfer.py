@@ -1,4 +1,4 @@
-"""Check weights of image models from files, how colours become one channel, and positions fit another grid."""
+"""Check image weights from files: colours to one channel, positions to another grid."""
 
 import pytest
 import timm

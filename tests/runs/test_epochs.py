@@ -1,4 +1,4 @@
-"""Check the models that finetuning keeps of its epochs: killed, resumed, done again, named as stages."""
+"""Check the models that finetuning keeps of its epochs: killed, resumed, done again."""
 
 import socket
 

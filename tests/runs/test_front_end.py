@@ -1,4 +1,4 @@
-"""Check what is said of a front end: empty filters and what to set, statistics that belong to another one."""
+"""Check what is said of a front end: empty filters, statistics of another one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`vcrast data`: download, decode ahead, pack, write folds, compute statistics, preview sounds."""
+"""`vcrast data`: download, decode ahead, pack, write folds, statistics, preview."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read the recordings that views mix in underneath clips: all sounds of a folder, kept in memory."""
+"""Read the recordings that views mix in: all sounds of a folder, kept in memory."""
 
 from __future__ import annotations
 

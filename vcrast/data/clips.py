@@ -1,4 +1,4 @@
-"""Keep clips as columns: two million are a few arrays, which all processes of a machine share."""
+"""Keep clips as columns: two million are a few arrays, shared by a machine's processes."""
 
 from __future__ import annotations
 

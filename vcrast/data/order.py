@@ -1,4 +1,4 @@
-"""Order the clips of an epoch: a function of (seed, epoch) alone, for any processes, workers and micro-batches."""
+"""Order an epoch's clips: a function of (seed, epoch), for any ranks and workers."""
 
 from __future__ import annotations
 

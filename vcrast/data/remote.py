@@ -1,4 +1,4 @@
-"""Keep copies of files that lie on other machines: bounded, least recently used, shared by processes."""
+"""Keep copies of remote files: bounded, least recently used, shared by processes."""
 
 from __future__ import annotations
 

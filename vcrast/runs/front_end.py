@@ -1,4 +1,4 @@
-"""Say of a run's front end what its reader should know: empty mel filters, statistics of another one."""
+"""Say of a front end what its reader should know: empty filters, foreign statistics."""
 
 from __future__ import annotations
 

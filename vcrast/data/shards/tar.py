@@ -1,4 +1,4 @@
-"""Write one shard: a tar file whose bytes depend on its clips alone, and the rows of its index."""
+"""Write one shard: a tar file whose bytes depend on its clips alone, and its index."""
 
 from __future__ import annotations
 

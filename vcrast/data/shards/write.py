@@ -1,4 +1,4 @@
-"""Pack a corpus into shards: in parallel, over machines, resumable; the same clips give the same bytes."""
+"""Pack a corpus into shards: parallel, over machines, resumable, always the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FSD50K: 51,197 clips of 0.3 to 30 s from Freesound, 200 classes of AudioSet's ontology, several a clip.
+"""FSD50K: 51,197 clips of 0.3 to 30 s from Freesound, 200 classes, several a clip.
 
 Source: Fonseca et al. 2022, "FSD50K: an open dataset of human-labeled sound events", arXiv:2010.00475.
 Licence: CC BY 4.0; each clip has one of its own (CC0, CC BY, CC BY-NC, CC Sampling+), see FSD50K.metadata.
