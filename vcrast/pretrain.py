@@ -117,10 +117,7 @@ class CollapseWatch:
             self.job.log.last("pretrain", self.job.fold), self.job.config.pretrain.batch_size
         ) or on_a_line(rank, std, embeddings.shape)
         if seen:
-            text = (
-                f"fold {self.job.fold}, step {step}: the representations collapse ({seen}); raise "
-                "objective.variance_weight, lower optim.lr, or weaken the views"
-            )
+            text = f"fold {self.job.fold}, step {step}: the representations collapse ({seen}); {self.objective.remedy}"
             log.warning(text)
             self.job.summary.warn(text)
 
@@ -135,15 +132,11 @@ def on_a_line(rank: float, std: float, shape: Sequence[int]) -> str | None:
 
 @torch.no_grad()
 def save_example_views(job: Job, objective: Objective, stream: Stream, num_clips: int = 4) -> None:
-    """Keep a few spectrograms, of pairs the first sound's, and their two views for the report."""
+    """Keep a few spectrograms, of pairs the first sound's, and what the objective makes of them, for the report."""
     wavs = stream.example(num_clips)
     draws = Draws(job.seed("pretrain"), 0, len(wavs), device=job.device)
-    sounds = (wavs, wavs) if wavs.ndim == 2 else wavs.unbind(1)
-    tensors = {
-        "original": job.fbank()(sounds[0]),
-        "view_a": objective.views.make(sounds[0], draws, "a"),
-        "view_b": objective.views.make(sounds[1], draws, "b"),
-    }
+    original = job.fbank()(wavs if wavs.ndim == 2 else wavs[:, 0])
+    tensors = {"original": original, **objective.examples(wavs, draws)}
     folder = job.run_dir / "views"
     folder.mkdir(exist_ok=True)
     contiguous = {name: value.float().cpu().contiguous() for name, value in tensors.items()}

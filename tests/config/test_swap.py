@@ -27,3 +27,15 @@ def test_finetunings_own_parts_likewise():
 def test_the_same_part_keeps_what_the_recipe_sets():
     assert compose(["recipe=demo", "objective=vcr"]).objective["projector_dims"] == [1024, 1024, 1024]
     assert compose(["recipe=demo", "model=small"]).model["depth"] == 4
+
+
+def test_another_objective_brings_its_views():
+    found = compose(["recipe=synth", "objective=supervised", "views.gain_db=3"])
+    assert found.views == {**shipped_options("views/finetune"), "gain_db": 3}
+    assert "default_views" not in {**found.objective, **found.finetune.objective}
+
+
+def test_views_that_are_chosen_stay_and_so_do_those_of_the_same_objective():
+    recipe = compose(["recipe=synth"]).views
+    assert compose(["recipe=synth", "objective=supervised", "views=none"]).views["patch_drop"] == recipe["patch_drop"]
+    assert compose(["recipe=synth", "objective=vcr"]).views == recipe

@@ -161,7 +161,7 @@ def test_a_run_on_pairs_pretrains_once_for_all_folds(finished):
     assert "knn_accuracy" in folds["2"]["evaluate"]
     # The views that the report shows are of a pair: two sounds, not one twice.
     views = load_file(finished / "views/fold_1.safetensors")
-    assert views["view_a"].shape == views["view_b"].shape == views["original"].shape
+    assert views["view 1"].shape == views["view 2"].shape == views["original"].shape
 
 
 def test_the_loss_on_pairs_falls(tmp_path):

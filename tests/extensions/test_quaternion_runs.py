@@ -194,7 +194,7 @@ def test_a_run_stops_resumes_and_loads(tmp_path, words):
 
 
 def test_the_report_shows_the_first_of_four_channels():
-    views = {name: np.random.default_rng(0).random((2, 4, 30, 16)) for name in ("original", "view_a", "view_b")}
+    views = {name: np.random.default_rng(0).random((2, 4, 30, 16)) for name in ("original", "view 1", "view 2")}
     four = views_figure(views, frame_shift_ms=10.0)
     one = views_figure({name: value[:, 0] for name, value in views.items()}, frame_shift_ms=10.0)
     for drawn, wanted in zip(four.figure.axes[:6], one.figure.axes[:6], strict=True):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from parts import make_ast
@@ -175,3 +177,43 @@ def test_patches_are_what_the_first_layer_reads(channels):
     patches, layer = encoder.patches(fbank), encoder.patch_embed.proj
     assert patches.shape == (2, encoder.num_tokens(20), channels * 4 * 8)
     torch.testing.assert_close(patches @ layer.weight.flatten(1).T + layer.bias, encoder.patch_embed(fbank))
+
+
+@pytest.mark.parametrize(("count", "pool"), [(1, "mean"), (1, "class"), (2, "class")])
+def test_class_tokens_are_seen_and_see(count, pool):
+    torch.manual_seed(0)
+    encoder = make_ast(class_tokens=count, pool=pool).double().eval()
+    fbank = torch.randn(3, 18, 16, dtype=torch.float64)
+    tokens = encoder(fbank, hidden=True)
+    embedded = torch.cat([encoder.class_token.expand(3, -1, -1), encoder.embed(fbank)], dim=1)
+    expected = embedded
+    for block in encoder.blocks:
+        expected = block(expected)
+    torch.testing.assert_close(tokens.values, encoder.norm(expected)[:, count:])
+    torch.testing.assert_close(tokens.class_tokens, encoder.norm(expected)[:, :count])
+    torch.testing.assert_close(tokens.hidden[-1], expected[:, count:])
+    vector = tokens.class_tokens if pool == "class" else tokens.values
+    torch.testing.assert_close(encoder.pool(tokens), vector.mean(dim=1))
+
+
+def test_class_tokens_stay_when_patches_are_dropped():
+    encoder = make_ast(class_tokens=2, pool="class").double().eval()
+    fbank, keep = torch.randn(2, 18, 16, dtype=torch.float64), torch.tensor([[0, 3, 5], [1, 2, 7]])
+    tokens = encoder(fbank, keep=keep)
+    assert (tokens.values.shape[1], tokens.class_tokens.shape[1]) == (3, 2)
+    loss = encoder.pool(tokens).square().sum()
+    loss.backward()
+    assert encoder.class_token.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_tokens": 3}, "model.class_tokens=3: choose 0, 1"),
+        ({"pool": "max"}, "model.pool=max: choose from mean, class"),
+        ({"pool": "class"}, "there is no class token; set model.class_tokens=1"),
+    ],
+)
+def test_wrong_class_tokens_are_named(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_ast(**options)

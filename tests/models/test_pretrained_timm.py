@@ -256,3 +256,37 @@ def test_translated_tensors_keep_what_no_encoder_has():
     ours = from_timm(vit.state_dict(), ImageGrid(4, 7))
     assert {name for name in ours if name not in encoder.state_dict()} == {"cls_token", "head.weight", "head.bias"}
     assert fill(encoder, ours, WHERE) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (1, {}),
+        (1, {"no_embed_class": True}),
+        (1, {"reg_tokens": 4}),
+        (1, {"name": "deit_tiny_distilled_patch16_224"}),
+        (2, {"name": "deit_tiny_distilled_patch16_224"}),
+    ],
+)
+@torch.no_grad()
+def test_class_tokens_are_taken_over_with_their_positions(tmp_path, count, options):
+    vit, encoder = make_vit(**options), make_encoder(class_tokens=count, pool="class")
+    load_encoder(encoder, save_vit(vit, tmp_path / "vit.safetensors"))
+    fbank = torch.randn(2, encoder.num_frames, encoder.num_mel_bins)
+    if vit.num_prefix_tokens > count:  # what is left out here must not be there in timm's either
+        tokens = vit.patch_embed(fbank.transpose(1, 2).unsqueeze(1))
+        tokens = vit._pos_embed(tokens)
+        tokens = vit.norm(vit.blocks(torch.cat([tokens[:, :count], tokens[:, vit.num_prefix_tokens :]], dim=1)))
+    else:
+        tokens = vit.forward_features(fbank.transpose(1, 2).unsqueeze(1))
+    torch.testing.assert_close(encoder(fbank).class_tokens, tokens[:, :count], atol=1e-4, rtol=1e-4)
+
+
+def test_class_tokens_that_a_vit_lacks_are_refused(tmp_path):
+    path = save_vit(make_vit(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"has 1 class tokens, here 2; set model\.class_tokens=1"):
+        load_encoder(make_encoder(class_tokens=2), path)
+    own = tmp_path / "own.safetensors"
+    save_file(make_encoder(class_tokens=1).state_dict(), own)
+    with pytest.raises(ValueError, match=r"1 class tokens, here 0; set model\.class_tokens=1"):
+        load_encoder(make_encoder(), own)

@@ -13,7 +13,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vcrast.config import own_source  # noqa: F401 Hydra finds it by its scheme
@@ -67,11 +67,16 @@ def of_mixture(word: str) -> list[str]:
 CHOSEN_PART = re.compile(r"((?:finetune\.)?(source|attention|linear|objective|optim|schedule|engine))=([\w/]+)")
 
 
+OF_COMPOSITION = "default_views"
+"""Key of `configs/objective` that composition reads; no objective is given it."""
+
+
 def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Drop what a recipe sets of a part, where the user has chosen another part than the recipe's.
 
     `objective=supervised` with a recipe that sets `objective.projector_dims` of vcr, or `optim=lars` with one that sets
-    a rate for adamw: the part chosen starts from its own file.
+    a rate for adamw: the part chosen starts from its own file. Another objective than the recipe's brings its own views
+    (`default_views`), unless the command line picks some: masked patches want others than two views of a clip.
     """
     for word in overrides:
         found = CHOSEN_PART.fullmatch(word)
@@ -81,13 +86,22 @@ def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -
         before = _compose_file(PRIMARY, [other for other in overrides if not other.startswith((word, f"{path}."))])
         if OmegaConf.select(before, f"{path}.name") == OmegaConf.select(composed, f"{path}.name"):
             continue
-        part = OmegaConf.create(read_option(group, option))
-        for other in overrides:
-            key = other.lstrip("+").partition("=")[0]
-            if key.startswith(f"{path}."):
-                OmegaConf.update(part, key.removeprefix(f"{path}."), OmegaConf.select(composed, key))
-        OmegaConf.update(composed, path, part, merge=False, force_add=True)
+        own = read_option(group, option, whole=True)
+        views = own.pop(OF_COMPOSITION, None)
+        _start_from_file(composed, path, own, overrides)
+        if views is not None and path == group and not any(other.startswith("views=") for other in overrides):
+            _start_from_file(composed, "views", read_option("views", views), overrides)
     return composed
+
+
+def _start_from_file(composed: DictConfig, path: str, own: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Replace a part by what its own file says, and by what the command line says of it."""
+    part = OmegaConf.create(dict(own))
+    for other in overrides:
+        key = other.lstrip("+").partition("=")[0]
+        if key.startswith(f"{path}."):
+            OmegaConf.update(part, key.removeprefix(f"{path}."), OmegaConf.select(composed, key))
+    OmegaConf.update(composed, path, part, merge=False, force_add=True)
 
 
 GROUPS_OF_STAGES = re.compile(r"finetune\.(views|objective|optim|schedule)=([\w/]+)")
@@ -101,18 +115,19 @@ def in_hydras_words(word: str) -> str:
     return f"{found[1]}@finetune.{found[1]}={found[2]}" if found else as_list(word)
 
 
-def read_option(group: str, name: str) -> dict[str, Any]:
+def read_option(group: str, name: str, *, whole: bool = False) -> dict[str, Any]:
     """What one option file says, the files that it inherits included, without a run around it.
 
     Args:
         group: folder of `configs/`, such as `attention`.
         name: of the file.
+        whole: with what only composition reads.
 
     Raises:
         ValueError: no such file; the message lists those that there are.
     """
     try:
-        found = OmegaConf.to_container(_compose_file(PRIMARY, [f"{group}={name}"])[group])
+        found = OmegaConf.to_container(_compose_file(PRIMARY, [f"{group}={name}"], whole=whole)[group])
     except MissingConfigException:
         names = [known for known, _ in options(group)]
         raise ValueError(f"{group}={name}: no configs/{group}/{name}.yaml; {suggest(name, names)}") from None
@@ -120,7 +135,7 @@ def read_option(group: str, name: str) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
+def _compose_file(name: str, overrides: Sequence[str], *, whole: bool = False) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="vcrast"):
         words = [for_hydra(in_hydras_words(word)) for word in overrides]
@@ -128,6 +143,10 @@ def _compose_file(name: str, overrides: Sequence[str]) -> DictConfig:
     for word in overrides:
         if word.startswith("recipe="):  # one that was begun as a copy of another may still have its name
             composed.recipe = literal(word.partition("=")[2])
+    for path in () if whole else ("objective", "finetune.objective"):
+        if (part := OmegaConf.select(composed, path)) is not None:
+            with open_dict(part):
+                part.pop(OF_COMPOSITION, None)
     return composed
 
 

@@ -102,7 +102,7 @@ def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:
     """(b, D) vectors in fp32, or (b, L, D) of all layers where the tokens carry them."""
     if not tokens.hidden:
         return encoder.pool(tokens).float()
-    layers = [tokens._replace(values=values) for values in tokens.hidden]
+    layers = [tokens._replace(values=values, class_tokens=None) for values in tokens.hidden]
     return torch.stack([encoder.pool(layer).float() for layer in layers], dim=1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vcrast.config.registry import MODELS
-from vcrast.models.backbone import Backbone, Tokens
+from vcrast.models.backbone import Backbone, Tokens, upcast
 from vcrast.models.block import NORM_EPS, Block
 from vcrast.models.patch_embed import PatchEmbed
 from vcrast.models.pos_embed import LearnedPositions, SinCosPositions
@@ -21,8 +21,7 @@ from vcrast.models.pos_embed import LearnedPositions, SinCosPositions
 class AST(Backbone):
     """(B, T, F) normalised filterbanks -> (B, N, D) tokens.
 
-    There is no cls token: a clip's vector is the mean of its tokens, as in SSAST, so the AST's distillation tokens and
-    their head are gone.
+    By default there is no class token: a clip's vector is the mean of its patch tokens, as SSAST takes it.
 
     Args:
         embed_dim: D.
@@ -31,6 +30,9 @@ class AST(Backbone):
         mlp_ratio: hidden width of the MLPs over D.
         patch_size: (frames, mel bins).
         positions: `sincos` (fixed) or `learned`.
+        class_tokens: K learned tokens beside the patches, which see them and are seen: 0, 1 (cls) or 2 (AST's and
+            SSAST's cls and distillation token). Their positions are part of them.
+        pool: a clip's vector: `mean` of its patch tokens, or of its `class` tokens, as in the AST.
         drop_path: probability for the last block; it rises linearly from 0 at the first.
         patch_stride: (frames, mel bins) between patch starts; None means patches that touch and do not overlap.
         num_mel_bins: F.
@@ -57,6 +59,8 @@ class AST(Backbone):
         mlp_ratio: float,
         patch_size: Sequence[int],
         positions: str,
+        class_tokens: int,
+        pool: str,
         drop_path: float,
         patch_stride: Sequence[int] | None,
         num_mel_bins: int,
@@ -70,6 +74,7 @@ class AST(Backbone):
             raise ValueError(f"drop_path={drop_path}: must lie in [0, 1)")
         self.embed_dim, self.num_mel_bins, self.num_frames = embed_dim, num_mel_bins, num_frames
         self.drop_path, self.positions = drop_path, positions
+        self.pooled = checked_pool(pool, class_tokens)
         stride = patch_size if patch_stride is None else patch_stride
         self.patch_embed = PatchEmbed(
             embed_dim=embed_dim, patch_size=patch_size, patch_stride=stride, num_channels=num_channels
@@ -87,6 +92,10 @@ class AST(Backbone):
             for number in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.class_token: nn.Parameter | None = None
+        if class_tokens:
+            self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))
+            nn.init.trunc_normal_(self.class_token, std=0.02)
         self.mask_token: nn.Parameter | None = None
         self.grid(num_frames)  # refuses a clip smaller than one patch now rather than at the first step
 
@@ -130,7 +139,7 @@ class AST(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
         """What makes tokens, then each block; the final norm is not named and learns like the head."""
-        return {"stem": r"^(?:patch_embed|pos_embed|mask_token)", "blocks": [(r"^blocks\.(\d+)", None)]}
+        return {"stem": r"^(?:patch_embed|pos_embed|class_token|mask_token)", "blocks": [(r"^blocks\.(\d+)", None)]}
 
     def forward(
         self,
@@ -147,8 +156,9 @@ class AST(Backbone):
             ValueError: another number of mel bins than the model was built for, a clip shorter than one patch, or a
                 mask without `enable_mask_token`.
         """
-        tokens = self.select(self.embed(fbank, mask), keep)
-        layers = [tokens] if hidden else []
+        tokens = self.with_class_tokens(self.select(self.embed(fbank, mask), keep))
+        num_class = tokens.shape[1] - (self.num_tokens(fbank.shape[-2]) if keep is None else keep.shape[1])
+        layers = [tokens[:, num_class:]] if hidden else []
         for number, block in enumerate(self.blocks):
             noise = None if drop_path_noise is None else drop_path_noise[:, 2 * number : 2 * number + 2]
             if self.checkpoint_blocks and torch.is_grad_enabled():
@@ -156,8 +166,16 @@ class AST(Backbone):
             else:
                 tokens = block(tokens, noise)
             if hidden:
-                layers.append(tokens)
-        return Tokens(self.norm(tokens), self.grid(fbank.shape[-2]), keep, tuple(layers))
+                layers.append(tokens[:, num_class:])
+        tokens = self.norm(tokens)
+        own = tokens[:, :num_class] if num_class else None
+        return Tokens(tokens[:, num_class:], self.grid(fbank.shape[-2]), keep, tuple(layers), own)
+
+    def pool(self, tokens: Tokens) -> Tensor:
+        """See `Backbone`; of a layer before the last, which has no class tokens, the mean of the patches."""
+        if self.pooled == "mean" or tokens.class_tokens is None:
+            return super().pool(tokens)
+        return upcast(tokens.class_tokens).mean(dim=1)
 
     def embed(self, fbank: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, [C,] T, F) -> (B, N, D) patches, those under `mask` (B, N) replaced, plus positions."""
@@ -172,8 +190,29 @@ class AST(Backbone):
         embed = self.patch_embed
         return tokens + self.pos_embed(grid, embed.patch_size, embed.patch_stride, like=tokens)
 
+    def with_class_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> (B, K + N, D), the class tokens first."""
+        if self.class_token is None:
+            return tokens
+        return torch.cat([self.class_token.to(tokens.dtype).expand(len(tokens), -1, -1), tokens], dim=1)
+
     def select(self, tokens: Tensor, keep: Tensor | None) -> Tensor:
         """(B, N, D) -> (B, Nkeep, D); positions are already inside the tokens."""
         if keep is None:
             return tokens
         return tokens.gather(1, keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
+def checked_pool(pool: str, class_tokens: int) -> str:
+    """Refuse a way of pooling that there is not, or class tokens that it lacks.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if class_tokens not in (0, 1, 2):
+        raise ValueError(f"model.class_tokens={class_tokens}: choose 0, 1 (cls) or 2 (cls and distillation token)")
+    if pool not in ("mean", "class"):
+        raise ValueError(f"model.pool={pool}: choose from mean, class")
+    if pool == "class" and not class_tokens:
+        raise ValueError("model.pool=class: there is no class token; set model.class_tokens=1")
+    return pool

@@ -21,12 +21,14 @@ class Tokens(NamedTuple):
         grid: (t, f) patches along time and frequency of the whole clip, before any were dropped.
         keep: (B, N) int64 places of `values` in the grid, ascending; None: all t * f of them.
         hidden: (B, N, D) each: the embedded patches, then the output of every layer; empty unless asked for.
+        class_tokens: (B, K, D) tokens that stand for no patch, after the final norm; None where there are none.
     """
 
     values: Tensor
     grid: tuple[int, int]
     keep: Tensor | None = None
     hidden: tuple[Tensor, ...] = ()
+    class_tokens: Tensor | None = None
 
 
 class Backbone(nn.Module, ABC):

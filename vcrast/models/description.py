@@ -19,8 +19,8 @@ Options = Mapping[str, Any]
 SIZES = ("name", "embed_dim", "depth", "num_heads", "mlp_ratio")
 """What a file of `configs/model` decides, and what tells one such model from another."""
 ELSEWHERE = (
-    "positions", "patch_size", "linear", "attention", "module", "checkpoint", "drop_path", "patch_stride", "num_frames",
-    "num_mel_bins", "num_channels",
+    "positions", "class_tokens", "patch_size", "linear", "attention", "module", "checkpoint", "drop_path",
+    "patch_stride", "num_frames", "num_mel_bins", "num_channels",
 )  # fmt: skip
 """Options of a model that are compared in their own words, or may differ."""
 WORDS = {"embed_dim": "{} wide", "depth": "{} blocks", "num_heads": "{} heads", "mlp_ratio": "MLPs {} times as wide"}
@@ -52,6 +52,9 @@ def model_differences(theirs: Options, own: Options) -> list[Difference]:
     if (pair := both(theirs, own, "patch_size")) and list(pair[0]) != list(pair[1]):
         size = "[" + ",".join(map(str, pair[0])) + "]"
         found.append(Difference(f"patches of {size}, here {list(pair[1])}", f"model.patch_size={size}"))
+    if (pair := both(theirs, own, "class_tokens")) and pair[0] != pair[1]:
+        text = f"{pair[0]} class tokens, here {pair[1]}"
+        found.append(Difference(text, f"model.class_tokens={pair[0]}"))
     if both(theirs, own, "positions") == ("sincos", "learned"):
         found.append(Difference("no learned positions", "model.positions=sincos"))
     if pair := both(theirs, own, "linear"):
@@ -127,6 +130,7 @@ def tensor_sizes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "mlp_ratio": hidden.shape[0] / hidden.shape[1],
         "patch_size": list(kernel.shape[2:]),
         "positions": "learned" if {"pos_embed.table", "pos_embed"} & set(weights) else "sincos",
+        "class_tokens": len(weights.get("class_token", ())),
         "linear": {"name": "real"},
     }
 

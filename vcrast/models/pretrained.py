@@ -34,6 +34,7 @@ from vcrast.models.timm_weights import (
     find_grid,
     from_timm,
     is_vit,
+    move_class_tokens,
     read_timm,
     refuse_unsupported,
     said_of,
@@ -246,6 +247,8 @@ def load_vit(
         time, frequency, _ = positions.table.shape
         grid, doubt = find_grid(weights, (time, frequency), where)
     ours = from_timm(weights, grid, kernels=transfer.kernels)
+    if count := encoder.options.get("class_tokens", 0):
+        move_class_tokens(weights, ours, count, grid, where)
     if vit is not None and "num_heads" in encoder.options:
         sizes = {"num_heads": vit.num_heads, **tensor_sizes(ours)}
         refuse(model_differences(sizes, to_plain(encoder.options, "model")), where)

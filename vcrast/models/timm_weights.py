@@ -244,6 +244,30 @@ def from_timm(weights: Weights, grid: ImageGrid | None = None, *, kernels: str |
     return fold_layer_scale(add_biases(ours))
 
 
+def move_class_tokens(weights: Weights, ours: Weights, count: int, grid: ImageGrid | None, where: str) -> None:
+    """Put the ViT's class token, and its distillation token, each plus its position, among the encoder's tensors.
+
+    Args:
+        weights: of the ViT.
+        ours: what `from_timm` made of them; changed.
+        count: K of the encoder.
+        grid: of the positions; None takes them for one of each token and each patch, as timm makes them.
+        where: beginning of messages.
+
+    Raises:
+        ValueError: the ViT has fewer than K.
+    """
+    there = [name for name in ("cls_token", "dist_token") if name in weights]
+    if len(there) < count:
+        raise ValueError(f"{where}: has {len(there)} class tokens, here {count}; set model.class_tokens={len(there)}")
+    tokens = torch.cat([ours.pop(name)[0] for name in there[:count]])
+    if "pos_embed" in weights:
+        table = weights["pos_embed"][0]
+        has_prefix = grid is None or len(table) > grid.height * grid.width
+        tokens = tokens + table[:count] if has_prefix else tokens
+    ours["class_token"] = tokens
+
+
 def add_biases(weights: Weights) -> Weights:
     """The weights, with a bias of 0 for each linear layer of a block that has none."""
     layers = tuple(f"{layer}.weight" for layer in LAYERS)

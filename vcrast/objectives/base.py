@@ -79,6 +79,8 @@ class Objective(nn.Module, ABC):
         needs_labels: refused for clips without labels.
         smallest_batch: fewer clips have no loss.
         compiled: submodules that `engine.compile=true` compiles.
+        masks_itself: chooses the tokens that are hidden, so views may drop none.
+        remedy: what a user may change where `collapsed` says so.
     """
 
     parts: ClassVar[dict[str, Metric]] = {}
@@ -87,11 +89,18 @@ class Objective(nn.Module, ABC):
     needs_labels: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
     compiled: ClassVar[tuple[str, ...]] = ("encoder",)
+    masks_itself: ClassVar[bool] = False
+    remedy: ClassVar[str] = "lower optim.lr, or weaken the views"
 
     def __init__(self, *, encoder: Backbone, views: Any, task: Task) -> None:
         super().__init__()
         self.encoder, self.views, self.task = encoder, views, task
         dropping = views.patch_drop > 0
+        if dropping and self.masks_itself:
+            raise ValueError(
+                f"views.patch_drop={views.patch_drop:g}: this objective chooses the hidden patches itself; set "
+                "views.patch_drop=0"
+            )
         masking = dropping and views.patch_drop_mode == "mask"
         require(encoder, drop=dropping and not masking, mask=masking, by=f"views.patch_drop={views.patch_drop:g}")
         if masking:
@@ -130,6 +139,16 @@ class Objective(nn.Module, ABC):
             num_clips: the batch.
         """
         return None
+
+    def examples(self, wavs: Tensor, draws: Draws) -> Clips:
+        """What the report shows beside some clips, by name: (b, [C,] T, F) each; two views, unless told otherwise.
+
+        Args:
+            wavs: (b, S), or (b, 2, S) pairs of sounds.
+            draws: of these clips.
+        """
+        first, second = (wavs, wavs) if wavs.ndim == 2 else wavs.unbind(1)
+        return {"view 1": self.views.make(first, draws, "a"), "view 2": self.views.make(second, draws, "b")}
 
     def after_step(self, progress: float, skipped: Tensor) -> None:
         """Update what no gradient moves (a teacher, a schedule), after every optimiser step.

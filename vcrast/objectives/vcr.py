@@ -61,6 +61,7 @@ class VCR(Objective):
     )
     gathered: ClassVar[tuple[str, ...]] = VIEWS
     smallest_batch: ClassVar[int] = 2  # one clip has no variance
+    remedy: ClassVar[str] = "raise objective.variance_weight, lower optim.lr, or weaken the views"
 
     def __init__(
         self,

@@ -81,7 +81,7 @@ def test_map_figure_of_many_classes_greys_the_rare_ones():
 
 def test_views_figure_is_in_seconds():
     clips = np.random.default_rng(0).normal(size=(6, 250, 128))
-    drawn = views_figure({"original": clips, "view_a": clips, "view_b": clips}, frame_shift_ms=10)
+    drawn = views_figure({"original": clips, "view 1": clips, "view 2": clips}, frame_shift_ms=10)
     assert len(drawn.data["original"]) == 4
     assert drawn.figure.axes[0].images[0].get_extent() == [0, 2.5, 0, 128]
 

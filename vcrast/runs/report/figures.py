@@ -136,21 +136,28 @@ def accuracy_figure(lines: Lines, num_classes: int = 0) -> Drawn:
 
 
 def views_figure(views: Arrays, *, frame_shift_ms: float, num_clips: int = 4) -> Drawn:
-    """Clips beside the two views made of each, as spectrograms.
+    """Clips beside what the objective made of each, its two views say, as spectrograms.
+
+    Args:
+        views: (n, [C,] T, F) each: `original`, and whatever `Objective.examples` names.
+        frame_shift_ms: between frames.
+        num_clips: at most so many rows.
 
     Raises:
-        KeyError: one of original, view_a, view_b is absent.
+        KeyError: there is no original.
     """
-    columns = {"original": "clip", "view_a": "view 1", "view_b": "view 2"}
+    columns = {"original": "clip", **{key: key for key in views if key != "original"}}
     shown = {key: views[key][:num_clips].astype(np.float32) for key in columns}
     # Of several channels (features=quaternion) the first is the log-mel energy.
     shown = {key: value[:, 0] if value.ndim == 4 else value for key, value in shown.items()}
     rows = len(shown["original"])
     low, high = np.percentile(shown["original"], [2, 99.5])
     with house_style():
-        figure, axes = new_figure(9.4, 1.75 * rows + 0.5, rows, 3, sharex=True, sharey=True)
+        figure, axes = new_figure(
+            2.9 * len(columns) + 0.7, 1.75 * rows + 0.5, rows, len(columns), sharex=True, sharey=True
+        )
         for number, axis in enumerate(axes):
-            row, column = divmod(number, 3)
+            row, column = divmod(number, len(columns))
             picture = shown[list(columns)[column]][row]
             seconds = len(picture) * frame_shift_ms / 1000
             image = axis.imshow(

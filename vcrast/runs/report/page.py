@@ -144,8 +144,8 @@ def plans(record: RunRecord) -> list[Plan]:
              record.note("pretrain") or "It should fall and flatten.",
              lambda: _loss(record, "pretrain")),
         Plan("views", "What the encoder saw",
-             "Each row is one clip and the two views that pretraining makes of it. The views should differ "
-             "visibly, and a listener should still recognise the sound in both.",
+             "Each row is one clip and what pretraining makes of it. Two views should differ visibly, and a listener "
+             "should still recognise the sound in both; of masked patches enough must be left to guess the others.",
              lambda: _views(record)),
     ]  # fmt: skip
 
