@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import save
 from torch import Tensor
@@ -21,6 +21,7 @@ from vcrast.evaluation.base import (
     measured,
     undefined_lines,
 )
+from vcrast.evaluation.embedding import Form
 from vcrast.evaluation.predictions import write_predictions
 from vcrast.finetune import build_classifier, scores
 from vcrast.models.backbone import Backbone
@@ -77,14 +78,16 @@ def protocol(job: Job) -> str:
 def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> Measured:
     """Numbers of those that need frozen features; the test clips' embeddings are added to `kept`."""
     found = NOTHING
-    embed = job.embedder()
     asking = [each for each in evaluations if each.needs is Features]
-    for all_layers in sorted({False, *(each.all_layers for each in asking)}):
-        train, test = (embed(encoder, clips, all_layers=all_layers) for clips in (job.train, job.test))
-        for each in asking:
-            if each.all_layers == all_layers:
-                found = found.joined(measured(each, Features(train, test, job.multilabel), job.classes))
-        if not all_layers:
+    for form in get_args(Form):
+        chosen = [each for each in asking if each.form == form]
+        if not chosen and form != "vectors":
+            continue
+        embed = job.embedder("centre" if form == "tokens" else None)
+        train, test = (embed(encoder, clips, form=form) for clips in (job.train, job.test))
+        for each in chosen:
+            found = found.joined(measured(each, Features(train, test, job.multilabel), job.classes))
+        if form == "vectors":
             kept |= {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     return found
 

@@ -81,7 +81,7 @@ def test_an_embedding_is_the_mean_of_the_tokens_without_drop_path():
 def test_all_layers_by_a_loop_over_the_blocks(shared):
     encoder, clips = make_ast(depth=3).eval(), Clips(range(5))
     embed, _ = make_embedder(known={} if shared else None)
-    found = embed(encoder, clips, all_layers=True)
+    found = embed(encoder, clips, form="layers")
     assert found.embedding.shape == (5, 4, 16)
     torch.testing.assert_close(found.embedding, slow_layers(encoder, clips), rtol=1e-5, atol=1e-5)
     assert embed(encoder, clips).embedding.shape == (5, 16)
@@ -108,7 +108,7 @@ def test_other_weights_another_front_end_and_other_layers_are_embedded_again():
         encoder.norm.bias[3] += 1e-3
     assert fingerprint(encoder, "") != before
     embed(encoder, clips)
-    embed(encoder, clips, all_layers=True)
+    embed(encoder, clips, form="layers")
     assert batches.counts == [4, 4, 4]
     other, batches = make_embedder(known=known, settings="two")
     other(encoder, clips)
@@ -123,15 +123,15 @@ def test_without_other_folds_nothing_is_kept():
     assert batches.counts == [4, 4]
 
 
-def embedded_here(num_clips, all_layers):
+def embedded_here(num_clips, form):
     torch.manual_seed(0)
-    return make_embedder()[0].fresh(make_ast(), Clips(range(num_clips)), all_layers=all_layers)
+    return make_embedder()[0].fresh(make_ast(), Clips(range(num_clips)), form=form)
 
 
-@pytest.mark.parametrize(("num_clips", "all_layers"), [(1, False), (1, True), (5, False)])
-def test_a_process_without_clips_still_gets_all(num_clips, all_layers, tmp_path):
-    alone = embedded_here(num_clips, all_layers)
-    for found in in_ranks(2, embedded_here, num_clips, all_layers, folder=tmp_path):
+@pytest.mark.parametrize(("num_clips", "form"), [(1, "vectors"), (1, "layers"), (1, "tokens"), (5, "vectors")])
+def test_a_process_without_clips_still_gets_all(num_clips, form, tmp_path):
+    alone = embedded_here(num_clips, form)
+    for found in in_ranks(2, embedded_here, num_clips, form, folder=tmp_path):
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
 from vcrast.config.registry import EVALUATIONS
-from vcrast.evaluation.embedding import Embedded
+from vcrast.evaluation.embedding import Embedded, Form
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
 
 T = TypeVar("T")
@@ -42,13 +42,13 @@ class Evaluation(ABC):
 
     Attributes:
         needs: `Features`, or `Predictions` of the finetuned model; skipped where a run does not have them.
-        all_layers: of `Features`: embeddings are (n, L, D), of the embedded patches and of every layer.
+        form: of the `Features`, see `Embedder.fresh`.
         baseline: measured on the untrained encoder, too, under `untrained_` and the metric's name.
         metrics: how each number is shown; one that a dataset does not have (mAP, accuracy) is left out.
     """
 
     needs: ClassVar[type]
-    all_layers: ClassVar[bool] = False
+    form: ClassVar[Form] = "vectors"
     baseline: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,12 @@ Known = dict[str, dict[Any, tuple[Tensor, Tensor]]]
 """Embeddings and labels by encoder and clip, which folds share."""
 
 
+Form = Literal["vectors", "layers", "tokens"]
+"""What is kept of a clip: its vector, that of every layer, or all its tokens."""
+
+
 class Embedded(NamedTuple):
-    """Embeddings (n, D), or (n, L, D) of all layers, labels (n, C) and clip indices (n,), on CPU."""
+    """Embeddings (n, D), (n, L, D) of layers or (n, N, D) of tokens, labels (n, C), clip indices (n,), on CPU."""
 
     embedding: Tensor
     label: Tensor
@@ -49,43 +53,53 @@ class Embedder:
         self.fbank, self.batches, self.settings, self.known = fbank, batches, settings, known
 
     @torch.no_grad()
-    def fresh(self, encoder: Backbone, clips: ClipDataset, *, all_layers: bool = False) -> Embedded:
+    def fresh(self, encoder: Backbone, clips: ClipDataset, *, form: Form = "vectors") -> Embedded:
         """Embed every clip, its windows averaged; all processes get all.
 
         The encoder is left in the mode (training or not) it came in.
+
+        Args:
+            encoder: on the device.
+            clips: to embed.
+            form: `vectors` (n, D), `layers` (n, L, D) of the embedded patches and of every layer, or `tokens`
+                (n, N, D) in fp16, of the last layer; those need an embedder of one window a clip.
         """
         was_training = encoder.training
         encoder.eval()
         rows = []
         for batch in self.batches(clips, rank_slice(len(clips))):
-            vectors = pooled(encoder, encoder(self.fbank(batch.wav), hidden=all_layers))
+            tokens = encoder(self.fbank(batch.wav), hidden=form == "layers")
+            vectors = tokens.values.half() if form == "tokens" else pooled(encoder, tokens)
             rows.append((vectors.cpu(), batch.label.cpu(), batch.index.cpu()))
         encoder.train(was_training)
         if not rows:
-            return self.none()
+            return self.none(torch.float16 if form == "tokens" else torch.float32)
         vector, label, row = (torch.cat(part) for part in zip(*rows, strict=True))
+        if form == "tokens":
+            assert len(row.unique()) == len(row), "tokens of several windows of a clip have no common place"
+            return Embedded(gather_rows(vector), gather_rows(label), gather_rows(row))
         vector, index = mean_by_clip(vector, row)
         label, _ = mean_by_clip(label, row)  # equal in all of them
         return Embedded(gather_rows(vector), gather_rows(label), gather_rows(index))
 
-    def none(self) -> Embedded:
-        """What a process without clips adds: it takes part in the exchange with nothing."""
+    def none(self, dtype: torch.dtype = torch.float32) -> Embedded:
+        """What a process without clips adds, embeddings of this type: it takes part in the exchange with nothing."""
         # One empty axis joins with rows of any shape.
-        nothing = torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64)
+        nothing = torch.empty(0, dtype=dtype), torch.empty(0), torch.empty(0, dtype=torch.int64)
         return Embedded(*(gather_rows(part) for part in nothing))
 
-    def __call__(self, encoder: Backbone, clips: ClipDataset, *, all_layers: bool = False) -> Embedded:
-        """`fresh`, without computing again what another fold has computed with the same encoder."""
-        if self.known is None:
-            return self.fresh(encoder, clips, all_layers=all_layers)
-        name = f"{fingerprint(encoder, self.settings)} {all_layers}"
+    def __call__(self, encoder: Backbone, clips: ClipDataset, *, form: Form = "vectors") -> Embedded:
+        """`fresh`, without computing again what another fold has computed with the same encoder (tokens are)."""
+        if self.known is None or form == "tokens":
+            return self.fresh(encoder, clips, form=form)
+        name = f"{fingerprint(encoder, self.settings)} {form}"
         found = self.known.pop(name, {})
         self.known[name] = found  # the last one now
         while len(self.known) > 2:
             del self.known[next(iter(self.known))]
         segments = [clip.segment for clip in clips.clips]
         if any(segment not in found for segment in segments):
-            fresh = self.fresh(encoder, clips, all_layers=all_layers)
+            fresh = self.fresh(encoder, clips, form=form)
             for vector, own, place in zip(*fresh, strict=True):
                 found[segments[int(place)]] = vector, own
         # Without a cache a clip may turn out unreadable only now: it is in no batch.
