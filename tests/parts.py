@@ -40,7 +40,7 @@ def make_vcr(encoder, views, dims=(12, 12, 20), **options):
 
 def make_supervised(encoder, views, task=None, **options):
     plain = {
-        "label_smoothing": 0.0, "class_weights": None, "mixup_probability": 0.0, "mixup_alpha": 10.0,
+        "loss": "auto", "label_smoothing": 0.0, "class_weights": None, "mixup_probability": 0.0, "mixup_alpha": 10.0,
         "cutmix_probability": 0.0, "cutmix_alpha": 1.0, "mix_by": "clip",
     }  # fmt: skip
     return Supervised(encoder=encoder, views=views, task=task or make_task(), **{**plain, **options})

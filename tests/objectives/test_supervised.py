@@ -51,6 +51,21 @@ def test_binary_cross_entropy_by_hand(make_encoder, plain_views):
     assert loss_of(make(make_encoder, plain_views, multilabel=True), logits, labels) == pytest.approx(expected)
 
 
+def test_a_loss_for_each_class_of_clips_with_one_label(make_encoder, plain_views):
+    logits, labels = [[math.log(3), 0.0, -math.log(3)]], [[1.0, 0.0, 0.0]]
+    expected = -(math.log(3 / 4) + math.log(1 / 2) + math.log(3 / 4)) / 3
+    assert loss_of(make(make_encoder, plain_views, loss="binary"), logits, labels) == pytest.approx(expected)
+    weighted = make_supervised(make_encoder(), plain_views(), counted(), loss="binary", class_weights="balanced")
+    positive, negative = class_weights("balanced", counted(multilabel=True))
+    own = positive * torch.tensor([1.0, 0, 0]) + negative * torch.tensor([0.0, 1, 1])
+    expected = -(own * torch.tensor([3 / 4, 1 / 2, 3 / 4]).log()).mean().item()
+    assert loss_of(weighted, logits, labels) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="clips of this dataset may have several labels; set loss=binary"):
+        make(make_encoder, plain_views, multilabel=True, loss="cross_entropy")
+    with pytest.raises(ValueError, match="loss=focal: choose from auto, binary, cross_entropy"):
+        make(make_encoder, plain_views, loss="focal")
+
+
 def test_represent_and_logits(make_encoder, plain_views, make_draws):
     objective = make(make_encoder, plain_views)
     wavs, labels, draws = torch.randn(5, 64), torch.eye(3)[[0, 1, 2, 0, 1]], make_draws(5)

@@ -4,10 +4,10 @@ import math
 import pytest
 import torch
 from shipped import shipped
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from vcrast.config.registry import SCHEDULES
-from vcrast.training.schedule import Cosine, Plateau
+from vcrast.training.schedule import Cosine, Plateau, Step
 
 
 def cosine(**options):
@@ -49,6 +49,29 @@ def test_a_run_inside_the_warmup_warns(caplog):
     schedule = cosine(total_steps=8)
     assert "reaches 70 % of 2" in caplog.text
     assert schedule.lr(7) == pytest.approx(1.4)
+
+
+@pytest.mark.parametrize(
+    ("factor", "first", "every", "milestones"),
+    [(0.85, 5, 1, range(5, 26)), (0.5, 10, 5, [10, 15, 20, 25]), (0.5, 2, 1, range(2, 26))],
+)
+def test_steps_are_those_of_torch_as_the_ast_sets_them(factor, first, every, milestones):
+    options = {"lr": 3.0, "total_steps": 100, "steps_per_epoch": 4, "warmup_epochs": 1.5}
+    ours = Step(**shipped("schedule/step", **options, factor=factor, first_epoch=first, every_epochs=every))
+    weight = torch.nn.Parameter(torch.zeros(1))
+    theirs = MultiStepLR(torch.optim.SGD([weight], lr=3.0), milestones=list(milestones), gamma=factor)
+    for step in range(100):
+        expected = theirs.get_last_lr()[0] * min(1.0, step / 6)
+        assert ours.lr(step) == pytest.approx(expected)
+        if step % 4 == 3:
+            theirs.step()
+
+
+@pytest.mark.parametrize("options", [{"factor": 0.0}, {"first_epoch": 0}, {"every_epochs": 0}])
+def test_wrong_steps_are_named(options):
+    (name, value), *_ = options.items()
+    with pytest.raises(ValueError, match=f"schedule.{name}={value}"):
+        Step(**shipped("schedule/step", lr=1.0, total_steps=10, steps_per_epoch=2, **options))
 
 
 def test_plateau_agrees_with_torch_given_the_loss_not_its_negative():

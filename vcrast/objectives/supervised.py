@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vcrast.config.registry import OBJECTIVES
+from vcrast.config.words import suggest
 from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws
 from vcrast.features.mixup import check_mixup, mixup
@@ -17,6 +19,7 @@ from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepar
 from vcrast.objectives.class_weights import class_weights as make_weights
 
 VIEW = "a"
+LOSSES = ("auto", "cross_entropy", "binary")
 
 
 @OBJECTIVES.register("supervised")
@@ -27,6 +30,8 @@ class Supervised(Objective):
         encoder: as in `Objective`.
         views: makes one view of each waveform.
         task: tells the number of classes, and whether a clip may have several labels, or none.
+        loss: `cross_entropy` of one softmax; `binary`, the mean of a cross-entropy for each class, as AST trains Speech
+            Commands; `auto` takes binary where a clip may have several labels.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         class_weights: None, `balanced`, or weights by the names of classes: see `vcrast.objectives.class_weights`.
         mixup_probability: of mixing a clip's waveform with another's, see `vcrast.features.mixup`.
@@ -56,6 +61,7 @@ class Supervised(Objective):
         encoder: Backbone,
         views: Any,
         task: Task,
+        loss: str,
         label_smoothing: float,
         class_weights: str | dict[str, float] | None,
         mixup_probability: float,
@@ -67,16 +73,21 @@ class Supervised(Objective):
         super().__init__(encoder=encoder, views=views, task=task)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must lie in [0, 1)")
+        if loss not in LOSSES:
+            raise ValueError(f"loss={loss}: {suggest(loss, LOSSES)}")
+        if loss == "cross_entropy" and task.multilabel:
+            raise ValueError("loss=cross_entropy: clips of this dataset may have several labels; set loss=binary")
         if task.num_classes < 1:
             raise ValueError("the dataset names no classes; objective=supervised and finetuning need labels")
         self.label_smoothing = label_smoothing
+        self.binary = loss == "binary" or (loss == "auto" and task.multilabel)
         self.mixup_options: dict[str, Any] = {"probability": mixup_probability, "alpha": mixup_alpha, "mix_by": mix_by}
         check_mixup(**self.mixup_options)
         self.cutmix = CutMix(
             probability=cutmix_probability, mixup_probability=mixup_probability, alpha=cutmix_alpha, mix_by=mix_by,
             num_frames=task.num_frames, num_mel_bins=task.num_mel_bins,
         )  # fmt: skip
-        weights = make_weights(class_weights, task)
+        weights = make_weights(class_weights, replace(task, multilabel=self.binary))
         # Not saved: a run that goes on counts its training clips again.
         self.register_buffer("positive", None if weights is None else weights[0], persistent=False)
         self.register_buffer("negative", None if weights is None else weights[1], persistent=False)
@@ -134,7 +145,7 @@ class Supervised(Objective):
         positive, negative = (
             None if weights is None else weights.to(logits.dtype) for weights in (self.positive, self.negative)
         )
-        if not self.task.multilabel:
+        if not self.binary:
             smoothing = self.label_smoothing
             loss = F.cross_entropy(logits, target, weight=positive, label_smoothing=smoothing, reduction="none")
             return {"loss": loss}
