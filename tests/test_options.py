@@ -37,6 +37,13 @@ CHOICES = {
         "views.shift_frames=3",
     ),
     "decoding in workers": ("data.cache=false", "data.num_workers=1", "data.pad=repeat", "data.clip_duration_s=1.3"),
+    "class tokens, attentive probe": (
+        "model.class_tokens=2",
+        "model.pool=class",
+        "evaluation=[classifier,knn,linear_probe,attentive_probe]",
+        "finetune.schedule=step",
+        "finetune.objective.loss=binary",
+    ),
     "TensorBoard": ("logger=[jsonl,tensorboard]",),
     "drop path, smoothing, blocks run twice": (
         "finetune.drop_path=0.2",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vcrast.features.draws import PARTNER_BLOCK, Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views, band, mix_at_snr, roll, stretch
+from vcrast.features.views import Views, band, crop, mix_at_snr, roll, stretch
 
 OFF = shipped("views/none")
 EVERYTHING = {
@@ -205,6 +205,23 @@ def test_noise_of_the_ast_is_of_random_height_and_moved_in_time():
     assert (min(shifts), max(shifts)) == (-10, 9)
     assert 0 <= heights.min() < 0.01
     assert 0.09 < heights.max() < 0.1
+
+
+def test_crops_by_a_loop():
+    fbank, place = noise(5, 10, 3), torch.tensor([0.0, 0.3, 0.5, 0.99, 1.0 - 2**-24])
+    found = crop(fbank, place, 4)
+    for clip, first in enumerate([0, 2, 3, 6, 6]):  # seven starts
+        assert torch.equal(found[clip], fbank[clip, first : first + 4])
+    assert torch.equal(crop(fbank, place, 10), fbank)
+    with pytest.raises(ValueError, match=r"views\.crop_frames=11: a clip has only 10 frames"):
+        crop(fbank, place, 11)
+
+
+def test_crops_of_a_view_begin_anywhere():
+    ramp = torch.arange(200.0).expand(300, 200) / 200
+    views = make_views(Waveform(), crop_frames=150)
+    first = (views.make(ramp.square(), Draws(0, 0, 300), "a")[:, 0, 0].sqrt() * 200).round()
+    assert (first.min(), first.max()) == (0, 50)
 
 
 def test_stretch_at_rate_one_is_the_identity():
