@@ -1,7 +1,9 @@
 """Make small parts for tests, with a value for every option."""
 
 import torch
+from shipped import shipped_options
 
+from vcrast.config.registry import OBJECTIVES
 from vcrast.data.loader import Batch
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.models.backbone import build_backbone
@@ -92,3 +94,10 @@ def make_engine(module, optimizer=None, *, kind="torch", **options):
 def make_batch(wavs, labels=None):
     labels = wavs.new_zeros(len(wavs), 0) if labels is None else labels
     return Batch(wavs, labels, torch.arange(len(wavs)))
+
+
+def make_masked(name, encoder, views, task=None, *, masks=None, **options):
+    """A masked objective with the options of its file, but for those given; of `masks`, too."""
+    own = shipped_options(f"objective/{name}", **options)
+    own["masks"] |= masks or {}
+    return OBJECTIVES.build(own, encoder=encoder, views=views, task=task or make_task())

@@ -1,8 +1,10 @@
 """Digital silence, which data.keep_silent keeps, through everything that learns from it."""
 
+from functools import partial
+
 import pytest
 import torch
-from parts import make_ast, make_supervised, make_task, make_vcr
+from parts import make_ast, make_masked, make_supervised, make_task, make_vcr
 from shipped import shipped
 
 from vcrast.data.loader import Batch
@@ -15,9 +17,11 @@ VIEWS = {
     "freq_mask_bins": 8, "time_mask_frames": 4, "num_masks": 1, "noise_std": 0.1, "patch_drop": 0.5,
 }  # fmt: skip
 
+MASKED = {name: partial(make_masked, name, masks={"count": 5}) for name in ("ssast",)}
+
 
 @pytest.mark.parametrize("num_silent", [1, 6])
-@pytest.mark.parametrize("make", [make_vcr, make_supervised])
+@pytest.mark.parametrize("make", [make_vcr, make_supervised, *MASKED.values()], ids=["vcr", "supervised", *MASKED])
 def test_silent_clips_give_finite_losses_and_gradients(make, num_silent):
     fbank = Fbank(**shipped("features/fbank", num_mel_bins=16, sample_rate=16000, mean=-5.0, std=4.0))
     wav = 0.1 * torch.randn(6, 3120)
@@ -27,8 +31,9 @@ def test_silent_clips_give_finite_losses_and_gradients(make, num_silent):
     torch.testing.assert_close(fbank(wav)[0], torch.full((18, 16), (-15.942385 + 5.0) / 8.0), rtol=0, atol=1e-4)
     label = torch.eye(3)[torch.arange(6) % 3]
     encoder = make_ast()
-    views = Views(fbank, **VIEWS)
-    objective = make(encoder, views) if make is make_vcr else make(encoder, views, make_task(), mixup_probability=1.0)
+    views = Views(fbank, **{**VIEWS, "patch_drop": 0.0 if make in MASKED.values() else 0.5})
+    more = {"task": make_task(), "mixup_probability": 1.0} if make is make_supervised else {}
+    objective = make(encoder, views, **more)
     inputs = objective.prepare(Batch(wav, label, torch.arange(6)), Draws(0, 0, 6))
     outputs = objective.represent(inputs)
     losses = [*objective.clip_losses(outputs).values(), *objective.batch_losses(outputs).values()]

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from parts import make_ast, make_batch, make_engine, make_supervised, make_task, make_vcr
+from parts import make_ast, make_batch, make_engine, make_masked, make_supervised, make_task, make_vcr
 from shipped import shipped
 from torch import nn
 from toy import ToyMAE
@@ -25,6 +25,13 @@ BATCH = 11
 SCALE = 2.0**8  # of the loss in fp16: at the usual first 2 ** 16 these large weights overflow
 
 
+MASKED = {
+    "ssast": {"masks": {"count": 5}},
+    "ssast, two forwards": {"masks": {"sampler": "even", "count": 0.5}, "forwards": "two"},
+}  # fmt: skip
+"""Objectives that hide patches, with options of theirs; a name begins with the objective's."""
+
+
 def make_views(**options):
     settings = shipped(
         "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
@@ -45,6 +52,8 @@ def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64
         objective = make_vcr(encoder, views)
     elif kind == "supervised":
         objective = make_supervised(encoder, views)
+    elif kind in MASKED:
+        objective = make_masked(kind.partition(",")[0], encoder, make_views(patch_drop=0), **MASKED[kind])
     else:
         objective = ToyMAE(
             encoder=encoder, views=make_views(patch_drop=0), task=make_task()
@@ -131,6 +140,13 @@ def test_every_micro_batch_size_gives_the_whole_batchs_gradient(size, views):
     step = run(objective, size)
     assert step[1].split.micro_batch_size == size
     assert_same_step(step, run(objective, None))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+@pytest.mark.parametrize("kind", MASKED)
+def test_masks_do_not_depend_on_the_micro_batch(kind, size):
+    objective = make_objective(kind)
+    assert_same_step(run(objective, size), run(objective, None))
 
 
 @pytest.mark.parametrize(("size", "kept"), [(4, 1), (4, 2), (4, 3), (4, 9), (3, 1), (3, 2), (3, 3), (1, 7), (10, 1)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from parts import make_batch, make_engine
 from ranks import in_ranks
-from test_exact import FullMemory, assert_same_step, make_objective, relative_error
+from test_exact import MASKED, FullMemory, assert_same_step, make_objective, relative_error
 from torch import distributed, nn
 
 from vcrast.features.draws import Draws
@@ -64,6 +64,7 @@ def steps():
     found = {("vcr", *cut): step_of(vcr, cut[0], kept=cut[1]) for cut in CUTS}
     found |= {("supervised", size): step_of(supervised, size, labels=LABELS) for size in (None, 1, 3)}
     found |= {("toy", *cut): step_of(toy, cut[0], kept=cut[1]) for cut in CUTS}
+    found |= {(kind, size): step_of(make_objective(kind), size) for kind in MASKED for size in (None, 3)}
     # Buckets of a single tensor, and of a few.
     found |= {("vcr", "bucket", size): step_of(vcr, 2, bucket_bytes=size) for size in (1, 20_000)}
     for fails_in_backward in (False, True):
@@ -92,6 +93,7 @@ def alone():
         "toy": step_of(make_objective("toy")),
         "toy memory": step_of(make_objective("toy")),
         "supervised": step_of(make_objective("supervised"), labels=LABELS),
+        **{kind: step_of(make_objective(kind)) for kind in MASKED},
     }
 
 

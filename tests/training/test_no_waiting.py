@@ -15,6 +15,7 @@ from parts import (
     make_doppelgangers,
     make_engine,
     make_lars,
+    make_masked,
     make_supervised,
     make_task,
     make_vcr,
@@ -111,13 +112,15 @@ def make_step(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
         **shipped(
             "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
-            time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop=0.5,
-            patch_drop_mode="mask", background_folder="hums" if kind == "supervised" else None,
+            time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop_mode="mask",
+            patch_drop=0.0 if kind in MASKED else 0.5, background_folder="hums" if kind == "supervised" else None,
         ),
         recordings=[torch.randn(5000), torch.randn(700)],
     )  # fmt: skip
     if kind == "vcr":
         objective = make_vcr(encoder, views)
+    elif kind in MASKED:
+        objective = make_masked(kind, encoder, views, masks={"count": 5})
     elif kind == "toy":
         objective = ToyMAE(encoder=encoder, views=views,
                            task=make_task())  # fmt: skip
@@ -165,6 +168,7 @@ class OneStep:
         self.split = outcome.split
 
 
+MASKED = ("ssast",)
 CASES = [
     {"precision": precision, "micro": micro, "kept": kept, "attention": attention}
     for precision in ("fp32", "bf16", "fp16")
@@ -176,6 +180,7 @@ MORE = [
     {"precision": "fp16", "micro": 4, "kind": "supervised"},
     {"precision": "fp32", "micro": None, "schedule": Plateau},
     {"precision": "fp16", "micro": 4, "kind": "toy"},
+    *({"precision": "bf16", "micro": 4, "kind": kind} for kind in MASKED),
 ]
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Partners are chosen within runs of this many neighbours, so that a rank that holds a multiple of it finds all partners
@@ -53,7 +55,7 @@ class Draws:
         self.start, self.stop = start, batch_size if stop is None else stop
         if not 0 <= self.start < self.stop <= batch_size:
             raise ValueError(f"positions [{self.start}, {self.stop}) do not lie in a batch of {batch_size} clips")
-        self._drawn: dict[str, tuple[tuple, Tensor]] = {}
+        self._drawn: dict[str, tuple[tuple, NDArray[Any]]] = {}
 
     @property
     def size(self) -> int:
@@ -82,33 +84,42 @@ class Draws:
 
     def uniform(self, name: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(b, *shape) float32, uniform in [low, high)."""
-        size = (self.batch_size, *shape)
-        drawn = self._draw(name, ("uniform", shape), lambda rng: rng.random(size, dtype=np.float32))
         # Scaled before the move: a fused multiply-add on the GPU would round differently.
-        return self._move(low + (high - low) * self._part(drawn))
+        return self.move(low + (high - low) * torch.from_numpy(self.host_uniform(name, *shape)))
 
     def normal(self, name: str, *shape: int) -> Tensor:
         """(b, *shape) float32, standard normal."""
         size = (self.batch_size, *shape)
         drawn = self._draw(name, ("normal", shape), lambda rng: rng.standard_normal(size, dtype=np.float32))
-        return self._move(self._part(drawn))
+        return self.move(self._part(drawn))
 
     def beta(self, name: str, a: float, b: float) -> Tensor:
         """(b,) float32, Beta(a, b) distributed."""
         drawn = self._draw(name, ("beta", a, b), lambda rng: rng.beta(a, b, self.batch_size).astype(np.float32))
-        return self._move(self._part(drawn))
+        return self.move(self._part(drawn))
 
     def integers(self, name: str, high: int) -> Tensor:
         """(b,) int64, uniform in [0, high)."""
-        drawn = self._draw(name, ("integers", high), lambda rng: rng.integers(high, size=self.batch_size))
-        return self._move(self._part(drawn))
+        return self.move(torch.from_numpy(self.host_integers(name, high)))
+
+    def host_uniform(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """(b, *shape) in [0, 1) as NumPy, for choices that the CPU goes on to make: nothing waits for the device."""
+        size = (self.batch_size, *shape)
+        drawn = self._draw(name, ("uniform", shape), lambda rng: rng.random(size, dtype=np.float32))
+        return drawn[self.start : self.stop]
+
+    def host_integers(self, name: str, high: int, *shape: int) -> NDArray[np.int64]:
+        """(b, *shape) uniform in [0, high) as NumPy; see `host_uniform`."""
+        size = (self.batch_size, *shape)
+        drawn = self._draw(name, ("integers", high, shape), lambda rng: rng.integers(high, size=size))
+        return drawn[self.start : self.stop]
 
     def permutation(self, name: str) -> Tensor:
         """(b,) int64, for each clip the global position of its partner: another clip, unless the batch is one clip.
 
         A random cyclic order within each run of `PARTNER_BLOCK` neighbours; a shorter last run joins the one before.
         """
-        return self._move(self._part(self._partners(name)))
+        return self.move(self._part(self._partners(name)))
 
     def partners(self, name: str) -> Tensor:
         """(b,) int64, the rows of this part's own clips that `permutation` names.
@@ -118,7 +129,7 @@ class Draws:
         """
         row = (self._part(self._partners(name)) - self.start) % self.size
         own = torch.arange(self.size)
-        return self._move(torch.where(row == own, (own + 1) % self.size, row))
+        return self.move(torch.where(row == own, (own + 1) % self.size, row))
 
     def torch_seed(self) -> int:
         """Seed in [0, 2**63) for torch's own generator (dropout, drop path); parts that start elsewhere differ."""
@@ -128,23 +139,23 @@ class Draws:
         digest = hashlib.blake2b(f"{self.seed}/{self.step}/{name}".encode(), digest_size=16).digest()
         return int.from_bytes(digest, "little")
 
-    def _draw(self, name: str, recipe: tuple, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
+    def _draw(self, name: str, recipe: tuple, draw: Callable[[np.random.Generator], NDArray[Any]]) -> NDArray[Any]:
         if name not in self._drawn:
-            drawn = draw(np.random.default_rng(self._number(name)))
-            self._drawn[name] = (recipe, torch.from_numpy(drawn))
+            self._drawn[name] = (recipe, draw(np.random.default_rng(self._number(name))))
         known, drawn_before = self._drawn[name]
         if known != recipe:
             # Both would come from one stream and be correlated.
             raise ValueError(f"draw {name!r} is {known} and cannot also be {recipe}; give the second one its own name")
         return drawn_before
 
-    def _partners(self, name: str) -> Tensor:
+    def _partners(self, name: str) -> NDArray[Any]:
         return self._draw(name, ("permutation",), lambda rng: _cycles(rng.random(self.batch_size)))
 
-    def _part(self, drawn: Tensor) -> Tensor:
-        return drawn[self.start : self.stop]
+    def _part(self, drawn: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(drawn[self.start : self.stop])
 
-    def _move(self, part: Tensor) -> Tensor:
+    def move(self, part: Tensor) -> Tensor:
+        """A tensor of the CPU on the device of these draws, without waiting for it."""
         if self.device.type == "cuda":
             return part.pin_memory().to(self.device, non_blocking=True)
         return part.to(self.device)
