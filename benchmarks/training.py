@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.flops import step_flops
-from vcrast.config.registry import OPTIMS
+from vcrast.config.registry import OBJECTIVES, OPTIMS
 from vcrast.config.schema import Config
 from vcrast.data.loader import Batch
 from vcrast.features.draws import Draws
@@ -27,6 +27,7 @@ from vcrast.training.exact import Outcome, Split, exact_backward
 from vcrast.training.plan import CudaMemory, plan_step
 
 LR = 1e-4
+CHOOSING = ("name", "module")
 SMALL = ("model.embed_dim=48", "model.depth=2", "model.num_heads=3", "objective.projector_dims=[64,64,64]")
 """Overrides that make any model a toy."""
 
@@ -45,7 +46,8 @@ class Training:
         """Run step `number` on this process's (b, S) clips or (b, 2, S) pairs; without a split all at once."""
         first = rank() * len(wavs)
         draws = Draws(0, number, len(wavs) * world_size(), start=first, stop=first + len(wavs), device=self.device)
-        outcome = exact_backward(self.engine, self.objective, unlabelled(wavs), draws, split or Split())
+        batch = labelled(wavs, self.objective.task.num_classes)
+        outcome = exact_backward(self.engine, self.objective, batch, draws, split or Split())
         self.engine.step(lr=LR)
         return outcome
 
@@ -57,7 +59,7 @@ class Training:
     def plan(self, wavs: Tensor) -> Split:
         """The split that this GPU's memory allows."""
         draws, memory = Draws(0, 0, len(wavs), device=self.device), CudaMemory(self.device)
-        batch = unlabelled(wavs)
+        batch = labelled(wavs)
         return plan_step(self.engine, self.objective, batch, draws, micro_batch_size=None, memory=memory).split
 
     def flops(self, batch_size: int) -> int:
@@ -78,8 +80,8 @@ class Training:
 
 
 def build_training(
-    config: Config, *, num_frames: int, precision: str, device: torch.device, kind: type[VCR] = VCR,
-    compile: bool = False,
+    config: Config, *, num_frames: int, precision: str, device: torch.device, kind: type[VCR] | None = None,
+    compile: bool = False, num_classes: int = 0,
 ) -> Training:  # fmt: skip
     """Build model, views, objective, AdamW and engine from settings.
 
@@ -88,8 +90,9 @@ def build_training(
         num_frames: T of the clips.
         precision: of the engine.
         device: where it runs.
-        kind: VCR, or one of `benchmarks.variants`.
+        kind: one of `benchmarks.variants`; None takes the objective that the settings name.
         compile: torch.compile the encoder.
+        num_classes: of the clips' labels.
     """
     fbank = build_fbank(
         config.features, sample_rate=config.data.sample_rate, mean=config.data.mean, std=config.data.std
@@ -99,18 +102,23 @@ def build_training(
         config.model, attention=config.attention, linear=config.linear, num_mel_bins=config.features["num_mel_bins"],
         num_frames=num_frames, num_channels=fbank.num_channels, patch_stride=None,
     )  # fmt: skip
-    task = Task(num_classes=0, multilabel=False, num_frames=num_frames, num_mel_bins=config.features["num_mel_bins"])
-    options = {key: value for key, value in config.objective.items() if key not in ("name", "module")}
-    views = build_views(config.views, fbank=fbank)
-    objective = kind(encoder=encoder, views=views, task=task, **options).to(device).train()
+    task = Task(num_classes, multilabel=False, num_frames=num_frames, num_mel_bins=config.features["num_mel_bins"])
+    parts: dict[str, Any] = {"encoder": encoder, "views": build_views(config.views, fbank=fbank), "task": task}
+    if kind is None:
+        objective = OBJECTIVES.build(config.objective, **parts)
+    else:
+        objective = kind(**parts, **{key: config.objective[key] for key in config.objective if key not in CHOOSING})
+    objective = objective.to(device).train()
     own = {key: value for key, value in config.optim.items() if key != "lr_per_batch"}
     engine = TorchEngine(
         objective, OPTIMS.build(own, module=objective, lr=LR), precision=precision, device=device, clip_grad_norm=3.0,
         compile=compile, checkpoint_blocks=False,
     )  # fmt: skip
-    return Training(objective, engine, device, num_frames, list(options["projector_dims"]))
+    return Training(objective, engine, device, num_frames, list(config.objective.get("projector_dims", [])))
 
 
-def unlabelled(wavs: Tensor) -> Batch:
-    """A batch of clips without labels."""
-    return Batch(wavs, wavs.new_empty(len(wavs), 0), torch.arange(len(wavs), device=wavs.device))
+def labelled(wavs: Tensor, num_classes: int = 0) -> Batch:
+    """A batch of clips of the classes in turn, or without labels."""
+    number = torch.arange(len(wavs), device=wavs.device)
+    label = torch.eye(num_classes, device=wavs.device)[number % max(1, num_classes)] if num_classes else None
+    return Batch(wavs, wavs.new_empty(len(wavs), 0) if label is None else label, number)

@@ -32,7 +32,7 @@ def make(*, drop_path=0.3, class_tokens=1, views=None, **options):
     torch.manual_seed(0)
     encoder = make_ast(class_tokens=class_tokens, pool="class" if class_tokens else "mean", drop_path=drop_path)
     fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0))
-    own = InDouble(fbank, **shipped("views/crops", **{"crop_frames": 12, **(views or {})}))
+    own = InDouble(fbank, **shipped("views/crops", **{"crop": 0.7, **(views or {})}))
     given = {key: value for key, value in shipped("objective/asit").items() if key != "default_views"}
     objective = ASiT(encoder=encoder, views=own, task=make_task(), **{**given, **SMALL, **options}).double()
     for name, weight in objective.named_parameters():
@@ -110,7 +110,7 @@ def test_losses_by_loops():
 
 
 def test_pixels_are_compared_where_they_were_corrupted():
-    objective = make(drop_path=0.0, views={"crop_frames": 18})
+    objective = make(drop_path=0.0, views={"crop": 1.0})
     clean, hidden = torch.randn(2, 18, 16).double(), torch.rand(2, 18, 16) < 0.4
     tokens = objective.encoder(clean)
     found = objective.pixel_error(tokens, clean, hidden)
@@ -210,7 +210,7 @@ def test_head_is_a_cosine_whatever_the_scale():
         ({"corruption": {"share": [0.5, 0.7]}}, "objective.corruption: align"),
         ({"head_dims": []}, "objective.head_dims="),
         ({"reconstruction_weight": -1.0}, "objective.reconstruction_weight=-1.0"),
-        ({"views": {"crop_frames": 99}}, "views.crop_frames=99: a clip has only"),
+        ({"views": {"crop": 0.0}}, "views.crop=0.0: must lie above 0"),
     ],
 )
 def test_mistakes_are_named(options, message):

@@ -155,6 +155,16 @@ def test_what_a_parts_name_implies_is_not_told_again(tmp_path):
     ]
 
 
+def test_the_views_that_an_objective_brings_are_not_told_unless_they_differ(tmp_path):
+    make(tmp_path / "a", knn=0.5)
+    make(tmp_path / "b", "objective=supervised", knn=0.5)
+    assert labels(compare([tmp_path])) == ["objective=vcr", "objective=supervised"]
+    make(tmp_path / "c", "objective=supervised", "views.gain_db=3", knn=0.5)
+    assert labels(compare([tmp_path]))[1:] == [
+        "objective=supervised views.gain_db=0.0", "objective=supervised views.gain_db=3.0"
+    ]  # fmt: skip
+
+
 def test_how_and_where_a_run_computes_makes_no_variant(tmp_path):
     make(tmp_path / "a", knn=0.5)
     make(

@@ -50,7 +50,7 @@ class Views(nn.Module):
         noise_uniform: noise uniform in [0, h) added there, h of each clip uniform in [0, this); 0 for none. The AST's
             `noise` is 0.1, with `shift_frames` 10.
         shift_frames: move the filterbank circularly by a whole number of frames in [-this, this); 0 for none.
-        crop_frames: keep a stretch of so many frames, anywhere in the clip; 0 keeps all.
+        crop: share of the frames that stay, one stretch anywhere in the clip; 1 keeps all.
         patch_drop: tokens to take away, as a fraction below 1 or a count from 1; 0 keeps all.
         patch_drop_mode: `drop` leaves them out (cheaper), `mask` puts a mask token there; the encoder does it.
         recordings: of `background_folder`, each (S,) at the clips' rate. Every view hears one of them, each as often,
@@ -85,7 +85,7 @@ class Views(nn.Module):
         noise_std: float,
         noise_uniform: float,
         shift_frames: int,
-        crop_frames: int,
+        crop: float,
         patch_drop: float,
         patch_drop_mode: str,
         recordings: Sequence[Tensor] = (),
@@ -97,7 +97,7 @@ class Views(nn.Module):
         self.roll, self.gain_db, self.background_probability = roll, gain_db, background_probability
         self.freq_mask_bins, self.time_mask_frames, self.num_masks = freq_mask_bins, time_mask_frames, num_masks
         self.noise_std, self.noise_uniform, self.shift_frames = noise_std, noise_uniform, shift_frames
-        self.crop_frames, self.patch_drop, self.patch_drop_mode = crop_frames, patch_drop, patch_drop_mode
+        self.crop, self.patch_drop, self.patch_drop_mode = crop, patch_drop, patch_drop_mode
         self.background_folder = background_folder
         self._check()
         length = torch.tensor([len(each) for each in recordings]) if recordings else None
@@ -113,10 +113,12 @@ class Views(nn.Module):
             )
         for key in (
             "gain_db", "freq_mask_bins", "time_mask_frames", "num_masks", "noise_std", "noise_uniform", "shift_frames",
-            "crop_frames", "patch_drop",
+            "patch_drop",
         ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise ValueError(f"views.{key}={getattr(self, key)}: must not be negative; 0 switches it off")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"views.crop={self.crop}: must lie above 0 and up to 1, which keeps all frames")
         if not 0 <= self.background_probability <= 1:
             raise ValueError(f"views.background_probability={self.background_probability}: must lie in [0, 1]")
         if self.background_folder is not None and self.background_probability == 0:
@@ -170,8 +172,9 @@ class Views(nn.Module):
             fbank = fbank + height * draws.uniform(f"{view}/noise_uniform", *fbank.shape[1:])
         if self.shift_frames > 0:
             fbank = roll(fbank, draws.integers(f"{view}/shift", 2 * self.shift_frames) - self.shift_frames)
-        if self.crop_frames > 0:
-            fbank = crop(fbank, draws.uniform(f"{view}/crop"), self.crop_frames)
+        if self.crop < 1:
+            num_frames = max(1, round(self.crop * fbank.shape[1]))
+            fbank = crop(fbank, draws.uniform(f"{view}/crop"), num_frames)
         return self._mask(self.fbank.channels(fbank), draws, view)
 
     def keep(self, draws: Draws, view: str, num_tokens: int) -> Tensor | None:
@@ -246,16 +249,11 @@ def roll(clips: Tensor, shifts: Tensor) -> Tensor:
 
 
 def crop(fbank: Tensor, place: Tensor, num_frames: int) -> Tensor:
-    """(B, T, F) filterbanks -> (B, num_frames, F), each from a start that (B,) places in [0, 1) choose.
-
-    Raises:
-        ValueError: clips of fewer frames.
-    """
-    length = fbank.shape[1]
-    if num_frames > length:
-        raise ValueError(f"views.crop_frames={num_frames}: a clip has only {length} frames; set fewer, or 0 for all")
-    first = (place * (length - num_frames + 1)).long().clamp(max=length - num_frames)
-    source = first.unsqueeze(1) + torch.arange(num_frames, device=fbank.device)
+    """(B, T, F) filterbanks -> (B, num_frames, F), each from a start that (B,) places in [0, 1) choose."""
+    room = fbank.shape[1] - num_frames
+    # A float32 place just below 1 may round up to `room + 1`.
+    first = (place * (room + 1)).long().clamp(max=room).unsqueeze(1)
+    source = first + torch.arange(num_frames, device=fbank.device)
     return fbank.gather(1, source.unsqueeze(2).expand(-1, -1, fbank.shape[2]))
 
 

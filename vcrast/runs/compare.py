@@ -289,15 +289,18 @@ def telling(runs: Sequence[Run]) -> list[str]:
     """Of the differing keys, those that a reader needs: not what the name of a recipe or a part implies in all runs.
 
     `attention.num_features`, which comes with `attention.name=rfa`, says nothing more unless runs of rfa differ in it.
+    An objective brings its views.
     """
     keys = differing(runs)
-    scopes = {key: "" if key == "recipe" else key.removesuffix("name") for key in keys if is_name(key)}
+    scopes = {key: ["" if key == "recipe" else key.removesuffix("name")] for key in keys if is_name(key)}
+    if "objective.name" in scopes:
+        scopes["objective.name"].append("views.")
     return [
         key
         for key in keys
         if not any(
-            key not in (name, "recipe") and key.startswith(scope) and follows(key, name, runs)
-            for name, scope in scopes.items()
+            key not in (name, "recipe") and key.startswith(tuple(begins)) and follows(key, name, runs)
+            for name, begins in scopes.items()
         )
     ]
 

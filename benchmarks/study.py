@@ -1,0 +1,185 @@
+"""Pretrain by every objective on equal compute, several seeds, then compare what was learnt.
+
+python benchmarks/study.py --out FOLDER --minutes 8 --seeds 0 1 -- esc10 data.root=DIR model=tiny data.folds=all
+
+First one step of each method is timed in one process, in turns, with one thread: its steps are the minutes over that.
+Then the runs, `--jobs` at a time with one thread each; one that is stopped goes on when the command is given again,
+those that are done stay. `vcrast compare` prints the table. The words behind `--` are those of `launch/local.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# A clone works without being installed: the script's folder is on the path, its parent must be too.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import header, read_json, seconds_each, write_json
+from benchmarks.methods import METHODS
+from benchmarks.training import build_training
+from vcrast.cli.main import main as vcrast
+from vcrast.config.compose import compose
+from vcrast.config.schema import Config
+from vcrast.training.device import resolve_precision
+
+ROOT = Path(__file__).resolve().parent.parent
+PLAN = "study.json"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of the study."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def command(self, out: Path) -> list[str]:
+        """What starts it, or goes on with it."""
+        return [sys.executable, str(ROOT / "launch/local.py"), *self.words, f"run.dir={out / self.name}"]
+
+
+def seconds_a_step(config: Config, device: torch.device, rounds: int, configs: dict[str, Config]) -> dict[str, float]:
+    """Time a step of each method: the median of `rounds`, all in turns, after one that is not counted."""
+    seconds = config.data.clip_duration_s
+    steps = {}
+    for name, own in configs.items():
+        rate, features = own.data.sample_rate, own.features
+        num_frames = 1 + int((seconds * 1000 - features["window_ms"]) // features["frame_shift_ms"])
+        precision = resolve_precision(own.precision, device)
+        classes = 10 if own.objective["name"] == "supervised" else 0
+        training = build_training(own, num_frames=num_frames, precision=precision, device=device, num_classes=classes)
+        pairs = (2,) if own.source["name"] != "clips" else ()
+        drawn = torch.randn(own.pretrain.batch_size, *pairs, round(seconds * rate)).mul(0.1).to(device)
+        steps[name] = lambda number, training=training, drawn=drawn: training.step(drawn, number)
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(1 + rounds):
+        for name, step in steps.items():
+            taken[name].append(seconds_each(step, times=1, device=device, first=number))
+    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+
+
+def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time the methods and say how many steps each has; a plan that is there already is gone on with.
+
+    Raises:
+        ValueError: it was made with other words.
+    """
+    methods = arguments.methods or list(METHODS)
+    asked = {"words": arguments.words, "minutes": arguments.minutes, "methods": methods}
+    found = read_json(arguments.out / PLAN)
+    if found is not None:
+        if differing := [key for key, value in asked.items() if found[key] != value]:
+            raise ValueError(
+                f"{arguments.out / PLAN}: was begun with other {', '.join(differing)}; repeat them, or choose "
+                "another --out"
+            )
+        return found
+    words = local_words(arguments.words)
+    configs = {name: compose([*words, *METHODS[name]]) for name in methods}
+    device = torch.device(arguments.device)
+    print(f"timing a step of {len(configs)} methods", flush=True)
+    seconds = seconds_a_step(next(iter(configs.values())), device, arguments.rounds, configs)
+    precision = resolve_precision(next(iter(configs.values())).precision, device)
+    steps = {name: max(2, round(60 * arguments.minutes / each)) for name, each in seconds.items()}
+    plan = {**asked, "machine": header(device, precision), "seconds_a_step": seconds, "steps": steps}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.out / PLAN, plan)
+    return plan
+
+
+def local_words(words: Sequence[str]) -> list[str]:
+    """The words of `launch/local.py` as those of a composition: a first one without `=` is the recipe."""
+    return [f"recipe={words[0]}", *words[1:]] if words and "=" not in words[0] else list(words)
+
+
+def runs_of(plan: dict[str, Any], seeds: Sequence[int]) -> list[Planned]:
+    """All runs, one seed after the other."""
+    found = []
+    for seed in seeds:
+        for method in plan["methods"]:
+            name = f"{method.replace(', ', '_').replace(' ', '_')}_seed{seed}"
+            words = (*plan["words"], *METHODS[method], f"pretrain.steps={plan['steps'][method]}", f"run.seed={seed}")
+            found.append(Planned(name, words))
+    return found
+
+
+def run_all(runs: Sequence[Planned], out: Path, jobs: int) -> list[str]:
+    """Run them, some at a time; returns the names of those that failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after all have saved.
+    """
+    waiting, going, failed = list(runs), dict[Planned, subprocess.Popen[bytes]](), []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        while waiting or going:
+            while waiting and len(going) < jobs:
+                each = waiting.pop(0)
+                print(f"{each.name}: {shlex.join(each.words)}", flush=True)
+                with (out / f"{each.name}.log").open("ab") as log:
+                    going[each] = subprocess.Popen(each.command(out), stdout=log, stderr=log, env=environment, cwd=ROOT)
+            time.sleep(0.2)
+            for each, process in list(going.items()):
+                if process.poll() is not None:
+                    del going[each]
+                    if process.returncode:
+                        failed.append(each.name)
+                        print(f"{each.name}: failed ({process.returncode}), see {out / each.name}.log", flush=True)
+    except BaseException:
+        for process in going.values():
+            process.send_signal(signal.SIGTERM)
+        for process in going.values():
+            process.wait()
+        raise
+    return failed
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Pretrain by every objective on equal compute and compare.")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of all runs; the same one goes on")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of pretraining, a run, on one core")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
+    parser.add_argument("--rounds", type=int, default=3, help="steps of each method that are timed")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("words", nargs="*", help="of launch/local.py, after --")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Plan, run, compare."""
+    arguments = parse(argv)
+    torch.set_num_threads(1)
+    plan = make_plan(arguments)
+    for name, steps in plan["steps"].items():
+        print(f"{name}: {steps} steps of {plan['seconds_a_step'][name]:.2f} s", flush=True)
+    runs = runs_of(plan, arguments.seeds)
+    try:
+        failed = run_all(runs, arguments.out, arguments.jobs)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on in {arguments.out}", file=sys.stderr)
+        return 130
+    vcrast(["compare", *(str(arguments.out / each.name) for each in runs if each.name not in failed)])
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(f"study.py: error: {error}")
