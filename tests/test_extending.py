@@ -64,7 +64,7 @@ def run_here(folder, *words):
 def test_every_kind_of_part_is_shown():
     assert len(re.findall("```", TEXT)) == 2 * len(BLOCKS)
     shown = {"/".join(path.split("/")[:2]) for path in BLOCKS}
-    code = {f"extensions/{name}" for name in ("mae", "conv", "centroid", "mean", "low_rank")}
+    code = {f"extensions/{name}" for name in ("latent", "conv", "centroid", "mean", "low_rank")}
     groups = ("data", "objective", "model", "evaluation", "attention", "linear")
     assert shown == {"vcrast/data", "launch/seeds.py", "vcrast_recipes/ours.yaml"} | code | {
         f"configs/{group}" for group in groups
@@ -154,17 +154,17 @@ def without_projector(folder, *words):
     return [word for word in small(folder, *SHORT, *words) if not word.startswith("objective.projector_dims")]
 
 
-MAE = ("objective=mae", "views.patch_drop=0", "stages=[pretrain,evaluate]")
+LATENT = ("objective=latent", "views.patch_drop=0", "stages=[pretrain,evaluate]")
 
 
-def run_mae(folder, *words):
-    overrides = without_projector(folder, *MAE, *words)
+def run_latent(folder, *words):
+    overrides = without_projector(folder, *LATENT, *words)
     run(resolve(overrides), overrides)
     return folder
 
 
 def test_the_objective_and_the_evaluation_are_shown_unasked(laid, capsys):
-    folder = run_mae(laid / "run", "evaluation=[linear_probe,knn,centroid]")
+    folder = run_latent(laid / "run", "evaluation=[linear_probe,knn,centroid]")
     fold = summary_of(folder)["folds"]["1"]
     assert fold["pretrain"]["hidden_error"] > 0
     assert 0 <= fold["evaluate"]["centroid_accuracy"] <= 1
@@ -173,7 +173,7 @@ def test_the_objective_and_the_evaluation_are_shown_unasked(laid, capsys):
     assert "Accuracy, nearest class mean" in report
     assert main(["compare", str(folder)]) == 0
     assert "centroid" in capsys.readouterr().out
-    cut = run_mae(laid / "cut", "pretrain.micro_batch_size=5", "stages=[pretrain]")
+    cut = run_latent(laid / "cut", "pretrain.micro_batch_size=5", "stages=[pretrain]")
     assert losses_of(cut) == pytest.approx(losses_of(folder), rel=1e-4)
 
 
@@ -193,13 +193,13 @@ def fail_at_the_third():
 
 def test_the_objective_resumes(laid, monkeypatch):
     words = ("stages=[pretrain]", "pretrain.steps=4", "checkpoint.every_steps=1")
-    whole = run_mae(laid / "whole", *words)
+    whole = run_latent(laid / "whole", *words)
     with monkeypatch.context() as stopping:
         stopping.setattr(Teacher, "follow", fail_at_the_third())
         with pytest.raises(InterruptedError):
-            run_mae(laid / "stopped", *words)
+            run_latent(laid / "stopped", *words)
     assert len(losses_of(laid / "stopped")) < 4
-    run_mae(laid / "stopped", *words)
+    run_latent(laid / "stopped", *words)
     assert weights_hash(laid / "stopped") == weights_hash(whole)
 
 

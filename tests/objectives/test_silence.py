@@ -17,7 +17,7 @@ VIEWS = {
     "freq_mask_bins": 8, "time_mask_frames": 4, "num_masks": 1, "noise_std": 0.1, "patch_drop": 0.5,
 }  # fmt: skip
 
-MASKED = {name: partial(make_masked, name, masks={"count": 5}) for name in ("ssast",)}
+MASKED = {name: partial(make_masked, name, masks={"count": 5}) for name in ("ssast", "mae_ast", "mae")}
 
 
 @pytest.mark.parametrize("num_silent", [1, 6])

@@ -28,6 +28,8 @@ SCALE = 2.0**8  # of the loss in fp16: at the usual first 2 ** 16 these large we
 MASKED = {
     "ssast": {"masks": {"count": 5}},
     "ssast, two forwards": {"masks": {"sampler": "even", "count": 0.5}, "forwards": "two"},
+    "mae_ast": {"masks": {"sampler": "paper", "by": "batch"}},
+    "mae, windows": {"decoder": {**shipped("objective/mae")["decoder"], "depth": 2, "window": [2, 2]}},
 }  # fmt: skip
 """Objectives that hide patches, with options of theirs; a name begins with the objective's."""
 

@@ -168,7 +168,7 @@ class OneStep:
         self.split = outcome.split
 
 
-MASKED = ("ssast",)
+MASKED = ("ssast", "mae_ast", "mae")
 CASES = [
     {"precision": precision, "micro": micro, "kept": kept, "attention": attention}
     for precision in ("fp32", "bf16", "fp16")
