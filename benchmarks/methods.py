@@ -44,7 +44,7 @@ METHODS = {
 }
 TOY = {
     "vcr": ("objective.projector_dims=[64,64,64]",),
-    "mae": ("objective.decoder.dim=24", "objective.decoder.depth=2", "objective.decoder.num_heads=3"),
+    "mae": ("objective.decoder.depth=2",),
     "asit": ("objective.head_dims=[16,8]", "objective.num_prototypes=16", "objective.num_token_prototypes=8"),
 }
 """Beside `SMALL`: what makes an objective's own networks toys."""
