@@ -14,10 +14,10 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -103,7 +103,19 @@ def peak_mib(step: Callable[[int], object], device: torch.device) -> float:
 
 def gflop(step: Callable[[int], object], batch: int) -> float:
     """Operations of a step's matrix products, convolutions and attention, in 10**9 a clip."""
-    with FlopCounterMode(display=False) as counter:
+    ops = torch.ops.aten
+
+    def forward(*shapes: Any, **_: Any) -> int:
+        return sdpa_flop_count(*shapes[:3])
+
+    def backward(*shapes: Any, **_: Any) -> int:
+        return sdpa_backward_flop_count(*shapes[:4])
+
+    own = {
+        ops._scaled_dot_product_flash_attention_for_cpu: forward,
+        ops._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }  # which torch does not count by itself
+    with FlopCounterMode(display=False, custom_mapping=own) as counter:
         step(0)
     return counter.get_total_flops() / batch / 1e9
 
