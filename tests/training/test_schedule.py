@@ -7,7 +7,7 @@ from shipped import shipped
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from vcrast.config.registry import SCHEDULES
-from vcrast.training.schedule import Cosine, Plateau, Step
+from vcrast.training.schedule import Cosine, Linear, Plateau, Step
 
 
 def cosine(**options):
@@ -49,6 +49,12 @@ def test_a_run_inside_the_warmup_warns(caplog):
     schedule = cosine(total_steps=8)
     assert "reaches 70 % of 2" in caplog.text
     assert schedule.lr(7) == pytest.approx(1.4)
+
+
+def test_a_straight_line_from_the_peak():
+    options = {"lr": 2.0, "total_steps": 50, "steps_per_epoch": 5, "warmup_epochs": 2, "final_lr_ratio": 0.1}
+    found = [Linear(**shipped("schedule/linear", **options)).lr(step) for step in (0, 5, 10, 20, 30, 50)]
+    assert found == pytest.approx([0, 1, 2, 2 - 1.8 / 4, 2 - 1.8 / 2, 0.2])
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,21 @@ class Cosine(ByStep):
         if step < self.warmup_steps:
             return self.peak * self.ramp(step)
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        share = self.share(min(1.0, done))
         return self.peak * (share + (1 - share) * self.final_lr_ratio)
+
+    def share(self, done: float) -> float:
+        """Of the way from the last rate to the peak, from 1 to 0, when `done` of the steps after the warm-up are."""
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@SCHEDULES.register("linear")
+class Linear(Cosine):
+    """Warm-up, then a straight line from the peak to `final_lr_ratio` of it: polynomial decay of power 1."""
+
+    def share(self, done: float) -> float:
+        """See `Cosine`."""
+        return 1 - done
 
 
 @SCHEDULES.register("step")
