@@ -2,14 +2,15 @@
 
 python benchmarks/study.py --out FOLDER --minutes 8 --seeds 0 1 -- esc10 data.root=DIR model=tiny data.folds=all
 
-First one step of each method is timed in one process, in turns, with one thread: its steps are the minutes over that.
-Then the runs, `--jobs` at a time with one thread each; one that is stopped goes on when the command is given again,
-those that are done stay. `vcrast compare` prints the table. The words behind `--` are those of `launch/local.py`.
+First a few steps of each method are timed, in turns: its steps are the minutes over the time of one. Then the runs,
+`--jobs` at a time with one thread each; one that is stopped goes on when the command is given again, those that are
+done stay. `vcrast compare` prints the table. The words behind `--` are those of `launch/local.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -27,16 +28,14 @@ import torch
 # A clone works without being installed: the script's folder is on the path, its parent must be too.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.machine import header, read_json, seconds_each, write_json
+from benchmarks.machine import header, read_json, write_json
 from benchmarks.methods import METHODS
-from benchmarks.training import build_training
 from vcrast.cli.main import main as vcrast
 from vcrast.config.compose import compose
-from vcrast.config.schema import Config
-from vcrast.training.device import resolve_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = "study.json"
+TIMED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -51,24 +50,20 @@ class Planned:
         return [sys.executable, str(ROOT / "launch/local.py"), *self.words, f"run.dir={out / self.name}"]
 
 
-def seconds_a_step(config: Config, device: torch.device, rounds: int, configs: dict[str, Config]) -> dict[str, float]:
-    """Time a step of each method: the median of `rounds`, all in turns, after one that is not counted."""
-    seconds = config.data.clip_duration_s
-    steps = {}
-    for name, own in configs.items():
-        rate, features = own.data.sample_rate, own.features
-        num_frames = 1 + int((seconds * 1000 - features["window_ms"]) // features["frame_shift_ms"])
-        precision = resolve_precision(own.precision, device)
-        classes = 10 if own.objective["name"] == "supervised" else 0
-        training = build_training(own, num_frames=num_frames, precision=precision, device=device, num_classes=classes)
-        pairs = (2,) if own.source["name"] != "clips" else ()
-        drawn = torch.randn(own.pretrain.batch_size, *pairs, round(seconds * rate)).mul(0.1).to(device)
-        steps[name] = lambda number, training=training, drawn=drawn: training.step(drawn, number)
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(1 + rounds):
-        for name, step in steps.items():
-            taken[name].append(seconds_each(step, times=1, device=device, first=number))
-    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+def seconds_a_step(methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, float]:
+    """Run a few steps of each method, in turns; the median time of a step, sounds and all, without each run's first."""
+    taken: dict[str, list[float]] = {name: [] for name in methods}
+    for number in range(arguments.rounds):
+        for name in methods:
+            words = (*arguments.words, *METHODS[name], "stages=[pretrain]", "pretrain.log_every_steps=1")
+            timed = Planned(f"timing/{file_name(name)}_{number}", (*words, f"pretrain.steps={TIMED_STEPS}"))
+            if run_all([timed], arguments.out, 1):
+                raise ValueError(f"{name}: could not be timed, see {arguments.out / timed.name}.log")
+            lines = (arguments.out / timed.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            rates = [line["samples_per_s"] for line in map(json.loads, lines) if "samples_per_s" in line]
+            taken[name] += [1 / rate for rate in rates[1:]]
+    batch = compose([*local_words(arguments.words), *METHODS[methods[0]]]).pretrain.batch_size
+    return {name: batch * statistics.median(values) for name, values in taken.items()}
 
 
 def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,15 +82,12 @@ def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
                 "another --out"
             )
         return found
-    words = local_words(arguments.words)
-    configs = {name: compose([*words, *METHODS[name]]) for name in methods}
-    device = torch.device(arguments.device)
-    print(f"timing a step of {len(configs)} methods", flush=True)
-    seconds = seconds_a_step(next(iter(configs.values())), device, arguments.rounds, configs)
-    precision = resolve_precision(next(iter(configs.values())).precision, device)
+    for name in methods:
+        compose([*local_words(arguments.words), *METHODS[name]])  # a mistake is said before anything runs
+    print(f"timing a step of {len(methods)} methods", flush=True)
+    seconds = seconds_a_step(methods, arguments)
     steps = {name: max(2, round(60 * arguments.minutes / each)) for name, each in seconds.items()}
-    plan = {**asked, "machine": header(device, precision), "seconds_a_step": seconds, "steps": steps}
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    plan = {**asked, "machine": header(torch.device("cpu"), "of the runs"), "seconds_a_step": seconds, "steps": steps}
     write_json(arguments.out / PLAN, plan)
     return plan
 
@@ -105,12 +97,17 @@ def local_words(words: Sequence[str]) -> list[str]:
     return [f"recipe={words[0]}", *words[1:]] if words and "=" not in words[0] else list(words)
 
 
+def file_name(method: str) -> str:
+    """A method's name without what a shell would split."""
+    return method.replace(", ", "_").replace(" ", "_")
+
+
 def runs_of(plan: dict[str, Any], seeds: Sequence[int]) -> list[Planned]:
     """All runs, one seed after the other."""
     found = []
     for seed in seeds:
         for method in plan["methods"]:
-            name = f"{method.replace(', ', '_').replace(' ', '_')}_seed{seed}"
+            name = f"{file_name(method)}_seed{seed}"
             words = (*plan["words"], *METHODS[method], f"pretrain.steps={plan['steps'][method]}", f"run.seed={seed}")
             found.append(Planned(name, words))
     return found
@@ -129,6 +126,7 @@ def run_all(runs: Sequence[Planned], out: Path, jobs: int) -> list[str]:
             while waiting and len(going) < jobs:
                 each = waiting.pop(0)
                 print(f"{each.name}: {shlex.join(each.words)}", flush=True)
+                (out / each.name).parent.mkdir(parents=True, exist_ok=True)
                 with (out / f"{each.name}.log").open("ab") as log:
                     going[each] = subprocess.Popen(each.command(out), stdout=log, stderr=log, env=environment, cwd=ROOT)
             time.sleep(0.2)
@@ -155,8 +153,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
-    parser.add_argument("--rounds", type=int, default=3, help="steps of each method that are timed")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=2, help="short runs of each method that are timed")
     parser.add_argument("words", nargs="*", help="of launch/local.py, after --")
     return parser.parse_args(argv)
 
@@ -164,7 +161,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Plan, run, compare."""
     arguments = parse(argv)
-    torch.set_num_threads(1)
     plan = make_plan(arguments)
     for name, steps in plan["steps"].items():
         print(f"{name}: {steps} steps of {plan['seconds_a_step'][name]:.2f} s", flush=True)

@@ -24,7 +24,7 @@ def test_methods_get_equal_time_and_what_is_done_stays(tmp_path, capsys):
         "--rounds",
         "1",
     ]
-    assert main([*asked, "--seeds", "0", "--device", "cpu", "--", *words]) == 0
+    assert main([*asked, "--seeds", "0", "--", *words]) == 0
     assert "objective=ssast" in capsys.readouterr().out
     plan = json.loads((tmp_path / "study" / PLAN).read_text())
     steps = plan["steps"]["ssast"]
@@ -32,7 +32,7 @@ def test_methods_get_equal_time_and_what_is_done_stays(tmp_path, capsys):
     summary = json.loads((tmp_path / "study" / "ssast_seed0" / "summary.json").read_text())
     assert summary["folds"]["1"]["pretrain"]["steps"] == steps
     before = (tmp_path / "study" / "ssast_seed0" / "metrics.jsonl").read_bytes()
-    assert main([*asked, "--seeds", "0", "--device", "cpu", "--", *words]) == 0
+    assert main([*asked, "--seeds", "0", "--", *words]) == 0
     assert (tmp_path / "study" / "ssast_seed0" / "metrics.jsonl").read_bytes() == before
     with pytest.raises(ValueError, match="was begun with other minutes"):
-        main([*asked, "--minutes", "2", "--device", "cpu", "--", *words])
+        main([*asked, "--minutes", "2", "--", *words])
