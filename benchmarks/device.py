@@ -36,7 +36,7 @@ RESERVE_S = 10.0  # kept for the summary
 LEARN_S = 120.0  # of pretraining, at most
 AROUND_S = 50.0  # what starting, reading and evaluating take beside it
 OUTCOME = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b", re.MULTILINE)
-SCRIPTS = ("device", "step", "attention", "synth", "filterbank")
+SCRIPTS = ("device", "step", "methods", "attention", "synth", "filterbank")
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,13 @@ def t4_commands(plan: Plan, seconds: float) -> list[list[str]]:  # noqa: ARG001
     return commands
 
 
+def methods_commands(plan: Plan, seconds: float) -> list[list[str]]:  # noqa: ARG001
+    """A step of every objective, beside SSAST's as released."""
+    if plan.toy:
+        return [plan.script("methods", "methods", "--small", "--methods", "ssast")]
+    return [plan.script("methods", "methods", "--model", "base", "--batch", "32")]
+
+
 def attention_commands(plan: Plan, seconds: float) -> list[list[str]]:  # noqa: ARG001
     """Backends against N, the fused RFA among them."""
     tokens = [str(2**power) for power in range(9, 15)]
@@ -188,6 +195,7 @@ def flat(content: Any, prefix: str = "") -> dict[str, float]:
 PARTS = (
     Part("tests", "GPU tests", 90, pytest_commands, collect=outcomes),
     Part("step", "One step", 120, step_commands, ("step", "ssast")),
+    Part("methods", "A step of every objective", 50, methods_commands, ("methods",)),
     Part("t4", "A T4's memory and kernel", 60, t4_commands, ("t4_512", "t4_1024")),
     Part("attention", "Attention against the number of tokens", 50, attention_commands, ("attention",)),
     Part("speed", "Filterbanks and generated pairs", 40, speed_commands, ("filterbank", "synth")),
