@@ -2,7 +2,7 @@
 
 python benchmarks/study.py --out FOLDER --minutes 8 --seeds 0 1 -- esc10 data.root=DIR model=tiny data.folds=all
 
-First a few steps of each method are timed, in turns: its steps are the minutes over the time of one. Then the runs,
+First the CPU time of a step of each method is measured: its steps are the minutes over that. Then the runs,
 `--jobs` at a time with one thread each; one that is stopped goes on when the command is given again, those that are
 done stay. `vcrast compare` prints the table. The words behind `--` are those of `launch/local.py`.
 """
@@ -10,9 +10,9 @@ done stay. `vcrast compare` prints the table. The words behind `--` are those of
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -35,7 +35,7 @@ from vcrast.config.compose import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAN = "study.json"
-TIMED_STEPS = 4
+TIMED_STEPS = (2, 8)
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,46 @@ class Planned:
 
 
 def seconds_a_step(methods: Sequence[str], arguments: argparse.Namespace) -> dict[str, float]:
-    """Run a few steps of each method, in turns; the median time of a step, sounds and all, without each run's first."""
+    """CPU time of a step of each method, sounds and all: of a run of a few steps, less that of a run of fewer.
+
+    Not wall time: other work on the machine would decide which method gets more steps.
+    """
+    shutil.rmtree(arguments.out / "timing", ignore_errors=True)  # a run that is done would take no time
     taken: dict[str, list[float]] = {name: [] for name in methods}
     for number in range(arguments.rounds):
         for name in methods:
-            words = (*arguments.words, *METHODS[name], "stages=[pretrain]", "pretrain.log_every_steps=1")
-            timed = Planned(f"timing/{file_name(name)}_{number}", (*words, f"pretrain.steps={TIMED_STEPS}"))
-            if run_all([timed], arguments.out, 1):
-                raise ValueError(f"{name}: could not be timed, see {arguments.out / timed.name}.log")
-            lines = (arguments.out / timed.name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            rates = [line["samples_per_s"] for line in map(json.loads, lines) if "samples_per_s" in line]
-            taken[name] += [1 / rate for rate in rates[1:]]
-    batch = compose([*local_words(arguments.words), *METHODS[methods[0]]]).pretrain.batch_size
-    return {name: batch * statistics.median(values) for name, values in taken.items()}
+            words = (*arguments.words, *METHODS[name], "stages=[pretrain]")
+            few, more = (
+                cpu_seconds(
+                    Planned(f"timing/{file_name(name)}_{steps}_{number}", (*words, f"pretrain.steps={steps}")),
+                    arguments.out,
+                )
+                for steps in TIMED_STEPS
+            )
+            taken[name].append((more - few) / (TIMED_STEPS[1] - TIMED_STEPS[0]))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def cpu_seconds(run: Planned, out: Path) -> float:
+    """CPU time of a run and the processes that it started, with one thread.
+
+    Raises:
+        ValueError: it failed; names its log.
+    """
+    (out / run.name).parent.mkdir(parents=True, exist_ok=True)
+    with (out / f"{run.name}.log").open("wb") as log:
+        process = start(run, out, log)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"{run.name}: ended with {process.returncode}, see {out / run.name}.log")
+    return used.ru_utime + used.ru_stime
+
+
+def start(run: Planned, out: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a run, or go on with it, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(run.command(out), stdout=log, stderr=log, env=environment, cwd=ROOT)
 
 
 def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +111,7 @@ def make_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         return found
     for name in methods:
         compose([*local_words(arguments.words), *METHODS[name]])  # a mistake is said before anything runs
-    print(f"timing a step of {len(methods)} methods", flush=True)
+    print(f"measuring a step of {len(methods)} methods", flush=True)
     seconds = seconds_a_step(methods, arguments)
     steps = {name: max(2, round(60 * arguments.minutes / each)) for name, each in seconds.items()}
     plan = {**asked, "machine": header(torch.device("cpu"), "of the runs"), "seconds_a_step": seconds, "steps": steps}
@@ -120,7 +147,6 @@ def run_all(runs: Sequence[Planned], out: Path, jobs: int) -> list[str]:
         KeyboardInterrupt: Ctrl-C, after all have saved.
     """
     waiting, going, failed = list(runs), dict[Planned, subprocess.Popen[bytes]](), []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         while waiting or going:
             while waiting and len(going) < jobs:
@@ -128,7 +154,7 @@ def run_all(runs: Sequence[Planned], out: Path, jobs: int) -> list[str]:
                 print(f"{each.name}: {shlex.join(each.words)}", flush=True)
                 (out / each.name).parent.mkdir(parents=True, exist_ok=True)
                 with (out / f"{each.name}.log").open("ab") as log:
-                    going[each] = subprocess.Popen(each.command(out), stdout=log, stderr=log, env=environment, cwd=ROOT)
+                    going[each] = start(each, out, log)
             time.sleep(0.2)
             for each, process in list(going.items()):
                 if process.poll() is not None:
@@ -153,7 +179,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, one thread each")
-    parser.add_argument("--rounds", type=int, default=2, help="short runs of each method that are timed")
+    parser.add_argument("--rounds", type=int, default=1, help="pairs of short runs of each method that are timed")
     parser.add_argument("words", nargs="*", help="of launch/local.py, after --")
     return parser.parse_args(argv)
 
