@@ -7,6 +7,7 @@ import torch
 from parts import make_ast, make_vcr
 
 from vcrast.objectives.base import Objective
+from vcrast.objectives.masked import Masked
 from vcrast.pretrain import CollapseWatch
 
 
@@ -34,6 +35,13 @@ def objective():
     return make_vcr(make_ast(), views, dims=(32, 32, 32))
 
 
+def plain(**options):
+    """An objective that sees no collapse by itself."""
+    return SimpleNamespace(
+        encoder=None, remedy="", collapsed=lambda *_: Objective.collapsed(None, {}, 16), **options
+    )  # fmt: skip
+
+
 def few_kinds(num_clips=64, dims=32):
     """Embeddings of three kinds of sound around a common mean, as toy runs have them, collapsed or not: rank 3.2."""
     kinds = torch.randn(3, dims)[torch.arange(num_clips) % 3]
@@ -58,11 +66,17 @@ def test_a_low_std_is_healthy_where_the_batch_allows_no_more():
 @pytest.mark.parametrize("num_clips", [2, 16, 64])
 def test_embeddings_that_are_all_alike_are_collapse_whatever_the_objective(num_clips):
     alike = torch.ones(64, 32) + 1e-5 * torch.randn(64, 32)
-    other = SimpleNamespace(encoder=None, collapsed=lambda *_: Objective.collapsed(None, {}, 16))
-    assert "of the embeddings" in Watched(alike, None).warning(other, num_clips)
+    assert "of the embeddings" in Watched(alike, None).warning(plain(can_collapse=True), num_clips)
+    assert "of the embeddings" in Watched(alike, None).warning(plain(can_collapse=False), num_clips)
 
 
 def test_embeddings_on_a_line_are_collapse_where_enough_clips_are_watched(objective):
     line = torch.randn(64, 1) * torch.randn(32)
     assert "effective rank 1.0" in Watched(line, 0.5).warning(objective, 16)
     assert Watched(line, 0.5).warning(objective, 2) == ""
+
+
+def test_few_directions_are_no_alarm_where_the_loss_cannot_be_low_without_telling_clips_apart():
+    line = torch.randn(64, 1) * torch.randn(32)
+    assert "effective rank 1.0" in Watched(line, None).warning(plain(can_collapse=True), 16)
+    assert Watched(line, None).warning(plain(can_collapse=Masked.can_collapse), 16) == ""

@@ -115,17 +115,18 @@ class CollapseWatch:
         self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
         seen = self.objective.collapsed(
             self.job.log.last("pretrain", self.job.fold), self.job.config.pretrain.batch_size
-        ) or on_a_line(rank, std, embeddings.shape)
+        ) or alike(rank, std, embeddings.shape, by_rank=self.objective.can_collapse)
         if seen:
             text = f"fold {self.job.fold}, step {step}: the representations collapse ({seen}); {self.objective.remedy}"
             log.warning(text)
             self.job.summary.warn(text)
 
 
-def on_a_line(rank: float, std: float, shape: Sequence[int]) -> str | None:
-    """Say that embeddings of this shape (n, D) are all alike, or lie on a line; a few clips always do."""
+def alike(rank: float, std: float, shape: Sequence[int], *, by_rank: bool) -> str | None:
+    """Say that embeddings of this shape (n, D) are all alike, or, `by_rank`, lie on a line; a few clips always do."""
     # Ranks of healthy encoders are a fair share of min(n, D); below 3 % of it, or 2, all clips lie on a line.
-    if std < 1e-3 or (shape[0] >= TELLING and rank < max(2.0, 0.03 * min(shape))):
+    on_a_line = by_rank and shape[0] >= TELLING and rank < max(2.0, 0.03 * min(shape))
+    if std < 1e-3 or on_a_line:
         return f"effective rank {rank:.1f}, std {std:.2g} of the embeddings"
     return None
 

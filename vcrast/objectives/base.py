@@ -80,6 +80,8 @@ class Objective(nn.Module, ABC):
         smallest_batch: fewer clips have no loss.
         compiled: submodules that `engine.compile=true` compiles.
         masks_itself: chooses the tokens that are hidden, so views may drop none.
+        can_collapse: the loss may be low while all clips are represented alike. Where it may not, embeddings along few
+            directions are no alarm: those of masked patches are mostly told apart by their loudness.
         remedy: what a user may change where `collapsed` says so.
     """
 
@@ -90,6 +92,7 @@ class Objective(nn.Module, ABC):
     smallest_batch: ClassVar[int] = 1
     compiled: ClassVar[tuple[str, ...]] = ("encoder",)
     masks_itself: ClassVar[bool] = False
+    can_collapse: ClassVar[bool] = True
     remedy: ClassVar[str] = "lower optim.lr, or weaken the views"
 
     def __init__(self, *, encoder: Backbone, views: Any, task: Task) -> None:

@@ -35,6 +35,7 @@ class Masked(Objective):
     """
 
     masks_itself: ClassVar[bool] = True
+    can_collapse: ClassVar[bool] = False
     remedy: ClassVar[str] = "lower optim.lr, or hide fewer patches (objective.masks.count)"
     least: ClassVar[int] = 1
 
