@@ -1,4 +1,4 @@
-"""Check corruption by rectangles against a slow loop, its areas, and that clips do not depend on others."""
+"""Check corruption by rectangles against a slow loop, its areas, its sources."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Check ASiT's losses, centre and teacher by hand, and its step under every cut and on two processes."""
+"""Check ASiT's losses, centre and teacher by hand, and its step under every cut."""
 
 import copy
 import math

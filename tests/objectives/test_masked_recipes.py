@@ -1,4 +1,4 @@
-"""Run the recipes of masked patches as a toy: all stages, stopped and gone on; and check what they ask for."""
+"""Run the recipes of masked patches as a toy: all stages, stopped and gone on."""
 
 import itertools
 import json
