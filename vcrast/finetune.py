@@ -148,7 +148,7 @@ def scores(job: Job, objective: Supervised, clips: ClipDataset) -> tuple[Tensor,
     num_classes = len(job.classes)
     rows = [(torch.empty(0, num_classes), torch.empty(0, num_classes), torch.empty(0, dtype=torch.int64))]
     for batch in job.batches(clips, rank_slice(len(clips))):
-        logits = objective.logits(encoder.pool(encoder(fbank(batch.wav))))
+        logits = objective.logits(encoder(fbank(batch.wav)))
         probabilities = logits.sigmoid() if job.multilabel else logits.softmax(dim=-1)
         rows.append((probabilities.cpu(), batch.label.cpu(), batch.index.cpu()))
     objective.train()

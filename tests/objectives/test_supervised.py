@@ -6,6 +6,7 @@ from parts import make_batch, make_engine, make_supervised, make_task
 from torch.nn import functional as F
 
 from vcrast.features.mixup import mixup
+from vcrast.models.backbone import Tokens
 from vcrast.objectives.base import Task
 from vcrast.objectives.class_weights import MAX_RATIO, class_weights
 from vcrast.training.exact import Split, exact_backward
@@ -29,7 +30,10 @@ class Fixed(torch.nn.Module):
 
 def loss_of(objective, logits, labels):
     objective.head = Fixed(logits)
-    outputs = {"logits": objective.logits(torch.zeros(len(labels), 16)), "target": torch.tensor(labels)}
+    outputs = {
+        "logits": objective.logits(Tokens(torch.zeros(len(labels), 1, 16), (1, 1))),
+        "target": torch.tensor(labels),
+    }
     return objective.clip_losses(outputs)["loss"].item()
 
 

@@ -107,6 +107,8 @@ def write_onnx(model: Model, path: Path) -> None:
     import torch
     from torch import Tensor, nn
 
+    from vcrast.models.classifier import classify
+
     class Exported(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -115,7 +117,7 @@ def write_onnx(model: Model, path: Path) -> None:
         def forward(self, fbank: Tensor) -> Tensor | tuple[Tensor, Tensor]:
             tokens = self.encoder(fbank)
             values = tokens.values
-            return values if self.head is None else (values, self.head(self.encoder.pool(tokens)))
+            return values if self.head is None else (values, classify(self.encoder, self.head, tokens))
 
     num_frames = model.features.num_frames(model.num_samples)
     # Two clips: with one the exporter takes the batch for a constant.

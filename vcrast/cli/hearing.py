@@ -73,10 +73,13 @@ class Hearing:
         sounds: to hear.
         arguments: of the verb.
         windows: whether each window gets a result.
+        frames: whether each frame of windows that follow each other does.
     """
 
-    def __init__(self, model: Model, sounds: Sounds, arguments: argparse.Namespace, *, windows: bool) -> None:
-        self.model, self.sounds, self.arguments, self.windows = model, sounds, arguments, windows
+    def __init__(
+        self, model: Model, sounds: Sounds, arguments: argparse.Namespace, *, windows: bool, frames: bool = False
+    ) -> None:
+        self.model, self.sounds, self.arguments, self.windows, self.frames = model, sounds, arguments, windows, frames
         self.cutter = model.cutter(arguments.pad)
         self.lengths: list[int] = []
         self.read: list[str] = []
@@ -112,11 +115,12 @@ class Hearing:
 
         window, hop = self.arguments.window, self.arguments.hop
         for name, wav in self.sounds.read(self.model):
-            pieces = (
-                self.cutter.along(name, wav, window_s=window, hop_s=hop)
-                if self.windows
-                else self.cutter.whole(name, wav)
-            )
+            if self.frames:
+                pieces = self.cutter.consecutive(name, wav)
+            elif self.windows:
+                pieces = self.cutter.along(name, wav, window_s=window, hop_s=hop)
+            else:
+                pieces = self.cutter.whole(name, wav)
             own = list(pieces)
             self.lengths += [len(piece.wav) for piece in own]
             num_windows = sum(len(window_starts(len(piece.wav), self.cutter.num_samples)) for piece in own)

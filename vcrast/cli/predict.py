@@ -27,12 +27,17 @@ def add_parser(subparsers: Any) -> None:
             "vcrast predict RUN dog.wav",
             "vcrast predict RUN recordings/ --out labels.csv",
             "vcrast predict RUN night.flac --hop 1 --threshold 0.5 --format audacity --out night.txt",
+            "vcrast predict RUN street.wav --frames --threshold 0.5 --csv",
             "vcrast predict RUN https://example.org/dog.mp3 --all --json",
             "ffmpeg -i film.mkv -f wav - | vcrast predict RUN - --windows",
         ),
     )
     parser.add_argument("model", metavar="RUN", help="run folder or exported model, finetuned or with a probe")
     add_options(parser, stages="finetuned, probe or epoch_N; the first of them that there is if left out")
+    parser.add_argument(
+        "--frames", action="store_true",
+        help="a result for each frame within the windows, of a classifier that knows them (model=htsat)",
+    )  # fmt: skip
     shown = parser.add_argument_group("output")
     shown.add_argument("--top", type=int, metavar="N", help=f"labels of each (default {TOP}); 0: all of them")
     shown.add_argument("--all", action="store_true", help="all labels")
@@ -64,18 +69,23 @@ def run(arguments: argparse.Namespace) -> int:
     from vcrast.cli.files import Sounds
     from vcrast.cli.hearing import Hearing
     from vcrast.cli.members import load_classifier
+    from vcrast.inference.pieces import frames_of
+    from vcrast.models.classifier import check_frames
 
     sounds = Sounds(arguments.paths)
     kind = choose_format(arguments.format, arguments.out, num_sounds=len(sounds.names))
     model = load_classifier(arguments)
-    windows = in_windows(arguments) or kind in TRACKS
+    if arguments.frames:
+        check_frames(model.head)
+    windows = in_windows(arguments) or arguments.frames or kind in TRACKS
     top, threshold = choice(arguments, model, kind)
-    hearing = Hearing(model, sounds, arguments, windows=windows)
+    hearing = Hearing(model, sounds, arguments, windows=windows, frames=arguments.frames)
     writer = open_writer(
         kind, arguments.out, below=sounds.below, windows=windows, top_hz=model.sample_rate / 2
     )  # fmt: skip
     try:
-        for piece, row in hearing.results(model.probabilities):
+        results = hearing.results(model.frame_probabilities if arguments.frames else model.probabilities)
+        for piece, row in frames_of(results, model.clip_duration_s) if arguments.frames else results:
             likely = {label: score for label, score in model.named(row, top).items() if score >= threshold}
             with hearing.progress.aside():
                 writer.write(Prediction(piece.sound, piece.start_s, piece.end_s, likely))
@@ -90,6 +100,10 @@ def check_choice(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: names the option.
     """
+    if arguments.frames and in_windows(arguments):
+        raise ValueError(
+            "--frames: gives results within windows, which follow each other; leave --windows, --window and --hop out"
+        )
     if arguments.top is not None and arguments.top < 0:
         raise ValueError(f"--top {arguments.top}: must be at least 1, or 0 for all labels")
     if arguments.top and arguments.all:

@@ -97,7 +97,7 @@ def load(
     try:
         encoder = build_backbone(found["model"])
         features = Fbank(**found["features"])
-        head = None if found["head"] is None else build_head(found["head"])
+        head = None if found["head"] is None else build_head(found["head"], encoder)
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         reason = error.args[0] if error.args else error  # text of a KeyError is quoted
         raise ValueError(f"{folder / 'model.json'}: does not describe a model ({reason}); export it again") from None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from vcrast.data.arrays import one_sound, split_sounds, to_mono
 from vcrast.data.audio import Decoded, read_scaled
 from vcrast.features.fbank import Fbank
-from vcrast.inference.pieces import Cutter, Piece
+from vcrast.inference.pieces import Cutter, Heard, Piece, frames_of
+from vcrast.inference.sounds import as_array, called, is_array
 from vcrast.models.backbone import Backbone, Tokens
+from vcrast.models.classifier import classify, classify_frames
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +30,6 @@ TWO_ARGUMENTS = "samples and their rate are two arguments: embed(samples, sample
 Clip = str | Path | np.ndarray | Tensor
 Result = tuple[float, float, Tensor]
 """Begin and end of a piece in s, and what its windows gave, (W, ...)."""
-
-
-class Heard(NamedTuple):
-    """Class probabilities of one window, {label: probability} from the likeliest down; its times are in s."""
-
-    start_s: float
-    end_s: float
-    scores: dict[str, float]
 
 
 class Model:
@@ -237,6 +231,32 @@ class Model:
         found, _ = self._results([wav], sample_rate, layout, pad, batch_size, self.probabilities, cut)
         return [Heard(start_s, end_s, self.named(rows.mean(dim=0), top)) for start_s, end_s, rows in found]
 
+    def frame_scores(
+        self,
+        wav: Clip,
+        sample_rate: float | None = None,
+        *,
+        layout: str | None = None,
+        pad: str | None = None,
+        batch_size: int = 32,
+    ) -> tuple[np.ndarray, Tensor]:
+        """Class probabilities of every frame of one sound; arguments and errors as in `embed`.
+
+        Windows of the model's length follow each other; the last one ends with the sound.
+
+        Returns:
+            (T', 2) begin and end of each frame in s, without gaps, and (T', C) in the order of `labels`.
+
+        Raises:
+            ValueError: also if the model has no classifier, or one that knows no times within a clip.
+        """
+        of_tokens, cut = self.frame_probabilities, Cutter.consecutive
+        found, _ = self._results([wav], sample_rate, layout, pad, batch_size, of_tokens, cut)
+        pieces = ((Piece("", start_s, end_s, torch.empty(0)), rows[0]) for start_s, end_s, rows in found)
+        frames = list(frames_of(pieces, self.clip_duration_s))
+        times = np.array([(frame.start_s, frame.end_s) for frame, _ in frames])
+        return times, torch.stack([row for _, row in frames])
+
     def require_head(self) -> nn.Module:
         """The classifier.
 
@@ -286,7 +306,14 @@ class Model:
 
     def probabilities(self, tokens: Tokens) -> Tensor:
         """(B, C): what `predict` gives for B windows, in the order of `labels`."""
-        logits = self.require_head()(self.encoder.pool(tokens).float())
+        return self.chances(classify(self.encoder, self.require_head(), tokens))
+
+    def frame_probabilities(self, tokens: Tokens) -> Tensor:
+        """(B, T', C): what `frame_scores` gives for the T' frames of B windows; errors as there."""
+        return self.chances(classify_frames(self.require_head(), tokens))
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Logits as probabilities: of any number of labels, or of one."""
         return logits.sigmoid() if self.multilabel else logits.softmax(dim=-1)
 
     def named(self, probabilities: Tensor, top: int | None = None) -> dict[str, float]:
@@ -331,22 +358,22 @@ class Model:
         """Sounds as mono (S,) at the model's rate, read when they are asked for, and whether they are several."""
         if isinstance(wav, str | Path):
             return map(self._file, [wav]), False
-        if _is_array(wav):
-            arrays, several = split_sounds(_as_array(wav), layout=layout, shortest=self.features.window_samples)
+        if is_array(wav):
+            arrays, several = split_sounds(as_array(wav), layout=layout, shortest=self.features.window_samples)
             return (self._samples(array, sample_rate) for array in arrays), several
         if not isinstance(wav, Sequence) or not len(wav):
             raise ValueError(
-                f"a sound is a path or an array, or a list of at least one of them; not {_called(wav)}; {TWO_ARGUMENTS}"
+                f"a sound is a path or an array, or a list of at least one of them; not {called(wav)}; {TWO_ARGUMENTS}"
             )
         for each in wav:
-            if not isinstance(each, str | Path) and not _is_array(each):
-                raise ValueError(f"a list of sounds must hold paths and arrays, not {_called(each)}; {TWO_ARGUMENTS}")
+            if not isinstance(each, str | Path) and not is_array(each):
+                raise ValueError(f"a list of sounds must hold paths and arrays, not {called(each)}; {TWO_ARGUMENTS}")
         return (self._one(each, sample_rate, layout) for each in wav), True
 
     def _one(self, wav: Clip, sample_rate: float | None, layout: str | None) -> Tensor:
         if isinstance(wav, str | Path):
             return self._file(wav)
-        return self._samples(one_sound(_as_array(wav), layout=layout), sample_rate)
+        return self._samples(one_sound(as_array(wav), layout=layout), sample_rate)
 
     def _file(self, path: str | Path) -> Tensor:
         if Path(path).is_dir():
@@ -371,24 +398,3 @@ class Model:
         if text is not None and about not in self._said:
             self._said.add(about)
             log.warning(text)
-
-
-def _is_array(wav: object) -> bool:
-    return isinstance(wav, np.ndarray | Tensor) or hasattr(wav, "__array__")
-
-
-def _as_array(wav: Any) -> np.ndarray:
-    if isinstance(wav, Tensor):
-        wav = wav.detach().cpu()
-        wav = wav.float() if wav.dtype == torch.bfloat16 else wav  # which NumPy does not have
-        return np.asarray(wav.numpy())
-    return np.asarray(wav)
-
-
-def _called(wav: object) -> str:
-    """A thing that is no sound, as a message names it."""
-    if isinstance(wav, Mapping):
-        return f"a mapping (of {', '.join(map(str, list(wav)[:4]))})"
-    if isinstance(wav, Iterator):
-        return f"{type(wav).__name__}: make a list of it"
-    return "an empty list" if isinstance(wav, Sequence) and not len(wav) else f"{type(wav).__name__} {wav!r:.40}"

@@ -17,6 +17,7 @@ from vcrast.data.windows import hop_starts, window_starts
 
 FILLED = {"silence": "silence behind them", "repeat": "the sounds repeated"}
 """Ways to fill short sounds, in words."""
+LEAST_S = 1e-6  # a frame that rounding has left of the window before
 
 
 class Piece(NamedTuple):
@@ -33,6 +34,14 @@ class Piece(NamedTuple):
     start_s: float
     end_s: float
     wav: Tensor
+
+
+class Heard(NamedTuple):
+    """Class probabilities of one window, {label: probability} from the likeliest down; its times are in s."""
+
+    start_s: float
+    end_s: float
+    scores: dict[str, float]
 
 
 class Cutter:
@@ -76,6 +85,16 @@ class Cutter:
             starts = window_starts(len(wav), length)
         else:
             starts = hop_starts(len(wav), length, length if hop_s is None else hop_s * self.sample_rate)
+        for start in starts:
+            end = min(start + length, len(wav))
+            yield Piece(sound, start / self.sample_rate, end / self.sample_rate, wav[start:end])
+
+    def consecutive(self, sound: str, wav: Tensor) -> Iterator[Piece]:
+        """Yield pieces of the model's length one after the other; the last one ends with the sound (S,)."""
+        length = self.num_samples
+        starts = list(range(0, len(wav) - length + 1, length)) or [0]
+        if starts[-1] + length < len(wav):
+            starts.append(len(wav) - length)
         for start in starts:
             end = min(start + length, len(wav))
             yield Piece(sound, start / self.sample_rate, end / self.sample_rate, wav[start:end])
@@ -136,3 +155,21 @@ class Cutter:
             f"{self.num_samples / self.sample_rate:g} s, half of the sounds are no longer than {median_s:.2g} s; "
             f"results may be poor, compare with pad={'silence' if self.pad == 'repeat' else 'repeat'}"
         )
+
+
+def frames_of(heard: Iterable[tuple[Piece, Tensor]], duration_s: float) -> Iterator[tuple[Piece, Tensor]]:
+    """Yield every frame of `Cutter.consecutive` pieces as a piece of its own, each moment of a sound once.
+
+    Args:
+        heard: pieces with the results (T', ...) of T' equal parts of a window; what is padding is left out.
+        duration_s: of a window.
+    """
+    done_s = 0.0
+    for piece, rows in heard:
+        done_s = done_s if piece.start_s else 0.0  # a new sound
+        for number, row in enumerate(rows):
+            start_s = max(done_s, piece.start_s + number * duration_s / len(rows))
+            end_s = min(piece.end_s, piece.start_s + (number + 1) * duration_s / len(rows))
+            if end_s - start_s > LEAST_S:
+                yield Piece(piece.sound, start_s, end_s, piece.wav), row
+        done_s = piece.end_s

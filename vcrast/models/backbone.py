@@ -94,6 +94,10 @@ class Backbone(nn.Module, ABC):
         """(B, D): a clip's vector, the mean of its tokens, at least fp32."""
         return upcast(tokens.values).mean(dim=1)
 
+    def build_head(self, num_classes: int) -> nn.Module | None:  # noqa: ARG002 - for others
+        """A classifier of its own, a `vcrast.models.classifier.TokenHead`; None: a linear one on `pool`'s vector."""
+        return None
+
     def patches(self, fbank: Tensor) -> Tensor:  # noqa: ARG002 - none by default
         """(B, [C,] T, F) -> (B, N, pixels): what each token is made of, the target of a reconstruction.
 

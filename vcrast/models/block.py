@@ -60,11 +60,23 @@ class Block(nn.Module):
         return tokens + self.drop(self.fc2(F.gelu(self.fc1(self.norm2(tokens)))), noise, 1)
 
     def drop(self, branch: Tensor, noise: Tensor | None, column: int) -> Tensor:
-        """Zero the branch of unlucky clips and scale up the others, so that the mean stays.
-
-        Source: Huang et al. 2016, arXiv:1603.09382.
-        """
-        if self.drop_path == 0 or not self.training or noise is None:
+        """The branch, in training after `drop_path` by a column of the noise."""
+        if not self.training or noise is None:
             return branch
-        scale = (noise[:, column] >= self.drop_path).to(branch.dtype) / (1 - self.drop_path)
-        return branch * scale[:, None, None]
+        return drop_path(branch, noise[:, column], self.drop_path)
+
+
+def drop_path(branch: Tensor, noise: Tensor | None, rate: float) -> Tensor:
+    """Zero the branch of unlucky clips and scale up the others, so that the mean stays.
+
+    Args:
+        branch: (B, ..., D).
+        noise: (B,) uniform in [0, 1); None drops nothing.
+        rate: probability of a clip's being dropped, in [0, 1).
+
+    Source: Huang et al. 2016, arXiv:1603.09382.
+    """
+    if rate == 0 or noise is None:
+        return branch
+    scale = (noise >= rate).to(branch.dtype) / (1 - rate)
+    return branch * scale.view(-1, *[1] * (branch.ndim - 1))

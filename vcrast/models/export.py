@@ -23,6 +23,7 @@ from vcrast.config.atomic import remove_abandoned, write_atomic
 from vcrast.config.version import __version__
 from vcrast.config.words import natural
 from vcrast.models.backbone import Backbone
+from vcrast.models.classifier import TokenHead
 from vcrast.models.kept_epochs import epoch_number, in_words, kept_in
 
 FORMAT = 1
@@ -30,6 +31,8 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 UNFINISHED = "unfinished"
 """A pretraining that has not come to its end, as far as its last checkpoint."""
 STAGES = ("finetuned", "pretrained", "probe", UNFINISHED)
+OF_THE_MODEL = "of_the_model"
+"""A head that `Backbone.build_head` builds."""
 TRUSTED = ("vcrast.", "extensions.")
 KEYS = (
     "model", "features", "labels", "multilabel", "head", "sample_rate", "clip_duration_s", "pad", "meta",
@@ -58,7 +61,7 @@ def export(
         features: the keywords of `Fbank`, mean and std included.
         labels: class names in the order of the head's outputs.
         multilabel: scores are sigmoids of their own rather than one softmax.
-        head: the classifier on the clip vector; None after pretraining alone.
+        head: the classifier, on the clip's vector or a `TokenHead`; None after pretraining alone.
         sample_rate: of the waveforms, Hz.
         clip_duration_s: what the model was trained on.
         pad: how shorter clips are filled, `silence` or `repeat`.
@@ -259,6 +262,8 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]]:
         ValueError: a layer that is neither LayerNorm nor Linear (dropout is left out), or a module that computes
             something other than its layers one after the other: `model.json` could not rebuild it.
     """
+    if isinstance(head, TokenHead):
+        return [{"name": "", "kind": OF_THE_MODEL, "num_classes": head.num_classes}]
     layers: list[dict[str, Any]] = []
     for name, layer in head.named_modules():
         if isinstance(layer, nn.LayerNorm):
@@ -272,8 +277,21 @@ def describe_head(head: nn.Module) -> list[dict[str, Any]]:
     return layers
 
 
-def build_head(layers: list[dict[str, Any]]) -> nn.Module:
-    """The classifier that `describe_head` described, with random weights."""
+def build_head(layers: list[dict[str, Any]], encoder: Backbone | None = None) -> nn.Module:
+    """The classifier that `describe_head` described, with random weights.
+
+    Args:
+        layers: as described.
+        encoder: that builds one of its own kind; None where there is none to build.
+
+    Raises:
+        ValueError: a layer that is not known, or an encoder that has no classifier of its own.
+    """
+    if layers[0]["kind"] == OF_THE_MODEL:
+        own = None if encoder is None else encoder.build_head(layers[0]["num_classes"])
+        if own is None:
+            raise ValueError(f"{DESCRIPTION}: the model has no classifier of its own, but names it as its head")
+        return own
     built = {layer["name"]: _build_layer(layer) for layer in layers}
     return built[""] if "" in built else nn.Sequential(OrderedDict(built))
 

@@ -88,7 +88,7 @@ def load_encoder(
         if found.description is not None:
             notes += compare(found.description, encoder.options, where, features)
         weights, beside = read_file(found.path, where)
-        if is_vit(weights):
+        if is_vit(weights) and not encoder.state_dict().keys() <= weights.keys():  # HTS-AT's own have such names, too
             notes += load_vit(encoder, weights, where, beside=beside, transfer=transfer)
         else:
             refuse_kernels(transfer, where)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
 from vcrast.features.draws import Draws
-from vcrast.models.backbone import Backbone, require
+from vcrast.models.backbone import Backbone, Tokens, require
 
 Clips = dict[str, Tensor]
 """Tensors by name whose first axis is the clips: they are cut into micro-batches, joined, and gathered over ranks."""
@@ -196,12 +196,17 @@ def represent_views(encoder: Backbone, inputs: Clips, names: Sequence[str]) -> C
     """(b, D) vectors of the views `names` that `prepare_views` made; views of equal shape share one forward."""
     found: Clips = {}
     for same in equal_shapes(inputs, names):
-        joined = {part: torch.cat([inputs[f"{name}{part}"] for name in same]) for part in parts_of(inputs, same[0])}
-        tokens = encoder(
-            joined[""], keep=joined.get("/keep"), mask=joined.get("/mask"), drop_path_noise=joined.get("/noise")
-        )
-        found |= zip(same, encoder.pool(tokens).chunk(len(same)), strict=True)
+        found |= zip(same, encoder.pool(encode_views(encoder, inputs, same)).chunk(len(same)), strict=True)
     return found
+
+
+def encode_views(encoder: Backbone, inputs: Clips, names: Sequence[str]) -> Tokens:
+    """Tokens of views of equal shape that `prepare_views` made, one view after the other along the clips."""
+    joined = {part: torch.cat([inputs[f"{name}{part}"] for name in names]) for part in parts_of(inputs, names[0])}
+    tokens: Tokens = encoder(
+        joined[""], keep=joined.get("/keep"), mask=joined.get("/mask"), drop_path_noise=joined.get("/noise")
+    )
+    return tokens
 
 
 def parts_of(inputs: Clips, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear classifier on the mean token; for pretraining and finetuning."""
+"""Cross-entropy of the backbone's classifier, or a linear one; for pretraining and finetuning."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from vcrast.config.words import suggest
 from vcrast.features.cutmix import CutMix
 from vcrast.features.draws import Draws
 from vcrast.features.mixup import check_mixup, mixup
-from vcrast.models.backbone import Backbone, upcast
-from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepare_views, represent_views
+from vcrast.models.backbone import Backbone, Tokens
+from vcrast.models.classifier import classify
+from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, encode_views, prepare_views
 from vcrast.objectives.class_weights import class_weights as make_weights
 
 VIEW = "a"
@@ -24,7 +25,9 @@ LOSSES = ("auto", "cross_entropy", "binary")
 
 @OBJECTIVES.register("supervised")
 class Supervised(Objective):
-    """Cross-entropy of a linear classifier, or binary cross-entropies where a clip may have several labels.
+    """Cross-entropy of a classifier, or binary cross-entropies where a clip may have several labels.
+
+    The classifier is the backbone's own (`Backbone.build_head`), or else a linear one on a clip's vector.
 
     Args:
         encoder: as in `Objective`.
@@ -92,10 +95,8 @@ class Supervised(Objective):
         self.register_buffer("positive", None if weights is None else weights[0], persistent=False)
         self.register_buffer("negative", None if weights is None else weights[1], persistent=False)
         self.frozen = False
-        last = nn.Linear(encoder.embed_dim, task.num_classes)
-        nn.init.trunc_normal_(last.weight, std=0.02)
-        nn.init.zeros_(last.bias)
-        self.head = nn.Sequential(nn.LayerNorm(encoder.embed_dim), last)
+        own = encoder.build_head(task.num_classes)
+        self.head = linear_head(encoder.embed_dim, task.num_classes) if own is None else own
 
     def freeze_encoder(self) -> None:
         """Train the classifier alone, from now on; before the optimiser is made.
@@ -125,13 +126,12 @@ class Supervised(Objective):
         """Classify some clips: `logits` (b, C), at least fp32, and their `target`."""
         # Without a gradient a frozen encoder keeps no activations, and its blocks run once.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            vectors = represent_views(self.encoder, inputs, VIEW)[VIEW]
-        return {"logits": self.logits(vectors), "target": inputs["target"]}
+            tokens = encode_views(self.encoder, inputs, [VIEW])
+        return {"logits": self.logits(tokens), "target": inputs["target"]}
 
-    def logits(self, vectors: Tensor) -> Tensor:
-        """(..., D) vectors -> (..., C), at least fp32."""
-        with torch.autocast(vectors.device.type, enabled=False):
-            return self.head(upcast(vectors))
+    def logits(self, tokens: Tokens) -> Tensor:
+        """(b, C) logits of clips that were encoded to these tokens, at least fp32."""
+        return classify(self.encoder, self.head, tokens)
 
     def clip_losses(self, outputs: Clips) -> Losses:
         """(b,) cross-entropy, or the mean over the classes of binary ones, each label times its class's weight.
@@ -153,3 +153,11 @@ class Supervised(Objective):
         ratio = None if positive is None or negative is None else positive / negative
         loss = F.binary_cross_entropy_with_logits(logits, smooth, weight=negative, pos_weight=ratio, reduction="none")
         return {"loss": loss.mean(dim=1)}
+
+
+def linear_head(embed_dim: int, num_classes: int) -> nn.Sequential:
+    """(b, D) -> (b, C): a norm and a linear map, which begins near 0."""
+    last = nn.Linear(embed_dim, num_classes)
+    nn.init.trunc_normal_(last.weight, std=0.02)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.LayerNorm(embed_dim), last)
