@@ -31,6 +31,22 @@ def make_ast(**options):
     )
 
 
+def make_htsat(**options):
+    """An HTS-AT of two stages on 18 frames of 16 bins: folded to 24 frames in two chunks, 6 x 4 tokens at the end."""
+    sizes = {
+        "name": "htsat", "module": "vcrast.models.htsat", "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2],
+        "mlp_ratio": 2.0, "patch_size": [2, 2], "window_size": 4, "num_chunks": 2, "drop_path": 0.0,
+    }  # fmt: skip
+    given = {
+        "num_mel_bins": 16, "num_frames": 18, "num_channels": 1, "patch_stride": None,
+        "attention": {"name": "softmax"}, "linear": {"name": "real"},
+    }  # fmt: skip
+    return build_backbone(
+        {**sizes, **{key: value for key, value in options.items() if key in sizes}},
+        **{**given, **{key: value for key, value in options.items() if key not in sizes}},
+    )
+
+
 def make_task(num_classes=3, *, multilabel=False, num_frames=18, num_mel_bins=16):
     return Task(num_classes, multilabel, num_frames, num_mel_bins)
 

@@ -21,7 +21,12 @@ LAYERS = {
 SEPARATE = ("vcrast.data", "vcrast.features", "vcrast.models")
 ONLY_IN = {
     "deepspeed": {"vcrast/training/engine_deepspeed.py"},
-    "timm": {"vcrast/models/timm_weights.py", "vcrast/models/htsat.py", "vcrast/training/optim.py"},
+    "timm": {
+        "vcrast/models/timm_weights.py",
+        "vcrast/models/swin_weights.py",
+        "vcrast/models/htsat.py",
+        "vcrast/training/optim.py",
+    },
     "wandb": {"vcrast/runs/log.py"},
     "xformers": {"vcrast/models/attention_memory_efficient.py"},
     # The doctor asks soundfile what it can read; it opens no file.

@@ -1,4 +1,4 @@
-"""Run the recipes of ASiT and AST as toys: all stages, stopped and gone on."""
+"""Run the recipes of ASiT, AST and HTS-AT as toys: all stages, stopped and gone on."""
 
 import json
 
@@ -10,7 +10,10 @@ import vcrast
 import vcrast.train
 from vcrast.config.compose import compose
 from vcrast.config.resume import resolve
+from vcrast.features.fbank import build_fbank
+from vcrast.models.backbone import build_backbone
 from vcrast.run import run
+from vcrast.runs.parts import build_schedule
 
 OWN = {
     "asit": (
@@ -20,14 +23,24 @@ OWN = {
     "ast_esc50": ("model.positions=learned",),
     "ast_speechcommands": ("finetune.validation.clips=0.3",),
     "ast_audioset": ("finetune.keep_epochs=null", "~data.options.train"),
+    "htsat": (
+        "pretrain.steps=4", "model.embed_dim=8", "model.depths=[1,2]", "model.num_heads=[1,2]", "model.window_size=4",
+        "objective.projector_dims=[16,16,16]", "stages=[pretrain,finetune,evaluate]",
+    ),
 }  # fmt: skip
 TOY = ("data=synthetic", "data.mean=null", "data.std=null", "finetune.steps=4", "checkpoint.every_steps=1",
        "evaluation=[classifier]")  # fmt: skip
 
 
 def toy(recipe, folder):
-    left = ("recipe=", "objective.", "evaluation.", *(() if recipe == "asit" else ("pretrain.",)))
-    words = [f"recipe={recipe}", *(word for word in small(folder) if not word.startswith(left)), *TOY, *OWN[recipe]]
+    left = ["recipe=", "objective.", "evaluation.", *(["model."] if recipe == "htsat" else [])]
+    left += [] if recipe in ("asit", "htsat") else ["pretrain."]
+    words = [
+        f"recipe={recipe}",
+        *(word for word in small(folder) if not word.startswith(tuple(left))),
+        *TOY,
+        *OWN[recipe],
+    ]
     run(resolve(words), words)
     return folder
 
@@ -78,3 +91,22 @@ def test_ast_asks_for_what_the_paper_states():
         )  # fmt: skip
         assert found == wanted
         assert (own.patch_stride, own.optim["betas"], own.optim["layer_decay"]) == ([10, 10], [0.95, 0.999], 1.0)
+
+
+def test_htsat_asks_for_what_the_paper_states():
+    config = compose(["recipe=htsat"])
+    fbank = build_fbank(config.features, sample_rate=config.data.sample_rate)
+    num_frames = fbank.num_frames(round(config.data.clip_duration_s * config.data.sample_rate))
+    assert (fbank.window_samples, fbank.n_fft, fbank.shift_samples, fbank.num_mel_bins) == (1024, 1024, 320, 64)
+    with torch.device("meta"):
+        encoder = build_backbone(
+            config.model, num_mel_bins=64, num_frames=num_frames, num_channels=1, patch_stride=None
+        )
+    assert encoder.patch_embed.grid_size == (64, 64)
+    assert (encoder.embed_dim, encoder.grid(num_frames), config.views["patch_drop"]) == (768, (32, 2), 0)
+    own = config.finetune
+    assert (own.batch_size, own.optim["weight_decay"], own.clip_grad_norm, own.drop_path) == (128, 0.05, 1.0, 0.1)
+    assert (own.objective["mixup_probability"], own.objective["mixup_alpha"], own.sampling) == (1.0, 0.5, "balanced")
+    schedule = build_schedule(own.schedule, own.optim, own, 1000)
+    rates = [schedule.lr(1000 * epoch + 999) / 1e-3 for epoch in (2, 9, 19, 29)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.025], rel=1e-3)

@@ -66,7 +66,7 @@ def part(group, name):
         importlib.import_module(settings.pop("module"))
         builder = builder.get(settings.pop("name"))
     for key in OF_THE_LOOP.get(group, ()):
-        settings.pop(key)
+        settings.pop(key, None)  # a model may have no use for one
     return builder, settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -96,6 +97,27 @@ class Backbone(nn.Module, ABC):
 
     def build_head(self, num_classes: int) -> nn.Module | None:  # noqa: ARG002 - for others
         """A classifier of its own, a `vcrast.models.classifier.TokenHead`; None: a linear one on `pool`'s vector."""
+        return None
+
+    def from_timm(  # for others
+        self,
+        name: str,  # noqa: ARG002
+        file: Path | None,  # noqa: ARG002
+        where: str,  # noqa: ARG002
+        *,
+        kernels: str | None,  # noqa: ARG002
+    ) -> dict[str, Tensor] | None:
+        """Weights of the timm model `name`, by this encoder's names; None: it takes those of plain ViTs, or none.
+
+        Args:
+            name: as timm's.
+            file: its weights; None: timm gets them.
+            where: beginning of messages.
+            kernels: of the colours: their `sum` or `mean`; None: as the model's authors.
+
+        Raises:
+            ValueError: another model, or weights that cannot be had.
+        """
         return None
 
     def patches(self, fbank: Tensor) -> Tensor:  # noqa: ARG002 - none by default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from vcrast.config.registry import MODELS
 from vcrast.models.backbone import Backbone, Tokens
 from vcrast.models.block import drop_path
 from vcrast.models.classifier import TokenSemanticHead
+from vcrast.models.swin_weights import join_colours, read_swin
 
 
 @MODELS.register("htsat")
@@ -139,6 +141,12 @@ class HTSAT(Backbone):
         """What makes tokens, then each block, the joining of tokens with the one behind it; as timm's Swin."""
         blocks = [(r"^layers\.(\d+)\.downsample", (0,)), (r"^layers\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^(?:patch_embed|mel_)", "blocks": blocks}
+
+    def from_timm(self, name: str, file: Path | None, where: str, *, kernels: str | None) -> dict[str, Tensor]:
+        """Weights of a Swin transformer made for images; see `Backbone`."""
+        swin = read_swin(name, file, where, image=tuple(self.patch_embed.img_size), options=self.options)
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("mel_")}
+        return {**join_colours(swin, kernels or "mean"), **own}
 
     def fold(self, fbank: Tensor) -> Tensor:
         """(B, [C,] T, F) -> (B, C, num_chunks * F, T' / num_chunks) pixels, each mel bin scaled and shifted.

@@ -80,8 +80,12 @@ def load_encoder(
     """
     where = f"{SETTING}{source}"
     if (named := timm_source(source)) is not None:
-        vit = read_timm(named[0], where, num_mel_bins=getattr(encoder, "num_mel_bins", None), file=named[1])
-        notes = load_vit(encoder, vit.weights, where, vit, transfer=transfer)
+        own = encoder.from_timm(*named, where, kernels=transfer.kernels)
+        if own is not None:
+            notes = fill(encoder, own, where)
+        else:
+            vit = read_timm(named[0], where, num_mel_bins=getattr(encoder, "num_mel_bins", None), file=named[1])
+            notes = load_vit(encoder, vit.weights, where, vit, transfer=transfer)
     else:
         found = find_source(source, where, fold=fold, data=data)
         notes = [*found.notes]

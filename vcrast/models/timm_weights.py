@@ -6,8 +6,9 @@ import difflib
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,7 @@ def read_timm(name: str, where: str, *, num_mel_bins: int | None = None, file: P
     if not name.startswith(SOURCES):
         with torch.device("meta"):  # what cannot be loaded is refused before it is downloaded
             check_vit(timm.create_model(name, num_classes=0), where)
-    try:
-        vit: Any = timm.create_model(name, pretrained=file is None, num_classes=0)
-    except Exception as error:  # no network, no such weights: the download's own errors are of many kinds
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reason = first.partition(". ")[0]
-        raise ValueError(
-            f"{where}: could not get the weights ({reason}); without a network, fetch them elsewhere and copy the "
-            "cache (HF_HOME)"
-        ) from error
+    vit = create(name, where, pretrained=file is None)
     if file is not None:
         fill_vit(vit, file, where)
     check_vit(vit, where)
@@ -116,19 +109,50 @@ def read_timm(name: str, where: str, *, num_mel_bins: int | None = None, file: P
     return Vit(vit.state_dict(), block.attn.num_heads, grid, block.norm1.eps)
 
 
+def create(name: str, where: str, *, pretrained: bool, **options: Any) -> Any:
+    """A model of timm's without a classifier.
+
+    Raises:
+        ValueError: weights that cannot be had.
+    """
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as error:  # no network, no such weights: the download's own errors are of many kinds
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first.partition(". ")[0]
+        raise ValueError(
+            f"{where}: could not get the weights ({reason}); without a network, fetch them elsewhere and copy the "
+            "cache (HF_HOME)"
+        ) from error
+
+
 def fill_vit(vit: Any, file: Path, where: str) -> None:
+    """Fill a vision transformer of timm's from a file; errors as in `fill_model`."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    fill_model(vit, file, where, partial(checkpoint_filter_fn, adapt_layer_scale=True))
+
+
+def fill_model(vit: Any, file: Path, where: str, translate: Callable[[Weights, Any], Weights]) -> None:
     """Fill a model of timm's from a file, read as timm reads its own: .safetensors, .pth and the like.
 
     Of a pickle only data is read.
+
+    Args:
+        vit: the model.
+        file: of its weights.
+        where: beginning of messages.
+        translate: timm's function that makes the model's names and shapes of the file's tensors.
 
     Raises:
         ValueError: not such a file, or one of another model.
     """
     from timm.models import load_state_dict
-    from timm.models.vision_transformer import checkpoint_filter_fn
 
     try:
-        tensors = checkpoint_filter_fn(load_state_dict(str(file)), vit, adapt_layer_scale=True)
+        tensors = translate(load_state_dict(str(file)), vit)
         missing = vit.load_state_dict(tensors, strict=False).missing_keys
     except Exception as error:  # damaged, a pickle of more than data, other shapes: errors are of many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -205,7 +229,10 @@ def refuse_unsupported(weights: Mapping[str, Tensor], where: str) -> None:
     if first is not None and second is not None and first.shape[0] != second.shape[1]:
         found.append("gated MLPs (SwiGLU)")
     if found:
-        raise ValueError(f"{where}: has {', '.join(found)}, which this encoder does not compute; choose a plain ViT")
+        swin = "" if "relative positions" not in found else ", or for a Swin's model=htsat and timm:NAME@FILE"
+        raise ValueError(
+            f"{where}: has {', '.join(found)}, which this encoder does not compute; choose a plain ViT{swin}"
+        )
 
 
 def from_timm(weights: Weights, grid: ImageGrid | None = None, *, kernels: str | None = None) -> Weights:

@@ -1,4 +1,4 @@
-"""Cross-entropy of the backbone's classifier, or a linear one; for pretraining and finetuning."""
+"""Cross-entropy of a classifier, the backbone's or a linear one, in either stage."""
 
 from __future__ import annotations
 
