@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from parts import make_ast, make_batch, make_engine, make_task
+from parts import make_ast, make_batch, make_engine, make_htsat, make_task
 from ranks import in_ranks
 from shipped import shipped
 from torch import nn
@@ -190,6 +190,19 @@ def test_without_a_class_token_the_vector_is_the_mean():
     outputs = objective.represent(objective.prepare(make_batch(wavs()), Draws(5, 0, BATCH)))
     assert outputs["student_clip"].shape == (BATCH, 2, 7)
     assert "error" not in outputs
+
+
+def test_several_channels_and_a_backbone_without_patches():
+    views = make().views
+    given = {key: value for key, value in shipped("objective/asit").items() if key != "default_views"}
+    options = {"views": views, "task": make_task(), **given, **SMALL}
+    objective = ASiT(encoder=make_ast(num_channels=3), **options)
+    clean, hidden = torch.randn(2, 3, 18, 16), torch.rand(2, 18, 16) < 0.4
+    assert objective.pixel_error(objective.encoder(clean), clean, hidden).shape == (2,)
+    with pytest.raises(ValueError, match=r"HTSAT does not tell .* or set objective\.reconstruction_weight=0"):
+        ASiT(encoder=make_htsat(), **options)
+    swin = ASiT(encoder=make_htsat(), **{**options, "reconstruction_weight": 0.0}).double()
+    assert step(swin)[1].isfinite()
 
 
 def test_head_is_a_cosine_whatever_the_scale():

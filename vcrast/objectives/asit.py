@@ -104,7 +104,12 @@ class ASiT(Objective):
         self.decoder: nn.Sequential | None = None
         if reconstruction_weight:
             dim = encoder.embed_dim
-            pixels = encoder.patches(torch.zeros(1, task.num_frames, task.num_mel_bins)).shape[2]
+            try:
+                channels = encoder.options.get("num_channels", 1)
+                silence = torch.zeros(1, channels, task.num_frames, task.num_mel_bins)
+                pixels = encoder.patches(silence).shape[2]
+            except ValueError as error:
+                raise ValueError(f"{error}, or set objective.reconstruction_weight=0") from None
             self.decoder = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, pixels))
         self.register_buffer("clip_centre", torch.zeros(num_prototypes))
         self.register_buffer("token_centre", torch.zeros(num_token_prototypes))
