@@ -261,8 +261,14 @@ def test_an_exported_encoder_is_loaded_over_another(tmp_path):
     assert load_encoder(second, tmp_path / "m") == []
     for name, value in first.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value)
-    with pytest.raises(ValueError, match=r"weights are of a model .*model\.embed_dim=8"):
-        load_encoder(make_htsat(embed_dim=16), tmp_path / "m")
+    others = {r"model\.embed_dim=8": {"embed_dim": 16}, r"model\.depths=\[2,2\]": {"depths": [2, 1]}}
+    for message, options in others.items():
+        with pytest.raises(ValueError, match=f"weights are of a model .*{message}"):
+            load_encoder(make_htsat(**options), tmp_path / "m")
+    longer = make_htsat(num_frames=60)  # whose last stage is wide enough for whole windows
+    assert load_encoder(longer, tmp_path / "m") == []
+    widths = [each.layers[1].blocks[0].window_size for each in (first, longer)]
+    assert widths == [(4, 3), (4, 4)]
 
 
 def test_four_channels_are_encoded():

@@ -10,6 +10,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from vcrast.models.pretrained import load_encoder
+from vcrast.models.swin_weights import fit_windows
 from vcrast.models.transfer import Transfer
 
 SIZES = {"img_size": 16, "patch_size": 2, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "mlp_ratio": 2.0}
@@ -79,3 +80,19 @@ def test_a_file_alone_or_another_encoder_says_what_to_give(swin, tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not weights of this model"):
         load_encoder(make_htsat(), f"timm:swin_toy@{tmp_path / 'other.safetensors'}")
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 4), (4, 2)), ((4, 2), (4, 4)), ((3, 3), (3, 3)), ((5, 5), (2, 2))])
+def test_a_distance_keeps_its_bias_by_loops(old, new):
+    table = torch.arange((2 * old[0] - 1) * (2 * old[1] - 1) * 2.0).reshape(-1, 2)
+    found = fit_windows(table, new).reshape(2 * new[0] - 1, 2 * new[1] - 1, 2)
+    for down in range(1 - new[0], new[0]):
+        for right in range(1 - new[1], new[1]):
+            near = [max(1 - most, min(most - 1, far)) for far, most in zip((down, right), old, strict=True)]
+            place = (near[0] + old[0] - 1) * (2 * old[1] - 1) + near[1] + old[1] - 1
+            assert found[down + new[0] - 1, right + new[1] - 1].tolist() == table[place].tolist()
+
+
+def test_a_table_of_unknown_windows_is_left_alone():
+    table = torch.zeros(22, 1)
+    assert fit_windows(table, (4, 4)) is table

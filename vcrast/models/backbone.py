@@ -120,6 +120,10 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
+    def fit_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of such a model that was built for other clips, fitted to this one's; what cannot be is unchanged."""
+        return weights
+
     def patches(self, fbank: Tensor) -> Tensor:  # noqa: ARG002 - none by default
         """(B, [C,] T, F) -> (B, N, pixels): what each token is made of, the target of a reconstruction.
 

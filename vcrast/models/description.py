@@ -16,14 +16,17 @@ from vcrast.config.files import option_files
 
 Options = Mapping[str, Any]
 
-SIZES = ("name", "embed_dim", "depth", "num_heads", "mlp_ratio")
+SIZES = ("name", "embed_dim", "depth", "depths", "num_heads", "mlp_ratio")
 """What a file of `configs/model` decides, and what tells one such model from another."""
 ELSEWHERE = (
     "positions", "class_tokens", "patch_size", "linear", "attention", "module", "checkpoint", "drop_path",
     "patch_stride", "num_frames", "num_mel_bins", "num_channels",
 )  # fmt: skip
 """Options of a model that are compared in their own words, or may differ."""
-WORDS = {"embed_dim": "{} wide", "depth": "{} blocks", "num_heads": "{} heads", "mlp_ratio": "MLPs {} times as wide"}
+WORDS = {
+    "embed_dim": "{} wide", "depth": "{} blocks", "depths": "{} blocks", "num_heads": "{} heads",
+    "mlp_ratio": "MLPs {} times as wide",
+}  # fmt: skip
 ROUNDING = 0.01
 """Pairs of mean and std that differ by less than this share of the std are one: folds of a dataset differ so."""
 
@@ -46,7 +49,8 @@ def model_differences(theirs: Options, own: Options) -> list[Difference]:
     found = []
     if differing := [key for key in shared if theirs[key] != own[key]]:
         named, here = option_with(theirs), option_with(own)
-        settings = f"model={named}" if named else " ".join(f"model.{key}={theirs[key]}" for key in differing)
+        values = " ".join(f"model.{key}={theirs[key]}".replace(" ", "") for key in differing)  # lists, as typed
+        settings = f"model={named}" if named else values
         text = f"weights are of {worded(theirs, differing, named)}, this run builds {worded(own, differing, here)}"
         found.append(Difference(text, settings))
     if (pair := both(theirs, own, "patch_size")) and list(pair[0]) != list(pair[1]):

@@ -16,7 +16,7 @@ from vcrast.config.registry import MODELS
 from vcrast.models.backbone import Backbone, Tokens
 from vcrast.models.block import drop_path
 from vcrast.models.classifier import TokenSemanticHead
-from vcrast.models.swin_weights import join_colours, read_swin
+from vcrast.models.swin_weights import fit_windows, join_colours, read_swin
 
 
 @MODELS.register("htsat")
@@ -147,6 +147,17 @@ class HTSAT(Backbone):
         swin = read_swin(name, file, where, image=tuple(self.patch_embed.img_size), options=self.options)
         own = {name: value for name, value in self.state_dict().items() if name.startswith("mel_")}
         return {**join_colours(swin, kernels or "mean"), **own}
+
+    def fit_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Windows are smaller where the clips are short; see `fit_windows`."""
+        windows = {
+            f"layers.{place}.blocks.{number}.attn.relative_position_bias_table": block.window_size
+            for place, stage in enumerate(self.layers)
+            for number, block in enumerate(stage.blocks)
+        }
+        return {
+            name: fit_windows(value, windows[name]) if name in windows else value for name, value in weights.items()
+        }
 
     def fold(self, fbank: Tensor) -> Tensor:
         """(B, [C,] T, F) -> (B, C, num_chunks * F, T' / num_chunks) pixels, each mel bin scaled and shifted.

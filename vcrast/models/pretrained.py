@@ -92,7 +92,8 @@ def load_encoder(
         if found.description is not None:
             notes += compare(found.description, encoder.options, where, features)
         weights, beside = read_file(found.path, where)
-        if is_vit(weights) and not encoder.state_dict().keys() <= weights.keys():  # HTS-AT's own have such names, too
+        ours = found.description is not None or encoder.state_dict().keys() <= weights.keys()
+        if is_vit(weights) and not ours:  # HTS-AT's have such names, too
             notes += load_vit(encoder, weights, where, beside=beside, transfer=transfer)
         else:
             refuse_kernels(transfer, where)
@@ -302,7 +303,7 @@ def fill(
         weights["pos_embed.table"] = fit_positions(
             weights["pos_embed.table"], own["pos_embed.table"].shape, how=positions
         )
-    weights = fit_backends(encoder, weights, where)
+    weights = fit_backends(encoder, encoder.fit_weights(weights), where)
     refuse(model_differences(tensor_sizes(weights), tensor_sizes(own)), where)
     refuse_others(weights, own, where)
     encoder.load_state_dict(weights)

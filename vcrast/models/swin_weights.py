@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from vcrast.models.timm_weights import SOURCES, check_name, create, fill_model
-
-log = logging.getLogger(__name__)
 
 
 def read_swin(
@@ -80,3 +78,25 @@ def join_colours(weights: Mapping[str, Tensor], how: str) -> dict[str, Tensor]:
     kernel = weights[name]
     joined = kernel.mean(dim=1, keepdim=True) if how == "mean" else kernel.sum(dim=1, keepdim=True)
     return {**weights, name: joined}
+
+
+def fit_windows(table: Tensor, window: tuple[int, int]) -> Tensor:
+    """Biases of relative positions for windows of another size: a distance in tokens keeps its bias.
+
+    Smaller windows have no use for the largest distances, in larger ones those have the bias of the largest known.
+
+    Args:
+        table: (places, heads), of windows that differ from `window` in their width alone, or of square ones; others are
+            returned as they are.
+        window: tokens from top to bottom and from left to right.
+    """
+    rows, side, count = 2 * window[0] - 1, math.isqrt(len(table)), len(table)
+    old_rows = side if side * side == count else rows
+    if count == rows * (2 * window[1] - 1) or count % old_rows or count % 2 == 0:
+        return table
+    old = (old_rows, count // old_rows)
+    found = table.unflatten(0, old)
+    for axis, (before, size) in enumerate(zip(old, window, strict=True)):
+        distances = torch.arange(1 - size, size, device=table.device).clamp(-(before // 2), before // 2)
+        found = found.index_select(axis, distances + before // 2)
+    return found.flatten(0, 1)
