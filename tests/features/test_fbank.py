@@ -14,10 +14,9 @@ def kaldi_fbank(wav: torch.Tensor, sample_rate: int, num_mel_bins: int, **option
         htk_compat=True,
         sample_frequency=sample_rate,
         use_energy=False,
-        window_type="hanning",
         num_mel_bins=num_mel_bins,
         dither=0.0,
-        **options,
+        **{"window_type": "hanning", **options},
     )
 
 
@@ -64,6 +63,16 @@ def test_the_mel_range_follows_the_rate_as_torchaudios_in_float64(sample_rate, o
         torch.testing.assert_close(found, kaldi_fbank(wav, sample_rate, fbank.num_mel_bins, **given), rtol=0, atol=1e-8)
     floor = torch.tensor(torch.finfo(torch.float32).eps, dtype=torch.float64).log()
     assert ((ours == floor).all(dim=1).all(dim=0).nonzero().flatten().tolist()) == fbank.empty_filters
+
+
+def test_kaldis_own_window_equals_torchaudios():
+    wav = noise(4000)
+    ours = Fbank(**shipped("features/fbank", sample_rate=16000, window="povey"))(wav[None])[0]
+    theirs = kaldi_fbank(wav, 16000, 128, window_type="povey")
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
+    assert (ours - kaldi_fbank(wav, 16000, 128)).abs().max() > 0.1
+    with pytest.raises(ValueError, match=r"features\.window=hamming: choose from hann, povey"):
+        Fbank(**shipped("features/fbank", sample_rate=16000, window="hamming"))
 
 
 @pytest.mark.parametrize("num_samples", [400, 401, 559, 560, 561, 719, 1001])

@@ -244,6 +244,15 @@ def edit(folder: Path, change) -> None:
     path.write_text(json.dumps(description))
 
 
+def test_an_export_from_before_an_option_computes_what_it_did(tmp_path):
+    encoder, _ = write(tmp_path)
+    for key in ("class_tokens", "pool", "positions_stride", "norms", "norm_eps"):
+        edit(tmp_path, lambda found, key=key: found["model"].pop(key))
+    edit(tmp_path, lambda found: found["features"].pop("window", None))
+    wav = noise(WINDOW)
+    torch.testing.assert_close(load(tmp_path).embed(wav, RATE), clip_vector(encoder, wav))
+
+
 @pytest.mark.parametrize("module", ["os", "vcrastevil", "vcrast", "antigravity", "..vcrast.x", 3])
 def test_a_model_may_not_name_foreign_code(tmp_path, module):
     write(tmp_path)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from parts import make_ast
 from torch import nn
+from torch.nn import functional as F
 
 from vcrast.models.backbone import build_backbone
 from vcrast.models.block import Block
@@ -216,4 +217,50 @@ def test_class_tokens_stay_when_patches_are_dropped():
 )
 def test_wrong_class_tokens_are_named(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
+        make_ast(**options)
+
+
+def test_norms_behind_the_branches_by_hand():
+    encoder = make_ast(norms="post", norm_eps=1e-3, depth=2).double().eval()
+    fbank = torch.randn(2, 18, 16, dtype=torch.float64)
+    tokens = encoder.embed_norm(encoder.embed(fbank))
+    for block in encoder.blocks:
+        tokens = block.norm1(tokens + block.attn(tokens))
+        tokens = block.norm2(tokens + block.fc2(F.gelu(block.fc1(tokens))))
+    torch.testing.assert_close(encoder(fbank).values, tokens)
+    assert {part.eps for part in encoder.modules() if isinstance(part, torch.nn.LayerNorm)} == {1e-3}
+    assert "norm.weight" not in encoder.state_dict()
+
+
+def test_open_norms_are_those_before_the_branches_alone():
+    encoder = make_ast(norms="open").double().eval()
+    usual = make_ast().double().eval()
+    usual.load_state_dict(encoder.state_dict(), strict=False)
+    fbank = torch.randn(2, 18, 16, dtype=torch.float64)
+    torch.testing.assert_close(usual.norm(encoder(fbank).values), usual(fbank).values)
+
+
+def test_learned_positions_of_overlapping_patches_are_theirs_and_read_off_in_between():
+    encoder = make_ast(positions="learned", positions_stride=[3, 5], patch_stride=[3, 5]).eval()
+    assert encoder.pos_embed.table.shape == (5, 2, 16)  # of 18 frames and 16 bins, patches of 4 and 8
+    like = torch.zeros(1)
+    assert torch.equal(encoder.pos_embed((5, 2), (4, 8), (3, 5), like), encoder.pos_embed.table.flatten(0, 1))
+    shorter = encoder.pos_embed((3, 2), (4, 8), (3, 5), like)
+    assert torch.equal(shorter, encoder.pos_embed.table[:3].flatten(0, 1))
+    touching = encoder.pos_embed((4, 2), (4, 8), (4, 8), like).unflatten(0, (4, 2))
+    table = encoder.pos_embed.table
+    torch.testing.assert_close(touching[1, 0], table[1, 0] * 2 / 3 + table[2, 0] / 3)  # frame 4 lies at 4 / 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norms": "none"}, "model.norms=none: choose from pre, open, post"),
+        ({"norm_eps": 0.0}, "model.norm_eps=0.0: must lie between 0 and 1"),
+        ({"positions_stride": [2, 2]}, r"model.positions_stride=\[2, 2\]: without effect under model.positions=sincos"),
+        ({"positions": "learned", "positions_stride": [0, 2]}, "positions_stride"),
+    ],
+)
+def test_norms_and_positions_that_there_are_not_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         make_ast(**options)

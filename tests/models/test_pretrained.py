@@ -1,5 +1,8 @@
+import re
+
 import pytest
 import torch
+from exported import write_model
 from parts import make_ast
 from safetensors.torch import save_file
 
@@ -110,6 +113,30 @@ def test_names_of_other_libraries_are_recognised(tmp_path):
     save_file({name: torch.zeros(2, 2)}, tmp_path / "hf.safetensors")
     with pytest.raises(ValueError, match="names of Hugging Face transformers"):
         load_encoder(tiny(), tmp_path / "hf.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "message"),
+    [
+        ({"norms": "post"}, {}, r"norms=post, here pre; set model\.norms=post,"),
+        ({"positions_stride": [10, 10]}, {}, r"positions of patches every \[10,10\], here \[16, 16\]; set model\.posi"),
+        ({"positions_stride": [16, 16]}, {}, ""),
+        (
+            {},
+            {"positions_stride": [10, 10]},
+            r"every \[16,16\], here \[10, 10\]; set model\.positions_stride=\[16,16\],",
+        ),
+        ({"positions_stride": [10, 10]}, {"positions": "sincos"}, "its learned positions are not used"),
+        ({"norm_eps": 1e-12}, {}, r"it was made with model\.norm_eps=1e-12, this run has 1e-06"),
+    ],
+)
+def test_options_that_no_tensor_tells_are_compared(tmp_path, theirs, own, message):
+    write_model(tmp_path, encoder=tiny(**{"positions": "learned", **theirs}))
+    try:
+        said = load_encoder(tiny(**{"positions": "learned", **own}), tmp_path)
+    except ValueError as error:
+        said = [str(error)]
+    assert re.search(message, "\n".join(said)) if message else said == []
 
 
 class Owning(torch.nn.Module):

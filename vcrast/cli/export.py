@@ -1,10 +1,11 @@
-"""`vcrast export`: a run's model as a folder to pass on, or as ONNX."""
+"""`vcrast export`: a run's model as a folder to pass on, as ONNX, or for transformers."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,15 @@ def add_parser(subparsers: Any) -> None:
     """Declare the verb."""
     parser = subparsers.add_parser(
         "export",
-        help="a run's model as safetensors or ONNX",
+        help="a run's model as safetensors, ONNX, or for Hugging Face transformers",
         description="safetensors: weights.safetensors and model.json, which vcrast.load reads. "
-        "onnx: model.onnx maps fbank (batch, T, F), normalised as model.json says, to tokens (batch, N, D) and logits.",
+        "onnx: model.onnx maps fbank (batch, T, F), normalised as model.json says, to tokens (batch, N, D) and logits. "
+        "hf: config.json, preprocessor_config.json and model.safetensors, which transformers' "
+        "ASTForAudioClassification.from_pretrained loads (ASTModel without a classifier).",
     )
     parser.add_argument("model", metavar="RUN", help="run folder or exported model")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; created if missing")
-    parser.add_argument("--format", choices=("safetensors", "onnx"), default="safetensors")
+    parser.add_argument("--format", choices=("safetensors", "onnx", "hf"), default="safetensors")
     parser.add_argument("--fold", help="which fold's model; the first if left out")
     parser.add_argument("--stage", help="finetuned, pretrained, probe, unfinished or epoch_N; the first if left out")
     parser.set_defaults(run=run)
@@ -43,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     description = read_description(source)
     read_weights(source, description["weights_sha256"])
     digest = description["weights_sha256"]
+    if arguments.format == "hf":
+        return export_hf(arguments.out, source, description)
     refuse_harm(arguments.out, [source], same=lambda there: there["weights_sha256"] == digest)
     arguments.out.mkdir(parents=True, exist_ok=True)
     weights = WEIGHTS if arguments.format == "safetensors" else "model.onnx"
@@ -54,6 +59,31 @@ def run(arguments: argparse.Namespace) -> int:
     write_atomic(arguments.out / DESCRIPTION, json.dumps(description, indent=2, allow_nan=False) + "\n")
     for name in (weights, DESCRIPTION):
         print(arguments.out / name)
+    return 0
+
+
+def export_hf(out: Path, source: Path, description: Mapping[str, Any]) -> int:
+    """Write the folder that transformers loads, and print its files.
+
+    Raises:
+        ValueError: a model that transformers cannot express, or a folder that holds something else.
+    """
+    from vcrast.inference import load
+    from vcrast.models.layouts.reading import CONFIG, FILES, read_json
+    from vcrast.models.layouts.to_huggingface import differences, refuse_other, write_huggingface
+
+    refuse_other(description)
+    refuse_harm(out, [source], same=lambda _: False)
+    digest = description["weights_sha256"]
+    if (out / CONFIG).exists() and read_json(out / CONFIG).get("vcrast_weights_sha256") != digest:
+        raise ValueError(f"--out {out}: holds another model ({CONFIG}); delete it or choose a new folder")
+    if (out / FILES[0]).exists() and not (out / CONFIG).exists():
+        raise ValueError(f"--out {out}: holds {FILES[0]} of unknown origin; delete it or choose a new folder")
+    model = load(source)
+    for note in differences(description):
+        print(f"note: {note}", file=sys.stderr)
+    for path in write_huggingface(out, model.encoder, model.head, description):
+        print(path)
     return 0
 
 

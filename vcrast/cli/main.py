@@ -7,7 +7,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vcrast.cli import average, compare, data, doctor, embed, evaluate, export, predict, probe, report, submit, sync
+from vcrast.cli import (
+    average,
+    compare,
+    data,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    import_,
+    predict,
+    probe,
+    report,
+    submit,
+    sync,
+)
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
 from vcrast.cli.errors import exit_code
@@ -25,6 +39,7 @@ VERBS = {
     "predict": predict,
     "evaluate": evaluate,
     "export": export,
+    "import": import_,
     "average": average,
     "probe": probe,
     "report": report,

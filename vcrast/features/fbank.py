@@ -14,6 +14,8 @@ from vcrast.config.registry import check_options
 from vcrast.config.words import suggest
 from vcrast.features.channels import NUM_CHANNELS, quaternion_channels
 
+WINDOWS = {"hann": 1.0, "povey": 0.85}
+"""Powers of Hann's window."""
 BLOCK_NUMBERS = 2**18  # of frames that a core works on at a time: 1 MB, what its second-level cache holds
 
 
@@ -28,7 +30,7 @@ def build_fbank(
 class Fbank(nn.Module):
     """(B, S) waveforms -> (B, T, F) normalised natural-log mel energies, as Kaldi computes them.
 
-    The clip's mean is subtracted; then per frame: mean removed, pre-emphasis, symmetric Hann window, power spectrum of
+    The clip's mean is subtracted; then per frame: mean removed, pre-emphasis, symmetric window, power spectrum of
     the next power of two, triangular filters on the HTK mel scale, natural log floored at float32 epsilon (-15.94).
     A frame that does not fit entirely into the clip is left out (`snip_edges`).
 
@@ -40,6 +42,7 @@ class Fbank(nn.Module):
         name: `fbank`, or `quaternion`, which adds three channels: `forward` then gives (B, 4, T, F).
         num_mel_bins: F.
         window_ms: length of a frame.
+        window: `hann`, or `povey`, Kaldi's own: Hann's to the power of 0.85.
         frame_shift_ms: between the starts of two frames.
         low_freq_hz: lower edge of the first filter.
         high_freq_hz: upper edge of the last one; 0 or less is counted from the Nyquist frequency.
@@ -64,6 +67,7 @@ class Fbank(nn.Module):
         name: str,
         num_mel_bins: int,
         window_ms: float,
+        window: str,
         frame_shift_ms: float,
         low_freq_hz: float,
         high_freq_hz: float,
@@ -74,6 +78,8 @@ class Fbank(nn.Module):
         super().__init__()
         if name not in NUM_CHANNELS:
             raise ValueError(f"features.name={name}: no such front end; {suggest(name, NUM_CHANNELS)}")
+        if window not in WINDOWS:
+            raise ValueError(f"features.window={window}: {suggest(window, WINDOWS)}")
         self.name, self.num_channels = name, NUM_CHANNELS[name]
         top_hz = high_freq_hz if high_freq_hz > 0 else sample_rate / 2 + high_freq_hz
         # Multiplied in Kaldi's order and cut, not rounded: 25 ms at 22,050 Hz are 551 samples.
@@ -84,8 +90,8 @@ class Fbank(nn.Module):
         self._check(window_ms, frame_shift_ms, low_freq_hz, high_freq_hz, top_hz)
         self.n_fft = 1 << (self.window_samples - 1).bit_length()
         # Not persistent: a checkpoint should hold what was learnt, and the options rebuild these.
-        window = torch.hann_window(self.window_samples, periodic=False)
-        self.register_buffer("window", window, persistent=False)
+        hann = torch.hann_window(self.window_samples, periodic=False)
+        self.register_buffer("window", hann ** WINDOWS[window], persistent=False)
         # 100 and -500 Hz: torchaudio's limits of vocal tract warping, which factor 1.0 switches off.
         filters, _ = get_mel_banks(num_mel_bins, self.n_fft, sample_rate, low_freq_hz, top_hz, 100.0, -500.0, 1.0)
         filters = functional.pad(filters, (0, 1))  # the Nyquist bin belongs to no filter

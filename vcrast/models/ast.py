@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from vcrast.config.registry import MODELS
 from vcrast.models.backbone import Backbone, Tokens, upcast
-from vcrast.models.block import NORM_EPS, Block
-from vcrast.models.patch_embed import PatchEmbed
+from vcrast.models.block import Block
+from vcrast.models.patch_embed import PatchEmbed, whole_pair
 from vcrast.models.pos_embed import LearnedPositions, SinCosPositions
 
 
@@ -30,9 +30,14 @@ class AST(Backbone):
         mlp_ratio: hidden width of the MLPs over D.
         patch_size: (frames, mel bins).
         positions: `sincos` (fixed) or `learned`.
+        positions_stride: (frames, mel bins) between the patches that learned positions were made for; None means
+            patches that touch. Others read positions off in between.
         class_tokens: K learned tokens beside the patches, which see them and are seen: 0, 1 (cls) or 2 (AST's and
             SSAST's cls and distillation token). Their positions are part of them.
         pool: a clip's vector: `mean` of its patch tokens, or of its `class` tokens, as in the AST.
+        norms: `pre` (before each branch, and one at the end), `open` (the same without the one at the end), or `post`
+            (behind each branch, and one of the embedded tokens).
+        norm_eps: what norms add to the variance.
         drop_path: probability for the last block; it rises linearly from 0 at the first.
         patch_stride: (frames, mel bins) between patch starts; None means patches that touch and do not overlap.
         num_mel_bins: F.
@@ -59,8 +64,11 @@ class AST(Backbone):
         mlp_ratio: float,
         patch_size: Sequence[int],
         positions: str,
+        positions_stride: Sequence[int] | None,
         class_tokens: int,
         pool: str,
+        norms: str,
+        norm_eps: float,
         drop_path: float,
         patch_stride: Sequence[int] | None,
         num_mel_bins: int,
@@ -72,6 +80,7 @@ class AST(Backbone):
         super().__init__()
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path}: must lie in [0, 1)")
+        check_norms(norms, norm_eps)
         self.embed_dim, self.num_mel_bins, self.num_frames = embed_dim, num_mel_bins, num_frames
         self.drop_path, self.positions = drop_path, positions
         self.pooled = checked_pool(pool, class_tokens)
@@ -79,7 +88,7 @@ class AST(Backbone):
         self.patch_embed = PatchEmbed(
             embed_dim=embed_dim, patch_size=patch_size, patch_stride=stride, num_channels=num_channels
         )
-        self.pos_embed = self.build_positions()
+        self.pos_embed = self.build_positions(positions_stride)
         self.blocks = nn.ModuleList(
             Block(
                 embed_dim=embed_dim,
@@ -88,10 +97,13 @@ class AST(Backbone):
                 drop_path=drop_path * number / max(1, depth - 1),
                 attention=attention,
                 linear=linear,
+                norm_eps=norm_eps,
+                post_norm=norms == "post",
             )
             for number in range(depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.embed_norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norms == "post" else nn.Identity()
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if norms == "pre" else nn.Identity()
         self.class_token: nn.Parameter | None = None
         if class_tokens:
             self.class_token = nn.Parameter(torch.zeros(class_tokens, embed_dim))
@@ -99,14 +111,22 @@ class AST(Backbone):
         self.mask_token: nn.Parameter | None = None
         self.grid(num_frames)  # refuses a clip smaller than one patch now rather than at the first step
 
-    def build_positions(self) -> SinCosPositions | LearnedPositions:
-        """The positions; learned ones refer to patches that touch, whatever the stride."""
+    def build_positions(self, stride: Sequence[int] | None) -> SinCosPositions | LearnedPositions:
+        """The positions; learned ones refer to patches of this stride, None: that touch, whatever the model's own.
+
+        Raises:
+            ValueError: no such positions, or a stride of those that are not learned.
+        """
         if self.positions == "sincos":
+            if stride is not None:
+                raise ValueError(f"model.positions_stride={list(stride)}: without effect under model.positions=sincos")
             return SinCosPositions(embed_dim=self.embed_dim)
         if self.positions == "learned":
-            time, frequency = self.patch_embed.patch_size
-            grid = (max(1, self.num_frames // time), max(1, self.num_mel_bins // frequency))
-            return LearnedPositions(embed_dim=self.embed_dim, grid=grid)
+            size = self.patch_embed.patch_size
+            cell = size if stride is None else whole_pair("model.positions_stride", stride)
+            sizes = zip((self.num_frames, self.num_mel_bins), size, cell, strict=True)
+            grid = [max(1, (length - patch) // step + 1) for length, patch, step in sizes]
+            return LearnedPositions(embed_dim=self.embed_dim, grid=grid, cell=cell)
         raise ValueError(f"model.positions={self.positions}: choose from sincos, learned")
 
     def enable_mask_token(self) -> None:
@@ -139,7 +159,10 @@ class AST(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # noqa: ARG002 - timm's signature
         """What makes tokens, then each block; the final norm is not named and learns like the head."""
-        return {"stem": r"^(?:patch_embed|pos_embed|class_token|mask_token)", "blocks": [(r"^blocks\.(\d+)", None)]}
+        return {
+            "stem": r"^(?:patch_embed|pos_embed|class_token|mask_token|embed_norm)",
+            "blocks": [(r"^blocks\.(\d+)", None)],
+        }
 
     def forward(
         self,
@@ -156,7 +179,7 @@ class AST(Backbone):
             ValueError: another number of mel bins than the model was built for, a clip shorter than one patch, or a
                 mask without `enable_mask_token`.
         """
-        tokens = self.with_class_tokens(self.select(self.embed(fbank, mask), keep))
+        tokens = self.embed_norm(self.with_class_tokens(self.select(self.embed(fbank, mask), keep)))
         num_class = tokens.shape[1] - (self.num_tokens(fbank.shape[-2]) if keep is None else keep.shape[1])
         layers = [tokens[:, num_class:]] if hidden else []
         for number, block in enumerate(self.blocks):
@@ -216,3 +239,15 @@ def checked_pool(pool: str, class_tokens: int) -> str:
     if pool == "class" and not class_tokens:
         raise ValueError("model.pool=class: there is no class token; set model.class_tokens=1")
     return pool
+
+
+def check_norms(norms: str, norm_eps: float) -> None:
+    """Refuse places of norms that there are not, or an epsilon that is none.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if norms not in ("pre", "open", "post"):
+        raise ValueError(f"model.norms={norms}: choose from pre, open, post")
+    if not 0 < norm_eps < 1:
+        raise ValueError(f"model.norm_eps={norm_eps}: must lie between 0 and 1; the usual value is 1e-6")

@@ -53,8 +53,9 @@ def find_source(
     if path.is_file():
         if path.suffix in PICKLES:
             raise ValueError(
-                f"{where}: a pickle can run code and is not read; convert it once: safetensors.torch.save_file("
-                "torch.load(FILE, weights_only=True), 'weights.safetensors')"
+                f"{where}: a pickle can run code and is not read here; `vcrast import FILE --out DIR` makes a model of "
+                "the data of a checkpoint of AST, SSAST, AudioMAE, MAE-AST, transformers or timm; of other tensors "
+                "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
             )
         return Source(path, described(path), heard_test(path.parent, fold, data))
     if not path.is_dir():

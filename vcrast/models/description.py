@@ -19,8 +19,8 @@ Options = Mapping[str, Any]
 SIZES = ("name", "embed_dim", "depth", "depths", "num_heads", "mlp_ratio")
 """What a file of `configs/model` decides, and what tells one such model from another."""
 ELSEWHERE = (
-    "positions", "class_tokens", "patch_size", "linear", "attention", "module", "checkpoint", "drop_path",
-    "patch_stride", "num_frames", "num_mel_bins", "num_channels",
+    "positions", "positions_stride", "norms", "class_tokens", "patch_size", "linear", "attention", "module",
+    "checkpoint", "drop_path", "patch_stride", "num_frames", "num_mel_bins", "num_channels",
 )  # fmt: skip
 """Options of a model that are compared in their own words, or may differ."""
 WORDS = {
@@ -61,9 +61,25 @@ def model_differences(theirs: Options, own: Options) -> list[Difference]:
         found.append(Difference(text, f"model.class_tokens={pair[0]}"))
     if both(theirs, own, "positions") == ("sincos", "learned"):
         found.append(Difference("no learned positions", "model.positions=sincos"))
+    if both(theirs, own, "positions") == ("learned", "learned"):
+        found += stride_differences(theirs, own)
+    if (pair := both(theirs, own, "norms")) and pair[0] != pair[1]:
+        found.append(Difference(f"norms={pair[0]}, here {pair[1]}", f"model.norms={pair[0]}"))
     if pair := both(theirs, own, "linear"):
         found += linear_differences(*pair)
     return found
+
+
+def stride_differences(theirs: Options, own: Options) -> list[Difference]:
+    """Learned positions that were made for patches at other distances; None stands for patches that touch."""
+    pair = both(theirs, own, "positions_stride")
+    if pair is None or "patch_size" not in theirs or "patch_size" not in own:
+        return []
+    given, here = (list(stride or side["patch_size"]) for stride, side in zip(pair, (theirs, own), strict=True))
+    if given == here:
+        return []
+    size = "[" + ",".join(map(str, given)) + "]"
+    return [Difference(f"positions of patches every {size}, here {here}", f"model.positions_stride={size}")]
 
 
 def linear_differences(theirs: Options, own: Options) -> list[Difference]:

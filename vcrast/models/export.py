@@ -34,6 +34,11 @@ STAGES = ("finetuned", "pretrained", "probe", UNFINISHED)
 OF_THE_MODEL = "of_the_model"
 """A head that `Backbone.build_head` builds."""
 TRUSTED = ("vcrast.", "extensions.")
+ADDED: dict[str, dict[str, Any]] = {
+    "model": {"class_tokens": 0, "pool": "mean", "positions_stride": None, "norms": "pre", "norm_eps": 1e-6},
+    "features": {"window": "hann"},
+}  # fmt: skip
+"""Options of the AST and of `Fbank` that older exports do not name, and what they computed."""
 KEYS = (
     "model", "features", "labels", "multilabel", "head", "sample_rate", "clip_duration_s", "pad", "meta",
     "weights_sha256",
@@ -138,6 +143,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     if absent:
         raise ValueError(f"{path}: lacks {', '.join(absent)}; export the model again")
     _refuse_foreign_modules(found["model"], path)
+    if isinstance(found["model"], dict) and found["model"].get("name") == "ast":
+        found["model"] = {**ADDED["model"], **found["model"]}
+    if isinstance(found["features"], dict):
+        found["features"] = {**ADDED["features"], **found["features"]}
     return found
 
 

@@ -67,14 +67,20 @@ class SinCosPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """A learned vector for each patch of a reference grid without overlap, read off bilinearly in between.
+    """A learned vector for each patch of a reference grid, read off bilinearly in between.
+
+    Args:
+        embed_dim: D.
+        grid: (t, f) patches of the reference.
+        cell: (frames, mel bins) between them; None is the size of a patch.
 
     Within the reference length a time keeps its vector. A longer clip stretches the grid over its length, as the AST
     does with ImageNet's; so a model whose clips vary should take the longest as reference, or sin-cos positions.
     """
 
-    def __init__(self, *, embed_dim: int, grid: Sequence[int]) -> None:
+    def __init__(self, *, embed_dim: int, grid: Sequence[int], cell: Sequence[int] | None = None) -> None:
         super().__init__()
+        self.cell = cell
         self.table = nn.Parameter(torch.empty(*grid, embed_dim))
         nn.init.trunc_normal_(self.table, std=0.02)
         # Weights of the reference grid's entries, once per grid, device and precision: copied anew in every step, they
@@ -85,9 +91,10 @@ class LearnedPositions(nn.Module):
         self, grid: Sequence[int], patch_size: Sequence[int], patch_stride: Sequence[int], like: Tensor
     ) -> Tensor:
         """(N, D) positions, in the parameter's precision."""
-        key = (*grid, *patch_size, *patch_stride, self.table.device, self.table.dtype)
+        cell = patch_size if self.cell is None else self.cell
+        key = (*grid, *cell, *patch_stride, self.table.device, self.table.dtype)
         if key not in self.weights:
-            pairs = zip(patch_coordinates(grid, patch_size, patch_stride), self.table.shape[:2], strict=True)
+            pairs = zip(patch_coordinates(grid, cell, patch_stride), self.table.shape[:2], strict=True)
             along_time, along_frequency = (bilinear_weights(values, size).to(self.table) for values, size in pairs)
             self.weights[key] = (along_time, along_frequency)
         time, frequency = self.weights[key]

@@ -15,6 +15,7 @@ from torch import Tensor
 from vcrast.config.quoting import split_source
 from vcrast.models.attention import Attention
 from vcrast.models.backbone import Backbone
+from vcrast.models.block import NORM_EPS
 from vcrast.models.checkpoint_source import find_source
 from vcrast.models.description import (
     Difference,
@@ -209,7 +210,9 @@ def read_file(path: Path, where: str) -> tuple[Weights, Weights]:
     except SafetensorError as error:
         raise ValueError(f"{where}: not a readable safetensors file ({error})") from error
     if any(re.search(r"attention\.(attention|self)\.(query|q_proj)", name) for name in tensors):
-        raise ValueError(f"{where}: has the names of Hugging Face transformers; give a timm ViT or an export of vcrast")
+        raise ValueError(
+            f"{where}: has the names of Hugging Face transformers; `vcrast import FILE --out DIR` makes a model of it"
+        )
     kernel = "patch_embed.proj.weight"
     prefixes = [name.removesuffix(kernel) for name in tensors if name.endswith(kernel)]
     if any(name.startswith("encoder.") for name in tensors):
@@ -257,7 +260,8 @@ def load_vit(
     if vit is not None and "num_heads" in encoder.options:
         sizes = {"num_heads": vit.num_heads, **tensor_sizes(ours)}
         refuse(model_differences(sizes, to_plain(encoder.options, "model")), where)
-    notes = [doubt, *said_of(weights, vit.eps)] if vit else [doubt, *said_of(weights)]
+    eps = NORM_EPS if vit is None else vit.eps
+    notes = [doubt, *said_of(weights, eps, encoder.options.get("norm_eps", eps))]
     notes += fill(encoder, ours, where, beside, positions=transfer.positions)
     if grid is not None and isinstance(positions, LearnedPositions):
         log.info("%s: positions read as %s", where, grid.text())

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from vcrast.config.words import suggest
-from vcrast.models.block import NORM_EPS
 
 log = logging.getLogger(__name__)
 
@@ -318,13 +317,13 @@ def fold_layer_scale(weights: Weights) -> Weights:
     return folded
 
 
-def said_of(weights: Mapping[str, Tensor], eps: float = NORM_EPS) -> list[str]:
-    """What of a ViT is not taken over as it was, for the user to know."""
+def said_of(weights: Mapping[str, Tensor], eps: float, own: float) -> list[str]:
+    """What of a ViT, whose norms add `eps` where this encoder's add `own`, is not taken over as it was."""
     notes = []
     if "fc_norm.weight" in weights and "norm.weight" not in weights:
         notes.append("its norm came after the mean over the patches (fc_norm), here it comes before")
-    if eps != NORM_EPS:
-        notes.append(f"its norms add {eps:g} to the variance, this encoder's {NORM_EPS:g}")
+    if eps != own:
+        notes.append(f"its norms add {eps:g} to the variance, this encoder's {own:g}")
     return notes
 
 

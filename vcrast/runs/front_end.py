@@ -9,7 +9,7 @@ from vcrast.data.listing import in_short
 from vcrast.features.fbank import Fbank, build_fbank
 
 UNSAID = 0.01  # of the filters that may be empty: of the AST's own 128 at 16 kHz one is
-LEVELS = ("num_mel_bins", "window_ms", "low_freq_hz", "high_freq_hz", "preemphasis")
+LEVELS = ("num_mel_bins", "window_ms", "window", "low_freq_hz", "high_freq_hz", "preemphasis")
 """Of `features`: what the mean and the deviation of the data depend on."""
 
 
