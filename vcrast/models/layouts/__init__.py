@@ -60,18 +60,42 @@ def read_model(path: Path, wishes: Wishes) -> Foreign:
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: damaged, a pickle of more than data, a layout that is not known, or sizes that do not go together.
+        ValueError: damaged, a pickle of more than data, or as `read_layout`.
     """
     if wishes.kind is not None and wishes.kind not in KINDS:
         raise ValueError(f"--kind {wishes.kind}: {suggest(wishes.kind, KINDS)}")
     file = find_file(path)
     tensors, around = read_tensors(file)
-    where, found = str(path), recognise(tensors, str(path))
+    configs = configs_beside(file) if is_huggingface(tensors) else ({}, {})
+    return read_layout(tensors, wishes, str(path), around=around, configs=configs)
+
+
+def read_layout(
+    tensors: Weights,
+    wishes: Wishes,
+    where: str,
+    *,
+    around: Mapping[str, Any] | None = None,
+    configs: tuple[Mapping[str, Any], Mapping[str, Any]] = ({}, {}),
+) -> Foreign:
+    """The tensors of a checkpoint in our terms.
+
+    Args:
+        tensors: by their names.
+        wishes: of the user.
+        where: beginning of messages.
+        around: what else the checkpoint holds.
+        configs: `config.json` and `preprocessor_config.json` of Hugging Face.
+
+    Raises:
+        ValueError: a layout that is not known, or tensors or sizes that do not go together.
+    """
+    found = recognise(tensors, where)
     kind = wishes.kind or found
-    if (kind in BY_TIMM) != (found in BY_TIMM) or (kind not in BY_TIMM and kind != found):
+    if kind != found and not {kind, found} <= BY_TIMM.keys():
         raise ValueError(f"{where}: has the names of {KINDS[found]}; leave --kind {kind} out")
     if kind == "huggingface":
-        return read_huggingface(tensors, wishes, where, *configs_beside(file))
+        return read_huggingface(tensors, wishes, where, *configs)
     if kind == "mae_ast":
         return read_mae_ast(tensors, wishes, where, around)
     return BY_TIMM[kind](tensors, wishes, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,16 @@ KNOWN = {
 SAMPLE_RATE, NUM_MEL_BINS = 16000, 128
 MULTILABEL = (527,)
 """Numbers of classes, AudioSet's, of which a clip may have several."""
+
+KERNEL = "patch_embed.proj.weight"
+SHAPES = {
+    r"(cls|dist)_token": (1, 1, "width"),
+    "pos_embed": (1, "N", "width"),
+    r"patch_embed\.proj\.weight": ("width", "C", "h", "w"),
+    r"blocks\.\d+\.(attn\.(qkv|q|k|v|proj|out)|(mlp\.)?fc[12])\.weight": ("rows", "columns"),
+    r"(blocks|norm)\..*|.*\.bias": ("numbers",),
+}
+"""Shapes by patterns of names; a word is a number above 0 that is not known, `width` is the encoder's."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ def make_head(layers: Sequence[tuple[Weights, Any]], width: int, where: str) -> 
     built: OrderedDict[str, nn.Module] = OrderedDict()
     for number, (tensors, eps) in enumerate(layers):
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-        outputs, inputs = shapes["weight"][0], shapes["weight"][-1]
+        outputs, inputs = (shapes.get("weight") or (0,))[0], (shapes.get("weight") or (0,))[-1]
         weight = (outputs, inputs) if eps is None else (inputs,)
         if shapes not in ({"weight": weight, "bias": (outputs,)}, {"weight": weight}) or inputs != width:
             raise ValueError(f"{where}: a layer of its classifier has {shapes}, the vector before it is {width} wide")
@@ -179,6 +190,38 @@ def make_head(layers: Sequence[tuple[Weights, Any]], width: int, where: str) -> 
         layer.load_state_dict(tensors)
         built[str(number)], width = layer, outputs
     return nn.Sequential(built)
+
+
+def check_shapes(weights: Weights, needed: Sequence[str], where: str) -> int:
+    """Refuse tensors of a rank that none of their name has, or a file without one that is needed.
+
+    Args:
+        weights: of the encoder, by timm's names or our own.
+        needed: names without which no size can be told.
+        where: beginning of messages.
+
+    Returns:
+        D, the width.
+
+    Raises:
+        ValueError: names the first such tensor.
+    """
+    for name in (KERNEL, *needed):
+        if name not in weights:
+            raise ValueError(f"{where}: no {name}; give the whole checkpoint of one model")
+    width = weights[KERNEL].shape[0] if weights[KERNEL].ndim == 4 else 0
+    for name, value in weights.items():
+        expected = next((shape for pattern, shape in SHAPES.items() if re.fullmatch(pattern, name)), None)
+        if expected is None:
+            continue
+        sizes = [width if size == "width" else size for size in expected]
+        pairs = zip(sizes, value.shape, strict=False)
+        if value.ndim != len(sizes) or any(n < 1 if isinstance(size, str) else n != size for size, n in pairs):
+            shown = ", ".join(map(str, sizes)) + ("," if len(sizes) == 1 else "")
+            raise ValueError(
+                f"{where}: {name} is {tuple(value.shape)}, not ({shown}) as in the checkpoint of one model"
+            )
+    return width
 
 
 def part(weights: Weights, prefix: str) -> Weights:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vcrast.models.layouts.base import Foreign, Wishes, find_patches, heads_of, make_head, part
+from vcrast.models.layouts.base import Foreign, Wishes, check_shapes, find_patches, heads_of, make_head, part
 from vcrast.models.layouts.reading import CONFIG, read_json
 from vcrast.models.timm_weights import ImageGrid, Weights
 
@@ -89,7 +89,8 @@ def read_huggingface(
     named = {name: our_name(name) for name in inside}
     weights = {own: inside[name] for name, own in named.items() if own is not None}
     rest = {name: inside[name] for name, own in named.items() if own is None}
-    kernel = weights["patch_embed.proj.weight"]
+    needed = ["cls_token", "dist_token", "pos_embed", "blocks.0.fc1.weight"]
+    width, kernel = check_shapes(weights, needed, where), weights["patch_embed.proj.weight"]
     setup = {**DEFAULTS, **config}
     if setup["hidden_act"] != "gelu":
         raise ValueError(
@@ -100,7 +101,7 @@ def read_huggingface(
     ):  # fmt: skip
         if config and told != found:
             raise ValueError(f"{where}: {CONFIG} says {what} {told}, the weights {found}; they are of two models")
-    width, size = kernel.shape[0], (kernel.shape[3], kernel.shape[2])
+    size = (kernel.shape[3], kernel.shape[2])
     told = Wishes(
         num_frames=wishes.num_frames or setup["max_length"], num_mel_bins=wishes.num_mel_bins or setup["num_mel_bins"],
         patch_stride=wishes.patch_stride or (setup["time_stride"], setup["frequency_stride"]),

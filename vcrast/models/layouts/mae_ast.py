@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vcrast.models.layouts.base import KNOWN, NUM_MEL_BINS, Foreign, Pair, Wishes, heads_of
+from vcrast.models.layouts.base import KNOWN, NUM_MEL_BINS, Foreign, Pair, Wishes, check_shapes, heads_of
 from vcrast.models.timm_weights import Weights
 
 FIRST = "encoder.layers.0.self_attn.k_proj.weight"
@@ -47,26 +47,18 @@ def read_mae_ast(tensors: Weights, wishes: Wishes, where: str, around: Mapping[s
         raise ValueError(f"{where}: norms each patch before it is embedded (layer_norm), which an AST does not")
     size = patch_size(kernel, wishes, setup, where)
     num_frames, num_mel_bins = wishes.num_frames or next(iter(KNOWN)), wishes.num_mel_bins or NUM_MEL_BINS
-    grid = num_frames // size[0], num_mel_bins // size[1]
-    width = kernel.shape[0]
+    grid, width = (num_frames // size[0], num_mel_bins // size[1]), kernel.shape[0]
     weights = {
         "patch_embed.proj.weight": kernel.reshape(width, 1, *size),
         "patch_embed.proj.bias": tensors.get(f"{PATCHES}.bias", kernel.new_zeros(width)),
-        "embed_norm.weight": tensors["encoder.layer_norm.weight"],
-        "embed_norm.bias": tensors["encoder.layer_norm.bias"],
         "pos_embed.table": sinusoids(grid[0] * grid[1], width).reshape(*grid, width),
+        **renamed(tensors, where),
     }
-    blocks = {name: value for name, value in tensors.items() if name.startswith("encoder.layers.")}
-    for name, value in blocks.items():
-        number, _, inside = name.removeprefix("encoder.layers.").partition(".")
-        found = next((own + inside[len(theirs) :] for theirs, own in NAMES.items() if inside.startswith(theirs)), None)
-        if found is None:
-            raise ValueError(f"{where}: {name} is a part that an AST does not have; not MAE-AST's layout")
-        weights[f"blocks.{number}.{found}"] = value
+    check_shapes(weights, ["blocks.0.fc1.weight"], where)
     options = {
         "name": "ast", "embed_dim": width, "num_heads": heads_of(width, wishes, where),
-        "depth": len({name.split(".")[2] for name in blocks}),
-        "mlp_ratio": len(tensors["encoder.layers.0.fc1.weight"]) / width, "patch_size": list(size),
+        "depth": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
+        "mlp_ratio": len(weights["blocks.0.fc1.weight"]) / width, "patch_size": list(size),
         "positions": "learned", "positions_stride": list(size), "patch_stride": list(size), "class_tokens": 0,
         "pool": "mean", "norms": "post", "norm_eps": EPS, "num_frames": num_frames, "num_mel_bins": num_mel_bins,
     }  # fmt: skip
@@ -76,6 +68,28 @@ def read_mae_ast(tensors: Weights, wishes: Wishes, where: str, around: Mapping[s
         "mae_ast", options, weights, None, front={"window": "povey", **front}, notes=notes,
         beside={name: value for name, value in tensors.items() if not name.startswith(taken)},
     )  # fmt: skip
+
+
+def renamed(tensors: Weights, where: str) -> Weights:
+    """The encoder's blocks and first norm by our names.
+
+    Raises:
+        ValueError: a part of a block that an AST does not have.
+    """
+    own = {}
+    for name, value in tensors.items():
+        if not name.startswith("encoder."):
+            continue
+        inside = name.removeprefix("encoder.")
+        number, _, layer = inside.removeprefix("layers.").partition(".")
+        found = next((ours + layer[len(theirs) :] for theirs, ours in NAMES.items() if layer.startswith(theirs)), None)
+        if inside.startswith("layer_norm."):
+            own[f"embed_norm.{inside.removeprefix('layer_norm.')}"] = value
+        elif found is not None and inside.startswith("layers."):
+            own[f"blocks.{number}.{found}"] = value
+        else:
+            raise ValueError(f"{where}: {name} is a part that an AST does not have; not MAE-AST's layout")
+    return own
 
 
 def settings(around: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,7 +107,7 @@ def patch_size(kernel: Tensor, wishes: Wishes, setup: Mapping[str, Any], where: 
     """
     told = setup.get("ast_kernel_size_time"), setup.get("ast_kernel_size_chan")
     size = wishes.patch_size or ((int(told[0]), int(told[1])) if told[0] and told[1] else (16, 16))
-    if kernel.ndim != 2 or kernel.shape[1] != size[0] * size[1]:
+    if kernel.ndim != 2 or not kernel.numel() or kernel.shape[1] != size[0] * size[1]:
         raise ValueError(
             f"{where}: {PATCHES} {tuple(kernel.shape)} is not of patches of {list(size)}; say --patch-size"
         )

@@ -7,11 +7,13 @@ from typing import Any
 
 from vcrast.models.block import NORM_EPS
 from vcrast.models.layouts.base import (
+    KERNEL,
     KNOWN,
     NUM_MEL_BINS,
     Foreign,
     Pair,
     Wishes,
+    check_shapes,
     find_patches,
     heads_of,
     make_head,
@@ -19,7 +21,6 @@ from vcrast.models.layouts.base import (
 )
 from vcrast.models.timm_weights import ImageGrid, Weights, refuse_unsupported
 
-KERNEL = "patch_embed.proj.weight"
 ENCODER = re.compile(
     r"(cls_token|dist_token|reg_token|pos_embed$|patch_embed\.|blocks\.|norm\.|norm_pre\.|rope|layers\.)"
 )
@@ -45,12 +46,7 @@ def split(tensors: Weights, where: str) -> tuple[Weights, Weights, bool]:
     own = {name: value for name, value in part(tensors, prefix).items() if ENCODER.match(name)}
     kept = {prefix + name for name in own}
     rest = {name.removeprefix(prefix).removeprefix(outer): value for name, value in tensors.items() if name not in kept}
-    kernel = own[KERNEL]
-    if kernel.ndim != 4 or "pos_embed" not in own or own["pos_embed"].ndim != 3:
-        raise ValueError(f"{where}: {KERNEL} of shape {tuple(kernel.shape)}, and no positions (1, N, D) beside it")
-    if kernel.shape[0] != own["pos_embed"].shape[2]:
-        shapes = f"{KERNEL} {tuple(kernel.shape)} and pos_embed {tuple(own['pos_embed'].shape)}"
-        raise ValueError(f"{where}: {shapes} do not go together; the file is of no one model")
+    check_shapes(own, ["pos_embed", "blocks.0.mlp.fc1.weight"], where)
     refuse_unsupported(own, where)
     return own, rest, in_v
 
@@ -70,9 +66,7 @@ def sizes(own: Weights, size: Pair, wishes: Wishes, where: str) -> dict[str, Any
     """Options of the AST that the shapes tell."""
     width = own[KERNEL].shape[0]
     blocks = {match[1] for name in own if (match := re.match(r"blocks\.(\d+)\.", name))}
-    hidden = own.get("blocks.0.mlp.fc1.weight")
-    if hidden is None or hidden.ndim != 2:
-        raise ValueError(f"{where}: no blocks.0.mlp.fc1.weight; give the checkpoint of a vision transformer")
+    hidden = own["blocks.0.mlp.fc1.weight"]
     return {
         "name": "ast", "embed_dim": width, "depth": len(blocks), "num_heads": heads_of(width, wishes, where),
         "mlp_ratio": hidden.shape[0] / width, "patch_size": list(size), "positions": "learned",
