@@ -1,4 +1,4 @@
-"""Check that no tensor of a foreign checkpoint, left out or of another shape, breaks the import."""
+"""Check that no tensor of a foreign checkpoint, left out or reshaped, breaks an import."""
 
 import pytest
 import torch
