@@ -80,7 +80,12 @@ def cpu_seconds(run: Planned, out: Path) -> float:
     (out / run.name).parent.mkdir(parents=True, exist_ok=True)
     with (out / f"{run.name}.log").open("wb") as log:
         process = start(run, out, log)
-        _, status, used = os.wait4(process.pid, 0)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise ValueError(f"{run.name}: ended with {process.returncode}, see {out / run.name}.log")
@@ -144,7 +149,7 @@ def run_all(runs: Sequence[Planned], out: Path, jobs: int) -> list[str]:
     """Run them, some at a time; returns the names of those that failed.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after all have saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after all have saved.
     """
     waiting, going, failed = list(runs), dict[Planned, subprocess.Popen[bytes]](), []
     try:
@@ -184,14 +189,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def interrupt(*_: object) -> None:
+    """Let a request to end be what Ctrl-C is."""
+    raise KeyboardInterrupt
+
+
 def main(argv: list[str] | None = None) -> int:
     """Plan, run, compare."""
     arguments = parse(argv)
-    plan = make_plan(arguments)
-    for name, steps in plan["steps"].items():
-        print(f"{name}: {steps} steps of {plan['seconds_a_step'][name]:.2f} s", flush=True)
-    runs = runs_of(plan, arguments.seeds)
+    signal.signal(signal.SIGTERM, interrupt)  # else the runs would go on without it
     try:
+        plan = make_plan(arguments)
+        for name, steps in plan["steps"].items():
+            print(f"{name}: {steps} steps of {plan['seconds_a_step'][name]:.2f} s", flush=True)
+        runs = runs_of(plan, arguments.seeds)
         failed = run_all(runs, arguments.out, arguments.jobs)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on in {arguments.out}", file=sys.stderr)
