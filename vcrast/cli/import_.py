@@ -6,6 +6,7 @@ import argparse
 import csv
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Options = Mapping[str, Any]
+SAMPLE_RATE = 16000  # of recipes, Hz
 LAYOUTS = ("ast", "ssast", "audiomae", "mae_ast", "huggingface", "vit")
 
 
@@ -81,9 +84,32 @@ def run(arguments: argparse.Namespace) -> int:
         sample_rate=features["sample_rate"], clip_duration_s=duration_s(features, foreign.options["num_frames"]),
         pad=arguments.pad, meta={"imported": where, "kind": foreign.kind, "source_sha256": digest},
     )  # fmt: skip
+    words = run_words(encoder.options, to_plain(usual.model, "model"), features, to_plain(usual.features, "features"))
+    log.info("%s: a run takes it by model.checkpoint=%s %s", where, arguments.out, " ".join(words))
     for name in (WEIGHTS, DESCRIPTION):
         print(arguments.out / name)
     return 0
+
+
+def run_words(model: Options, usual: Options, features: Options, usual_features: Options) -> list[str]:
+    """The settings under which a run builds such an encoder and front end, besides what is usual."""
+    from vcrast.models.description import SIZES, option_with
+
+    named = option_with(model)
+    sizes = [f"model={named}"] if named else [f"model.{key}={model[key]}" for key in SIZES if model[key] != usual[key]]
+    others = ("patch_size", "positions", "positions_stride", "class_tokens", "pool", "norms", "norm_eps")
+    words = [f"model.{key}={worded(model[key])}" for key in others if model[key] != usual[key]]
+    if model["patch_stride"] != model["patch_size"]:
+        words.append(f"finetune.patch_stride={worded(model['patch_stride'])}")
+    if features["sample_rate"] != SAMPLE_RATE:
+        words.append(f"data.sample_rate={features['sample_rate']}")
+    changed = [key for key in usual_features if features[key] != usual_features[key]]
+    return [*sizes, *words, *(f"features.{key}={features[key]}" for key in changed)]
+
+
+def worded(value: Any) -> str:
+    """A value as the command line takes it."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def wishes_of(arguments: argparse.Namespace) -> Wishes:
@@ -95,9 +121,10 @@ def wishes_of(arguments: argparse.Namespace) -> Wishes:
     """
     from vcrast.models.layouts.base import Wishes
 
-    for option, value in (("frames", arguments.frames), ("heads", arguments.heads), ("rate", arguments.rate)):
+    for option in ("frames", "heads", "rate", "mel_bins"):
+        value = getattr(arguments, option)
         if value is not None and value < 1:
-            raise ValueError(f"--{option} {value}: must be at least 1")
+            raise ValueError(f"--{option.replace('_', '-')} {value}: must be at least 1")
     if (arguments.mean is None) != (arguments.std is None):
         raise ValueError(f"--mean {arguments.mean} --std {arguments.std}: give both, or neither")
     return Wishes(
@@ -165,7 +192,7 @@ def front_end(foreign: Foreign, wishes: Wishes, usual: dict[str, Any], where: st
     elif "mean" in told:
         mean, std, origin = told["mean"], told["std"], "as the file says"
     else:
-        mean, std, origin = known.mean, known.std, f"{known.data}'s as the AST has it; --mean and --std set others"
+        mean, std, origin = known.mean, known.std, f"of {known.data}, as the AST has it; --mean and --std set others"
     features = {
         **usual, "num_mel_bins": foreign.options["num_mel_bins"], "window": told.get("window", usual["window"]),
         "sample_rate": wishes.sample_rate or told.get("sample_rate", SAMPLE_RATE), "mean": mean, "std": std,

@@ -94,6 +94,8 @@ def read_layout(
     kind = wishes.kind or found
     if kind != found and not {kind, found} <= BY_TIMM.keys():
         raise ValueError(f"{where}: has the names of {KINDS[found]}; leave --kind {kind} out")
+    if wishes.patch_size is not None and kind != "mae_ast":
+        raise ValueError(f"{where}: its weights tell the size of a patch; leave --patch-size out")
     if kind == "huggingface":
         return read_huggingface(tensors, wishes, where, *configs)
     if kind == "mae_ast":

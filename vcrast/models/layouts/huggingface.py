@@ -110,7 +110,7 @@ def read_huggingface(
     numbers = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     options = {
         "name": "ast", "embed_dim": width, "depth": len(numbers), "patch_size": list(size), "positions": "learned",
-        "num_heads": setup["num_attention_heads"] if config else heads_of(width, wishes, where),
+        "num_heads": heads_of(width, wishes, where) if wishes.num_heads or not config else setup["num_attention_heads"],
         "mlp_ratio": len(weights["blocks.0.fc1.weight"]) / width, "class_tokens": 2, "pool": "class", "norms": "pre",
         "norm_eps": float(setup["layer_norm_eps"]), "positions_stride": list(patches.stride),
         "patch_stride": list(patches.stride), "num_frames": patches.num_frames, "num_mel_bins": patches.num_mel_bins,
