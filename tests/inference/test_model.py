@@ -165,7 +165,7 @@ def test_bad_sounds_are_refused(tmp_path, wav, message):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"pad": "zero"}, "pad='zero': choose from model, repeat, silence"),
+        ({"pad": "zero"}, r"pad='zero': did you mean zeros\? choose from model, repeat, silence, zeros"),
         ({"layout": "chanels"}, "layout='chanels': did you mean channels"),
         ({"sample_rate": 44.1}, "sample_rate=44.1: must be a number in Hz"),
         ({"sample_rate": "16k"}, "sample_rate='16k'"),

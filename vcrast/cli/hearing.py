@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vcrast.inference.pieces import Piece
     from vcrast.models.backbone import Tokens
 
-PADS = ("silence", "repeat", "model")
+PADS = ("silence", "repeat", "zeros", "model")
 
 
 def add_options(parser: argparse.ArgumentParser, *, stages: str) -> None:
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser, *, stages: str) -> None:
     add_model_options(how, stages=stages)
     how.add_argument(
         "--pad", choices=PADS, default="model",
-        help="what fills short sounds: silence behind them, the sound again, or as in training (default)",
+        help="what fills short sounds: silence, the sound again, zeros in the filterbank, or as the model learnt",
     )  # fmt: skip
 
 

@@ -44,8 +44,8 @@ def add_parser(subparsers: Any) -> None:
     group.add_argument("--rate", type=int, metavar="HZ", help="of the waveforms, 16000 by default")
     group.add_argument("--mean", type=float, help="of the data's log-mel energies; with --std")
     group.add_argument("--std", type=float)
-    fill = "what fills shorter clips (default silence)"
-    group.add_argument("--pad", choices=("silence", "repeat"), default="silence", help=fill)
+    fill = "what fills shorter clips; zeros in the filterbank, as the AST, if left out (silence: mae_ast, vit)"
+    group.add_argument("--pad", choices=("zeros", "silence", "repeat"), help=fill)
     parser.set_defaults(run=run)
 
 
@@ -79,10 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
         log.warning("note: %s: %s", where, note)
     features = front_end(foreign, wishes, to_plain(usual.features, "features"), where)
     labels, multilabel = classes_of(foreign, wishes, where)
+    pad = arguments.pad or ("zeros" if foreign.zero_filled else "silence")
     export(
         arguments.out, encoder=encoder, features=features, labels=labels, multilabel=multilabel, head=foreign.head,
         sample_rate=features["sample_rate"], clip_duration_s=duration_s(features, foreign.options["num_frames"]),
-        pad=arguments.pad, meta={"imported": where, "kind": foreign.kind, "source_sha256": digest},
+        pad=pad, meta={"imported": where, "kind": foreign.kind, "source_sha256": digest},
     )  # fmt: skip
     words = run_words(encoder.options, to_plain(usual.model, "model"), features, to_plain(usual.features, "features"))
     log.info("%s: a run takes it by model.checkpoint=%s %s", where, arguments.out, " ".join(words))

@@ -188,6 +188,18 @@ class Fbank(nn.Module):
         """(B, S) waveforms -> (B, T, F) normalised filterbanks, or (B, 4, T, F)."""
         return self.channels(self.normalize(self.log_mel(self.power(wavs))))
 
+    def zero_filled(self, wavs: Tensor) -> Tensor:
+        """As `forward`, of sounds (B, S) that may be shorter than S: NaN behind their end.
+
+        Frames that are not wholly of the sound are 0 before normalisation, which is louder than the average: so the AST
+        fills short clips, and what its authors published learnt with that.
+        """
+        lengths = (~wavs.isnan()).sum(dim=1)
+        fbank = self.log_mel(self.power(wavs.nan_to_num()))
+        whole = (lengths - self.window_samples).div(self.shift_samples, rounding_mode="floor") + 1
+        behind = torch.arange(fbank.shape[1], device=fbank.device) >= whole.unsqueeze(1)
+        return self.channels(self.normalize(fbank.masked_fill(behind.unsqueeze(2), 0.0)))
+
 
 def by_blocks(work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
     """`work` on (B, T, n) a few clips at a time on a CPU, at once elsewhere; each clip's result is the same.

@@ -54,7 +54,7 @@ class Model:
         labels: class names, in the order of the scores.
         sample_rate: of the waveforms, Hz.
         num_samples: that the model hears at once; `clip_duration_s` is the same in s.
-        pad: what fills shorter clips: `silence` behind them, or `repeat`.
+        pad: what fills shorter clips: `silence` behind them, `repeat`, or `zeros`: in the filterbank, as the AST does.
         meta: recipe, fold and seed of the run.
     """
 
@@ -87,7 +87,9 @@ class Model:
         weights = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
         origin = ", ".join(f"{key} {meta[key]}" for key in ("recipe", "fold", "seed", "stage") if key in meta)
         origin += f", the mean of {len(meta['averaged'])} models" if "averaged" in meta else ""
-        shorter = "repeated" if self.pad == "repeat" else "followed by silence"
+        shorter = {"repeat": "repeated", "zeros": "followed by zeros in the filterbank"}.get(
+            self.pad, "followed by silence"
+        )
         names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
         classes = f"{len(self.labels)} classes, {'any number' if self.multilabel else 'one'} a sound: {names}"
         lines = [
@@ -120,7 +122,7 @@ class Model:
             wav: one sound, or several (see the class).
             sample_rate: of samples given as an array, Hz; None takes the model's, and says so. Files know theirs.
             layout: of a 2-D array: `channels` or `batch` (see the class).
-            pad: what fills short clips: `silence`, `repeat`, or `model`, which is what None means.
+            pad: what fills short clips: `silence`, `repeat`, `zeros`, or `model`, which is what None means.
             batch_size: windows that are computed at once.
 
         Returns:
@@ -282,7 +284,7 @@ class Model:
         )  # fmt: skip
 
     def windows(self, clip: Tensor, *, pad: str | None = None) -> Tensor:
-        """(S,) -> (W, num_samples): padded, or cut into windows spread evenly from beginning to end."""
+        """(S,) -> (W, num_samples): padded (`zeros`: by NaN), or cut into windows spread evenly over its length."""
         return torch.stack(list(self.cutter(pad).windows(clip)))
 
     def cutter(self, pad: str | None = None) -> Cutter:
@@ -293,10 +295,11 @@ class Model:
         self, pieces: Iterable[Piece], of_tokens: Callable[[Tokens], Tensor], *, cutter: Cutter, batch_size: int
     ) -> Iterator[tuple[Piece, Tensor]]:
         """Yield each piece with `of_tokens` of its windows, (W, ...) on the CPU; see `Cutter.heard`."""
+        fbank = self.features.zero_filled if cutter.pad == "zeros" else self.features
 
         @torch.no_grad()
         def batch_result(windows: Tensor) -> Tensor:
-            return of_tokens(self.encoder(self.features(windows.to(self.device)))).float().cpu()
+            return of_tokens(self.encoder(fbank(windows.to(self.device)))).float().cpu()
 
         return cutter.heard(pieces, batch_result, batch_size=batch_size)
 

@@ -15,7 +15,10 @@ from vcrast.data.dataset import fit
 from vcrast.data.padding import MUCH
 from vcrast.data.windows import hop_starts, window_starts
 
-FILLED = {"silence": "silence behind them", "repeat": "the sounds repeated"}
+FILLED = {
+    "silence": "silence behind them", "repeat": "the sounds repeated",
+    "zeros": "zeros in the filterbank behind them, as the AST has it",
+}  # fmt: skip
 """Ways to fill short sounds, in words."""
 LEAST_S = 1e-6  # a frame that rounding has left of the window before
 
@@ -50,7 +53,7 @@ class Cutter:
     Args:
         num_samples: that the model hears at once.
         sample_rate: Hz.
-        pad: `silence` or `repeat`.
+        pad: `silence`, `repeat` or `zeros`, which marks by NaN what `Fbank.zero_filled` fills.
     """
 
     def __init__(self, num_samples: int, sample_rate: int, pad: str) -> None:
@@ -102,7 +105,10 @@ class Cutter:
     def windows(self, wav: Tensor) -> Iterator[Tensor]:
         """(S,) -> windows (num_samples,) spread evenly from beginning to end; a short sound is padded to one."""
         if len(wav) < self.num_samples:
-            yield torch.from_numpy(fit(wav.numpy(), self.num_samples, self.pad))
+            window = torch.from_numpy(fit(wav.numpy(), self.num_samples, self.pad))
+            if self.pad == "zeros":
+                window[len(wav) :] = torch.nan
+            yield window
             return
         for start in window_starts(len(wav), self.num_samples):
             yield wav[start : start + self.num_samples]
@@ -153,7 +159,7 @@ class Cutter:
         return (
             f"{100 * share:.0f} % of the sounds' time is padding ({FILLED[self.pad]}): the model hears windows of "
             f"{self.num_samples / self.sample_rate:g} s, half of the sounds are no longer than {median_s:.2g} s; "
-            f"results may be poor, compare with pad={'silence' if self.pad == 'repeat' else 'repeat'}"
+            f"results may be poor, compare with pad={'repeat' if self.pad == 'silence' else 'silence'}"
         )
 
 

@@ -69,7 +69,7 @@ def export(
         head: the classifier, on the clip's vector or a `TokenHead`; None after pretraining alone.
         sample_rate: of the waveforms, Hz.
         clip_duration_s: what the model was trained on.
-        pad: how shorter clips are filled, `silence` or `repeat`.
+        pad: how shorter clips are filled, `silence`, `repeat` or `zeros`.
         meta: whatever else a reader may want to know; plain data.
 
     Raises:

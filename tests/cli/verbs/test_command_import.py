@@ -1,4 +1,4 @@
-"""Check `vcrast import` as a user meets it: what other verbs make of the model, mistakes in one line."""
+"""Check `vcrast import`: what other verbs make of the model, mistakes in one line."""
 
 import json
 import shlex
@@ -50,7 +50,9 @@ def test_every_verb_takes_the_model(ast, sounds, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out / 'weights.safetensors'}\n{out / 'model.json'}\n"
     model = load(out)
     assert (model.labels, model.meta["imported"], model.meta["kind"]) == (NAMES, str(ast), "ast")
+    assert model.pad == "zeros"
     assert main(["predict", str(out), str(sounds)]) == 0
+    assert main(["predict", str(out), str(sounds), "--pad", "repeat"]) == 0
     assert main(["embed", str(out), str(sounds), "--out", str(tmp_path / "x.npz")]) == 0
     data = ["data=folder", f"data.root={sounds}", "--out", str(tmp_path / "scores")]
     assert main(["evaluate", str(out), *data]) == 0
@@ -142,6 +144,11 @@ def test_labels_of_a_model_without_classifier_are_refused(tmp_path, capsys):
     assert "has no classifier; leave --labels and --multilabel out" in capsys.readouterr().err
     assert bring(tmp_path / "ast.pth") == 0
     assert load(tmp_path / "out").head is None
+
+
+def test_short_sounds_may_be_filled_otherwise(ast, tmp_path):
+    assert bring(ast, "--pad", "repeat") == 0
+    assert load(tmp_path / "out").pad == "repeat"
 
 
 def test_another_model_in_the_folder_stays(ast, tmp_path, capsys):

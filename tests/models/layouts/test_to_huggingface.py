@@ -23,14 +23,14 @@ from vcrast.models.export import read_description
 FIT = {"class_tokens": 2, "pool": "class", "patch_size": [16, 16], "num_mel_bins": 128, "num_frames": 128}
 
 
-def write(folder, *, head="both", eps=1e-6, features=None, **options):
+def write(folder, *, head="both", eps=1e-6, features=None, pad="silence", **options):
     """An exported AST that transformers can express, unless `options` say otherwise."""
     torch.manual_seed(1)
     encoder = draw(make_ast(**{**FIT, **options}))
     layers = {"both": [nn.LayerNorm(16, eps=eps), nn.Linear(16, 3)], "linear": [nn.Linear(16, 3)], None: None}[head]
     found = {
         "features": {**shipped("features/fbank"), "mean": -4.0, "std": 3.0, **(features or {})},
-        "sample_rate": 16000, "clip_duration_s": (127 * 160 + 400) / 16000,
+        "sample_rate": 16000, "pad": pad, "clip_duration_s": (127 * 160 + 400) / 16000,
     }  # fmt: skip
     write_model(folder, encoder=encoder, head=None if layers is None else draw(nn.Sequential(*layers)), **found)
     return load(folder)
@@ -106,20 +106,25 @@ def test_the_feature_extractor_hears_what_we_hear(tmp_path, esc10_root):
         torch.testing.assert_close(torch.tensor([found[name] for name in ours.labels]), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("length", [8000, 60000])
-def test_short_and_long_sounds_are_cut_and_filled_each_in_its_way(tmp_path, length):
+@pytest.mark.parametrize("length", [200, 400, 8000, 20715])
+def test_short_sounds_are_filled_with_zeros_as_there(tmp_path, length):
     transformers = pytest.importorskip("transformers", reason="needs transformers")
-    ours = write(tmp_path / "ours")
+    ours = write(tmp_path / "ours", pad="zeros")
     for_transformers(tmp_path / "ours", tmp_path / "hf")
     extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "hf")
+    theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "hf").eval()
     sound = (0.1 * np.random.default_rng(0).standard_normal(length)).astype(np.float32)
-    theirs = extractor(sound, sampling_rate=16000, return_tensors="pt").input_values[0]
-    ours_first = ours.features(ours.windows(torch.from_numpy(sound)))[0]
-    same = min(128, 1 + (length - 400) // 160)  # frames that both have of the sound
-    torch.testing.assert_close(theirs[:same], ours_first[:same], atol=1e-3, rtol=0)
-    if same < 128:
-        assert theirs[same:].unique().tolist() == pytest.approx([4 / 6])  # 0 before (x - mean) / (2 std)
-        assert float(ours_first[-1].max()) == pytest.approx((np.log(2.0**-23) + 4) / 6, abs=1e-5)  # silence
+    if length < 400:  # transformers has nothing to compute of less than one window
+        fbank = torch.full((1, 128, 128), 4 / 6)  # 0 before (x - mean) / (2 std)
+    else:
+        fbank = extractor(sound, sampling_rate=16000, return_tensors="pt").input_values
+    found = ours.features.zero_filled(ours.windows(torch.from_numpy(sound)))
+    torch.testing.assert_close(found, fbank, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        expected = theirs(fbank).logits.softmax(dim=1)[0]
+    scored = ours.predict(sound, 16000)
+    torch.testing.assert_close(torch.tensor([scored[name] for name in ours.labels]), expected, atol=1e-4, rtol=0)
+    assert ours.predict(sound, 16000, pad="silence") != scored
 
 
 REFUSED = {
@@ -145,6 +150,15 @@ def test_what_transformers_cannot_express_is_one_line(tmp_path, capsys, options,
     assert not setting or f"; a run with {setting} can be written" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "hf").exists()
+
+
+def test_what_transformers_does_otherwise_is_said(tmp_path, capsys):
+    for pad in ("silence", "zeros"):
+        write(tmp_path / pad, pad=pad)
+        for_transformers(tmp_path / pad, tmp_path / f"hf_{pad}")
+        said = capsys.readouterr().err
+        assert "its feature extractor takes the first frames of a longer sound" in said
+        assert ("as vcrast does with pad=zeros alone" in said) is (pad == "silence")
 
 
 def test_another_eps_of_the_classifier_is_said(tmp_path, capsys):

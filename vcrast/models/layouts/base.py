@@ -92,6 +92,7 @@ class Foreign:
         front: keywords of the front end that the file tells: `sample_rate`, `mean`, `std`, `window`.
         mask_token: (D,), what pretraining put in place of hidden patches.
         beside: tensors that are left out.
+        zero_filled: short clips were filled with zeros in the filterbank.
         notes: what the user must know.
     """
 
@@ -105,6 +106,7 @@ class Foreign:
     front: dict[str, Any] = field(default_factory=dict)
     mask_token: Tensor | None = None
     beside: Weights = field(default_factory=dict)
+    zero_filled: bool = True
     notes: list[str] = field(default_factory=list)
 
 

@@ -65,7 +65,7 @@ def read_mae_ast(tensors: Weights, wishes: Wishes, where: str, around: Mapping[s
     taken = (f"{PATCHES}.", "encoder.", "batch_norm.")
     front, notes = statistics(tensors)
     return Foreign(
-        "mae_ast", options, weights, None, front={"window": "povey", **front}, notes=notes,
+        "mae_ast", options, weights, None, front={"window": "povey", **front}, notes=notes, zero_filled=False,
         beside={name: value for name, value in tensors.items() if not name.startswith(taken)},
     )  # fmt: skip
 

@@ -75,10 +75,9 @@ def differences(description: Mapping[str, Any]) -> list[str]:
             f"the classifier's norm adds {other[0]:g} to the variance, transformers has one number for all norms, "
             f"{eps:g}: scores differ by rounding"
         )
-    notes.append(
-        "its feature extractor takes the first frames of a longer sound and fills a shorter one's filterbank with "
-        "zeros; vcrast averages windows and fills the sound"
-    )
+    notes.append("its feature extractor takes the first frames of a longer sound, where vcrast averages over windows")
+    if description["pad"] != "zeros":
+        notes.append("it fills a shorter sound's filterbank with zeros, as vcrast does with pad=zeros alone")
     return notes
 
 

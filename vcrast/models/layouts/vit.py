@@ -174,4 +174,4 @@ def read_vit(tensors: Weights, wishes: Wishes, where: str) -> Foreign:
     weights = {**own, **{name: value for name, value in rest.items() if name.startswith("fc_norm.")}}
     beside = {name: value for name, value in rest.items() if name not in weights}
     notes = ["an image model: its vectors mean nothing for sounds until it is finetuned"]
-    return Foreign("vit", options, weights, ImageGrid(side, side), beside=beside, notes=notes)
+    return Foreign("vit", options, weights, ImageGrid(side, side), beside=beside, notes=notes, zero_filled=False)
