@@ -97,7 +97,11 @@ def run_words(model: Options, usual: Options, features: Options, usual_features:
     from vcrast.models.description import SIZES, option_with
 
     named = option_with(model)
-    sizes = [f"model={named}"] if named else [f"model.{key}={model[key]}" for key in SIZES if model[key] != usual[key]]
+    sizes = (
+        [f"model={named}"]
+        if named
+        else [f"model.{key}={model[key]}" for key in SIZES if model.get(key) != usual.get(key)]
+    )
     others = ("patch_size", "positions", "positions_stride", "class_tokens", "pool", "norms", "norm_eps")
     words = [f"model.{key}={worded(model[key])}" for key in others if model[key] != usual[key]]
     if model["patch_stride"] != model["patch_size"]:
