@@ -97,11 +97,8 @@ def run_words(model: Options, usual: Options, features: Options, usual_features:
     from vcrast.models.description import SIZES, option_with
 
     named = option_with(model)
-    sizes = (
-        [f"model={named}"]
-        if named
-        else [f"model.{key}={model[key]}" for key in SIZES if model.get(key) != usual.get(key)]
-    )
+    own = [f"model.{key}={model[key]}" for key in SIZES if key in model and model[key] != usual[key]]
+    sizes = [f"model={named}"] if named else own
     others = ("patch_size", "positions", "positions_stride", "class_tokens", "pool", "norms", "norm_eps")
     words = [f"model.{key}={worded(model[key])}" for key in others if model[key] != usual[key]]
     if model["patch_stride"] != model["patch_size"]:
@@ -213,9 +210,9 @@ def front_end(foreign: Foreign, wishes: Wishes, usual: dict[str, Any], where: st
 
 
 def duration_s(features: dict[str, Any], num_frames: int) -> float:
-    """How long a clip of `num_frames` is, in s."""
+    """How long a sound of `num_frames` may be, in s, to the millisecond: none that has no more is cut into windows."""
     shift, window = (int(features["sample_rate"] * features[key] * 0.001) for key in ("frame_shift_ms", "window_ms"))
-    return float(((num_frames - 1) * shift + window) / features["sample_rate"])
+    return float((num_frames * shift + window - 1) * 1000 // features["sample_rate"] / 1000)
 
 
 def classes_of(foreign: Foreign, wishes: Wishes, where: str) -> tuple[list[str], bool]:

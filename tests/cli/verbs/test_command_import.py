@@ -76,6 +76,14 @@ def test_the_settings_that_are_logged_make_a_run_take_it(ast, tmp_path, caplog):
     assert taken
     assert all("38 of 38 tensors; left out: head (3 classes)" in line for line in taken)
     assert not [line for line in caplog.messages if "it was made with" in line or "not used" in line]
+    words = ["export", str(tmp_path / "run"), "--stage", "finetuned"]
+    assert main([*words, "--out", str(tmp_path / "model")]) == 0
+    assert main([*words, "--format", "hf", "--out", str(tmp_path / "hf")]) == 0  # and back to transformers
+    finetuned, wav = load(tmp_path / "model"), torch.randn(16000)
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
+    again = load(tmp_path / "again").embed(wav, 16000)
+    torch.testing.assert_close(again, finetuned.embed(wav, 16000), atol=1e-4, rtol=0)
+    assert load(tmp_path / "again").labels == finetuned.labels
 
 
 def test_labels_are_audiosets_table_or_lines(ast, tmp_path, capsys, caplog):

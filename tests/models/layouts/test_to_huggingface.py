@@ -19,6 +19,7 @@ from vcrast.cli.main import main
 from vcrast.config.compose import read_option
 from vcrast.inference import load
 from vcrast.models.export import read_description
+from vcrast.models.layouts.to_huggingface import refuse_other
 
 FIT = {"class_tokens": 2, "pool": "class", "patch_size": [16, 16], "num_mel_bins": 128, "num_frames": 128}
 
@@ -81,7 +82,8 @@ def test_there_and_back_is_the_same_model(tmp_path):
     back = load(tmp_path / "back")
     for part in ("encoder", "head"):
         torch.testing.assert_close(getattr(back, part).state_dict(), getattr(ours, part).state_dict(), rtol=0, atol=0)
-    assert (back.labels, back.num_samples, back.features.mean) == (ours.labels, ours.num_samples, ours.features.mean)
+    assert (back.labels, back.features.mean) == (ours.labels, ours.features.mean)
+    assert back.features.num_frames(back.num_samples) == ours.features.num_frames(ours.num_samples) == 128
 
 
 def real_clips(root):
@@ -150,6 +152,11 @@ def test_what_transformers_cannot_express_is_one_line(tmp_path, capsys, options,
     assert not setting or f"; a run with {setting} can be written" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "hf").exists()
+
+
+def test_another_backbone_is_refused():
+    with pytest.raises(ValueError, match="a model of name=htsat; transformers' AST is an ast alone"):
+        refuse_other({"model": {"name": "htsat"}, "features": shipped("features/fbank"), "head": None})
 
 
 def test_what_transformers_does_otherwise_is_said(tmp_path, capsys):
