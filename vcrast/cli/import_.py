@@ -6,6 +6,7 @@ import argparse
 import csv
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         pad=pad, meta={"imported": where, "kind": foreign.kind, "source_sha256": digest},
     )  # fmt: skip
     words = run_words(encoder.options, to_plain(usual.model, "model"), features, to_plain(usual.features, "features"))
-    log.info("%s: a run takes it by model.checkpoint=%s %s", where, arguments.out, " ".join(words))
+    log.info("%s: a run takes it by %s", where, shlex.join([f"model.checkpoint={arguments.out}", *words]))
     for name in (WEIGHTS, DESCRIPTION):
         print(arguments.out / name)
     return 0

@@ -111,6 +111,9 @@ def test_a_file_without_its_config_is_read_by_its_shapes(tmp_path):
         ({"hidden_act": "relu"}, "hidden_act relu"),
         ({"hidden_size": 48}, "says hidden_size 48, the weights 24; they are of two models"),
         ({"max_length": 900}, "positions of patches of [16, 16] fit no grid on 900 frames"),
+        ({"max_length": "long"}, "config.json says max_length 'long', where int is expected"),
+        ({"patch_size": [16, 8]}, "config.json says patch_size [16, 8], where int is expected"),
+        ({"layer_norm_eps": None}, "config.json says layer_norm_eps None, where float is expected"),
         ({"model_type": "vit"}, "of a model_type vit; only audio-spectrogram-transformer is read"),
     ],
 )
@@ -123,6 +126,18 @@ def test_a_config_that_does_not_fit_is_one_line(tmp_path, capsys, change, messag
     error = capsys.readouterr().err
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_odd_labels_are_left_and_an_odd_extractor_is_one_line(tmp_path, capsys):
+    transformers_ast(tmp_path / "hf", max_length=128)
+    config, sound = tmp_path / "hf" / "config.json", tmp_path / "hf" / "preprocessor_config.json"
+    told = json.loads(config.read_text())
+    for labels in ({"a": "dog", "1": "rain", "2": "sea"}, {"0": "dog"}, ["dog"], None):
+        config.write_text(json.dumps({**told, "id2label": labels, "patch_size": [16, 16]}))
+        assert imported(tmp_path / "hf", tmp_path / "out").labels == ("class 0", "class 1", "class 2")
+    sound.write_text(json.dumps({"mean": "-4"}))
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "out")]) == 2
+    assert "preprocessor_config.json says mean '-4', where float is expected" in capsys.readouterr().err
 
 
 def test_a_tensor_of_another_shape_is_one_line(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Check that a run with the settings that the import logs builds each layout's encoder."""
 
+import shlex
+
 import pytest
 import torch
 from foreign_weights import transformers_ast
@@ -27,7 +29,7 @@ def test_the_settings_that_are_logged_build_the_encoder(tmp_path, kind, caplog):
     with caplog.at_level("INFO"):
         assert main(["import", str(tmp_path / "x"), "--out", str(tmp_path / "out")]) == 0
     (said,) = [line for line in caplog.messages if "a run takes it by " in line]
-    words = said.partition("a run takes it by ")[2].split()
+    words = shlex.split(said.partition("a run takes it by ")[2])
     model = load(tmp_path / "out")
     config = compose(["recipe=demo", f"data.clip_duration_s={model.clip_duration_s}", *words])
     assert config.model["checkpoint"] == str(tmp_path / "out")

@@ -91,7 +91,7 @@ def read_huggingface(
     rest = {name: inside[name] for name, own in named.items() if own is None}
     needed = ["cls_token", "dist_token", "pos_embed", "blocks.0.fc1.weight"]
     width, kernel = check_shapes(weights, needed, where), weights["patch_embed.proj.weight"]
-    setup = {**DEFAULTS, **config}
+    setup = checked(config, DEFAULTS, f"{where}: {CONFIG}")
     if setup["hidden_act"] != "gelu":
         raise ValueError(
             f"{where}: hidden_act {setup['hidden_act']}, this encoder's MLPs use gelu; choose another model"
@@ -124,25 +124,47 @@ def read_huggingface(
         multilabel={"multi_label_classification": True, "single_label_classification": False}.get(
             str(config.get("problem_type"))
         ),
-        front=front_of(sound),
+        front=front_of(sound, where),
         beside={name: value for name, value in rest.items() if not (has_head and name.startswith("classifier."))},
         notes=[] if config else [f"no {CONFIG} beside it: sizes are read off the tensors, {len(numbers)} blocks"],
     )  # fmt: skip
 
 
+def checked(told: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of the keys of `defaults`, theirs where none is told; of a pair of equal numbers one.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    found = {}
+    for key, default in defaults.items():
+        value = told.get(key, default)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        kind = (int, float) if type(default) is float else type(default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and default is not True):
+            raise ValueError(
+                f"{where} says {key} {value!r}, where {type(default).__name__} is expected; fetch it again"
+            )
+        found[key] = value
+    return found
+
+
 def labels_of(config: Mapping[str, Any], count: int) -> list[str] | None:
     """The class names in the order of the outputs; None where the file has none, or only numbers."""
-    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
-    if sorted(names) != list(range(count)) or all(name == f"LABEL_{number}" for number, name in names.items()):
+    told = config.get("id2label")
+    names = {str(number): str(name) for number, name in told.items()} if isinstance(told, dict) else {}
+    wanted = [str(number) for number in range(count)]
+    if set(names) != set(wanted) or all(name == f"LABEL_{number}" for number, name in names.items()):
         return None
-    return [names[number] for number in range(count)]
+    return [names[number] for number in wanted]
 
 
-def front_of(sound: Mapping[str, Any]) -> dict[str, Any]:
-    """What a feature extractor tells of the front end; nothing where there is none."""
+def front_of(sound: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What a feature extractor tells of the front end; nothing where there is none; errors as in `checked`."""
     if not sound:
         return {}
-    told = {**SOUND, **sound}
+    told = checked(sound, SOUND, f"{where}: {PREPROCESSOR}")
     pair = (told["mean"], told["std"]) if told["do_normalize"] else (None, None)
     return {"sample_rate": told["sampling_rate"], "mean": pair[0], "std": pair[1]}
 
