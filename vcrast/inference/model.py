@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vcrast.data.arrays import one_sound, split_sounds, to_mono
 from vcrast.data.audio import Decoded, read_scaled
 from vcrast.features.fbank import Fbank
-from vcrast.inference.pieces import Cutter, Heard, Piece, frames_of
+from vcrast.inference.pieces import SHORTER, Cutter, Heard, Piece, frames_of
 from vcrast.inference.sounds import as_array, called, is_array
 from vcrast.models.backbone import Backbone, Tokens
 from vcrast.models.classifier import classify, classify_frames
@@ -87,9 +87,7 @@ class Model:
         weights = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
         origin = ", ".join(f"{key} {meta[key]}" for key in ("recipe", "fold", "seed", "stage") if key in meta)
         origin += f", the mean of {len(meta['averaged'])} models" if "averaged" in meta else ""
-        shorter = {"repeat": "repeated", "zeros": "followed by zeros in the filterbank"}.get(
-            self.pad, "followed by silence"
-        )
+        shorter = SHORTER.get(self.pad, self.pad)
         names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
         classes = f"{len(self.labels)} classes, {'any number' if self.multilabel else 'one'} a sound: {names}"
         lines = [
@@ -295,11 +293,10 @@ class Model:
         self, pieces: Iterable[Piece], of_tokens: Callable[[Tokens], Tensor], *, cutter: Cutter, batch_size: int
     ) -> Iterator[tuple[Piece, Tensor]]:
         """Yield each piece with `of_tokens` of its windows, (W, ...) on the CPU; see `Cutter.heard`."""
-        fbank = self.features.zero_filled if cutter.pad == "zeros" else self.features
 
         @torch.no_grad()
         def batch_result(windows: Tensor) -> Tensor:
-            return of_tokens(self.encoder(fbank(windows.to(self.device)))).float().cpu()
+            return of_tokens(self.encoder(cutter.fbank(self.features, windows.to(self.device)))).float().cpu()
 
         return cutter.heard(pieces, batch_result, batch_size=batch_size)
 

@@ -14,12 +14,17 @@ from vcrast.config.words import suggest
 from vcrast.data.dataset import fit
 from vcrast.data.padding import MUCH
 from vcrast.data.windows import hop_starts, window_starts
+from vcrast.features.fbank import Fbank
 
 FILLED = {
     "silence": "silence behind them", "repeat": "the sounds repeated",
     "zeros": "zeros in the filterbank behind them, as the AST has it",
 }  # fmt: skip
 """Ways to fill short sounds, in words."""
+SHORTER = {
+    "silence": "followed by silence", "repeat": "repeated", "zeros": "followed by zeros in the filterbank",
+}  # fmt: skip
+"""What becomes of short sounds."""
 LEAST_S = 1e-6  # a frame that rounding has left of the window before
 
 
@@ -112,6 +117,10 @@ class Cutter:
             return
         for start in window_starts(len(wav), self.num_samples):
             yield wav[start : start + self.num_samples]
+
+    def fbank(self, features: Fbank, windows: Tensor) -> Tensor:
+        """(B, num_samples) -> filterbanks of windows, the ends of short sounds filled as `pad` says."""
+        return features.zero_filled(windows) if self.pad == "zeros" else features(windows)
 
     def heard(
         self, pieces: Iterable[Piece], batch_result: Callable[[Tensor], Tensor], *, batch_size: int

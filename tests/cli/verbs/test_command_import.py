@@ -10,9 +10,11 @@ import torch
 from foreign_weights import drawn, vit_tensors
 from small_run import small
 
+from vcrast.cli.import_ import LAYOUTS
 from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.inference import load
+from vcrast.models.layouts import KINDS
 from vcrast.run import run
 
 NAMES = ("dog", "rain", "sea")
@@ -157,6 +159,10 @@ def test_labels_of_a_model_without_classifier_are_refused(tmp_path, capsys):
 def test_short_sounds_may_be_filled_otherwise(ast, tmp_path):
     assert bring(ast, "--pad", "repeat") == 0
     assert load(tmp_path / "out").pad == "repeat"
+
+
+def test_the_help_names_every_layout():
+    assert set(LAYOUTS) == set(KINDS)
 
 
 def test_another_model_in_the_folder_stays(ast, tmp_path, capsys):

@@ -123,4 +123,4 @@ def test_another_layout_is_one_line(tmp_path, capsys, changes, cfg, message):
 def test_missing_statistics_are_said(tmp_path, caplog):
     save(tmp_path / "mae.pt", **{"batch_norm.running_mean": None})
     assert main(["import", str(tmp_path / "mae.pt"), "--out", str(tmp_path / "out")]) == 0
-    assert "has no statistics of its input (batch_norm); say --mean and --std of its data" in caplog.text
+    assert "has no mean and variance of its input (batch_norm); say --mean and --std of its data" in caplog.text

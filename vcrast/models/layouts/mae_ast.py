@@ -117,8 +117,8 @@ def patch_size(kernel: Tensor, wishes: Wishes, setup: Mapping[str, Any], where: 
 def statistics(tensors: Weights) -> tuple[dict[str, float], list[str]]:
     """Mean and std that standardise as the input's BatchNorm does, and notes."""
     mean, variance = tensors.get("batch_norm.running_mean"), tensors.get("batch_norm.running_var")
-    if mean is None or variance is None:
-        return {}, ["has no statistics of its input (batch_norm); say --mean and --std of its data"]
+    if mean is None or variance is None or mean.numel() != 1 or variance.numel() != 1:
+        return {}, ["has no mean and variance of its input (batch_norm); say --mean and --std of its data"]
     return {"mean": float(mean), "std": (float(variance) + EPS) ** 0.5}, []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from vcrast.models.block import NORM_EPS
@@ -87,9 +88,10 @@ def read_ast(tensors: Weights, wishes: Wishes, where: str, kind: str = "ast") ->
     """
     own, rest, _ = split(tensors, where)
     size = own[KERNEL].shape[3], own[KERNEL].shape[2]
-    told = {name: int(rest[f"p_input_{name}"]) for name in ("fdim", "tdim") if f"p_input_{name}" in rest}
+    inputs = {name: rest.get(f"p_input_{name}") for name in ("fdim", "tdim")}
+    told = {name: int(value) for name, value in inputs.items() if value is not None and value.numel() == 1}
     frames = [told["tdim"]] if "tdim" in told else list(KNOWN)
-    known = Wishes(**{**vars(wishes), "num_mel_bins": wishes.num_mel_bins or told.get("fdim")})
+    known = replace(wishes, num_mel_bins=wishes.num_mel_bins or told.get("fdim"))
     patches = find_patches(num_patches(own), size, known, where, frames=frames)
     options = {
         **sizes(own, size, wishes, where), "pool": "class" if kind == "ast" else "mean",
