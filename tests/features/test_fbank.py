@@ -240,3 +240,15 @@ def test_gpu_equals_cpu():
     wavs = noise(3, 16000)
     fbank = Fbank(**shipped("features/fbank", sample_rate=16000))
     torch.testing.assert_close(fbank.cuda()(wavs.cuda()).cpu(), fbank.cpu()(wavs), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [100, 399, 400, 2000, 4000])
+def test_frames_that_are_not_wholly_of_the_sound_are_zero_before_normalisation(length):
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, mean=-4.0, std=3.0))
+    wavs = noise(2, 4000)
+    wavs[0, length:] = torch.nan
+    found, whole = fbank.zero_filled(wavs), max(0, (length - 400) // 160 + 1)
+    torch.testing.assert_close(found[1], fbank(wavs[1:])[0], rtol=1e-5, atol=2e-5)  # the other fills the clip
+    assert torch.equal(found[0, whole:], torch.full_like(found[0, whole:], 4 / 6))
+    if whole:
+        torch.testing.assert_close(found[0, :whole], fbank(wavs[:1, :length])[0], rtol=0, atol=1e-3)
