@@ -1,4 +1,4 @@
-"""Run all that wants a GPU in nine minutes, most valuable first; each part keeps its rows.
+"""Run all that wants a GPU in nine minutes, most valuable first; parts keep their rows.
 
 python benchmarks/device.py [--minutes 9] [--out FOLDER] [--esc10 FOLDER] [--parts tests step ...]
 python benchmarks/device.py --rehearse      # all parts at toy size on a CPU, about a minute

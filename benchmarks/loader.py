@@ -1,4 +1,4 @@
-"""Measure how fast clips are read: shards, cache, single files, and other libraries' ways.
+"""Measure how fast clips are read: shards, cache, single files, other libraries' ways.
 
 python benchmarks/loader.py [--sounds FOLDER] [--entries 2000000] [--seconds 120] [--workers 2] [--small]
 

@@ -1,4 +1,4 @@
-"""Pretrain by every objective on equal compute, several seeds, then compare what was learnt.
+"""Pretrain by every objective on equal compute, several seeds, and compare.
 
 python benchmarks/study.py --out FOLDER --minutes 8 --seeds 0 1 -- esc10 data.root=DIR model=tiny data.folds=all
 

@@ -119,4 +119,4 @@ def test_names_of_test_files_are_unique():
 def test_first_lines_of_modules_are_short():
     files = [p for top in ("vcrast", "launch", "extensions", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py")]
     first = {path: (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[:1] for path in files}
-    assert not {str(path): line for path, line in first.items() if line and len(line[0]) > 90}
+    assert not {str(path): line for path, line in first.items() if line and len(line[0]) > 87}  # and three quotes

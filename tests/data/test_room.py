@@ -1,4 +1,4 @@
-"""A cache that would not fit is refused before anything is decoded; what may fit is tried."""
+"""A cache that would not fit is refused before decoding; what may fit is tried."""
 
 from types import SimpleNamespace
 

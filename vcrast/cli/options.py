@@ -1,4 +1,4 @@
-"""What several verbs share: options of those with a model, settings of a dataset, the log."""
+"""What several verbs share: options of a model, settings of a dataset, the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vcrast data shard` and `vcrast data verify`: pack a dataset into large files, check them."""
+"""`vcrast data shard` and `vcrast data verify`: pack into large files, check them."""
 
 from __future__ import annotations
 

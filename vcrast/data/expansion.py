@@ -1,4 +1,4 @@
-"""Take a dataset's files for recordings that are played back slower: `data.time_expansion`."""
+"""Take files for recordings that are played back slower: `data.time_expansion`."""
 
 from __future__ import annotations
 

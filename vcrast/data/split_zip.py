@@ -1,4 +1,4 @@
-"""Read a zip that lies in several files (`a.z01`, `a.z02`, ..., `a.zip`) as if it were one.
+"""Read a zip that lies in several files (`a.z01`, ..., `a.zip`) as if it were one.
 
 Its directory, at the end, names the file that an entry begins in and the place there; Python's `zipfile` reads places
 from the beginning of one file. So the files are read one after the other, and behind them, from memory, the directory

@@ -1,4 +1,4 @@
-"""Corrupt filterbanks by rectangles: silenced, or taken from another clip, up to an area."""
+"""Corrupt filterbanks by rectangles: silenced, or from another clip, up to an area."""
 
 from __future__ import annotations
 

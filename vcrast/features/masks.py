@@ -1,4 +1,4 @@
-"""Choose the patches that are hidden: single ones, SSAST's squares, or squares without bias."""
+"""Choose the patches that are hidden: single ones, SSAST's squares, or unbiased ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, a full disk and a flipped bit, and are read as data only.
+"""Checkpoints that survive a kill, a full disk and a flipped bit; read as data only.
 
     <folder>/step_00000123-<16 digits of its SHA-256>.pt
 

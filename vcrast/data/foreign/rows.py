@@ -1,4 +1,4 @@
-"""Open sounds in Arrow and Parquet files: `arrow://<batch>.<row>.<column>/<name>::<file>`."""
+"""Open sounds in Arrow and Parquet files: `arrow://<row>.../<name>::<file>`."""
 
 from __future__ import annotations
 

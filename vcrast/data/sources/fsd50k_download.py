@@ -1,4 +1,4 @@
-"""Download FSD50K, check and unpack it; its sounds come in zips that lie in several files."""
+"""Download FSD50K, check and unpack it; its zips lie in several files."""
 
 from __future__ import annotations
 

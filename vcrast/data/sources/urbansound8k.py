@@ -1,4 +1,4 @@
-"""UrbanSound8K: 8,732 excerpts of at most 4 s from urban recordings, 10 classes, 10 folds.
+"""UrbanSound8K: 8,732 excerpts of at most 4 s from cities, 10 classes, 10 folds.
 
 Source: Salamon et al. 2014, "A dataset and taxonomy for urban sound research", doi:10.1145/2647868.2655045.
 Licence: CC BY-NC 4.0.

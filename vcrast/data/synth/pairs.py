@@ -1,4 +1,4 @@
-"""Generate endless pairs: two sounds of one recipe, the second with its parameters shifted.
+"""Generate endless pairs: two sounds of one recipe, the second's parameters shifted.
 
 Pair (step, position in the batch) is the same in every run of a seed.
 
