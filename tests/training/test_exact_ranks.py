@@ -7,7 +7,8 @@ import pytest
 import torch
 from parts import make_batch, make_engine
 from ranks import in_ranks
-from test_exact import MASKED, FullMemory, assert_same_step, make_objective, relative_error
+from test_exact import MASKED, assert_same_step, make_objective, relative_error
+from test_exact_memory import FullMemory
 from torch import distributed, nn
 
 from vcrast.features.draws import Draws

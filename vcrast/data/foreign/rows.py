@@ -1,4 +1,4 @@
-"""Open sounds in Arrow and Parquet files: `arrow://<row>.../<name>::<file>`."""
+"""Open sounds in Arrow and Parquet: `arrow://<batch>.<row>.<column>/<name>::<file>`."""
 
 from __future__ import annotations
 
