@@ -118,3 +118,10 @@ def make_masked(name, encoder, views, task=None, *, masks=None, **options):
     own = shipped_options(f"objective/{name}", **options)
     own["masks"] |= masks or {}
     return OBJECTIVES.build(own, encoder=encoder, views=views, task=task or make_task())
+
+
+def make_asit(encoder, views, task=None, **options):
+    """ASiT with narrow heads and few prototypes."""
+    small = {"head_dims": [12, 10], "num_prototypes": 7, "num_token_prototypes": 5}
+    own = shipped_options("objective/asit", **{**small, **options})
+    return OBJECTIVES.build(own, encoder=encoder, views=views, task=task or make_task())

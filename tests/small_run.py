@@ -1,10 +1,14 @@
 """Describe the smallest run through every stage, seconds on one core."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.torch import load_file
+
+import vcrast.train
 
 SMALL = (
     "recipe=demo",
@@ -51,3 +55,19 @@ def metric_steps(folder: Path) -> list[tuple[str, str, int]]:
     """(fold, stage, step) of every training line of metrics.jsonl, in file order."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(line["fold"], line["stage"], line["step"]) for line in lines if "loss" in line]
+
+
+def stop_and_go_on(run, folder, monkeypatch, *, at=3):
+    """Let `run(folder)` fail in training step number `at`, then do it again."""
+    steps, step = itertools.count(1), vcrast.train.exact_backward
+
+    def stumble(*arguments):
+        if next(steps) == at:
+            raise InterruptedError
+        return step(*arguments)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(vcrast.train, "exact_backward", stumble)
+        with pytest.raises(InterruptedError):
+            run(folder)
+    run(folder)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from parts import make_ast, make_batch, make_engine, make_htsat, make_task
+from parts import make_asit, make_ast, make_batch, make_engine, make_htsat
 from ranks import in_ranks
 from shipped import shipped
 from torch import nn
@@ -13,12 +13,11 @@ from torch import nn
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views
-from vcrast.objectives.asit import ASiT, Head
+from vcrast.objectives.asit import Head
 from vcrast.training.dist import rank_slice
 from vcrast.training.exact import Split, exact_backward
 
 BATCH = 8
-SMALL = {"head_dims": [12, 10], "num_prototypes": 7, "num_token_prototypes": 5}
 
 
 class InDouble(Views):
@@ -33,8 +32,7 @@ def make(*, drop_path=0.3, class_tokens=1, views=None, **options):
     encoder = make_ast(class_tokens=class_tokens, pool="class" if class_tokens else "mean", drop_path=drop_path)
     fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0))
     own = InDouble(fbank, **shipped("views/crops", **{"crop": 0.7, **(views or {})}))
-    given = {key: value for key, value in shipped("objective/asit").items() if key != "default_views"}
-    objective = ASiT(encoder=encoder, views=own, task=make_task(), **{**given, **SMALL, **options}).double()
+    objective = make_asit(encoder, own, **options).double()
     for name, weight in objective.named_parameters():
         if weight.ndim > 1 and weight.requires_grad and "patch_embed" not in name:
             nn.init.normal_(weight, std=0.3)
@@ -194,14 +192,12 @@ def test_without_a_class_token_the_vector_is_the_mean():
 
 def test_several_channels_and_a_backbone_without_patches():
     views = make().views
-    given = {key: value for key, value in shipped("objective/asit").items() if key != "default_views"}
-    options = {"views": views, "task": make_task(), **given, **SMALL}
-    objective = ASiT(encoder=make_ast(num_channels=3), **options)
+    objective = make_asit(make_ast(num_channels=3), views)
     clean, hidden = torch.randn(2, 3, 18, 16), torch.rand(2, 18, 16) < 0.4
     assert objective.pixel_error(objective.encoder(clean), clean, hidden).shape == (2,)
     with pytest.raises(ValueError, match=r"HTSAT does not tell .* or set objective\.reconstruction_weight=0"):
-        ASiT(encoder=make_htsat(), **options)
-    swin = ASiT(encoder=make_htsat(), **{**options, "reconstruction_weight": 0.0}).double()
+        make_asit(make_htsat(), views)
+    swin = make_asit(make_htsat(), views, reconstruction_weight=0.0).double()
     assert step(swin)[1].isfinite()
 
 

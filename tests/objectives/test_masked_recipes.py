@@ -1,14 +1,12 @@
 """Run the recipes of masked patches as a toy: all stages, stopped and gone on."""
 
-import itertools
 import json
 
 import pytest
 import torch
-from small_run import small, weights_hash
+from small_run import small, stop_and_go_on, weights_hash
 
 import vcrast
-import vcrast.train
 from vcrast.config.compose import compose
 from vcrast.config.resume import resolve
 from vcrast.features.fbank import build_fbank
@@ -80,16 +78,5 @@ def test_a_toy_of_it_stops_goes_on_finetunes_and_is_scored(recipe, tmp_path, mon
     assert 0 <= fold["evaluate"]["accuracy"] <= 1
     assert vcrast.load(whole).embed(torch.randn(16000) * 0.1, 16000).isfinite().all()
     assert "hidden" in (whole / "report.html").read_text()
-    steps, step = itertools.count(1), vcrast.train.exact_backward
-
-    def stumble(*arguments):
-        if next(steps) == 3:
-            raise InterruptedError
-        return step(*arguments)
-
-    with monkeypatch.context() as stopping:
-        stopping.setattr(vcrast.train, "exact_backward", stumble)
-        with pytest.raises(InterruptedError):
-            toy(recipe, tmp_path / "stopped")
-    toy(recipe, tmp_path / "stopped")
+    stop_and_go_on(lambda folder: toy(recipe, folder), tmp_path / "stopped", monkeypatch)
     assert weights_hash(tmp_path / "stopped") == weights_hash(whole)

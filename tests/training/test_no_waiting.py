@@ -10,6 +10,7 @@ import pytest
 import torch
 from parts import (
     make_adamw,
+    make_asit,
     make_ast,
     make_batch,
     make_doppelgangers,
@@ -113,7 +114,8 @@ def make_step(
         **shipped(
             "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
             time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop_mode="mask",
-            patch_drop=0.0 if kind in MASKED else 0.5, background_folder="hums" if kind == "supervised" else None,
+            patch_drop=0.0 if kind in (*MASKED, "asit") else 0.5, crop=0.7 if kind == "asit" else 1.0,
+            background_folder="hums" if kind == "supervised" else None,
         ),
         recordings=[torch.randn(5000), torch.randn(700)],
     )  # fmt: skip
@@ -121,6 +123,8 @@ def make_step(
         objective = make_vcr(encoder, views)
     elif kind in MASKED:
         objective = make_masked(kind, encoder, views, masks={"count": 5})
+    elif kind == "asit":
+        objective = make_asit(encoder, views)
     elif kind == "toy":
         objective = ToyMAE(encoder=encoder, views=views,
                            task=make_task())  # fmt: skip
@@ -180,7 +184,7 @@ MORE = [
     {"precision": "fp16", "micro": 4, "kind": "supervised"},
     {"precision": "fp32", "micro": None, "schedule": Plateau},
     {"precision": "fp16", "micro": 4, "kind": "toy"},
-    *({"precision": "bf16", "micro": 4, "kind": kind} for kind in MASKED),
+    *({"precision": "bf16", "micro": 4, "kind": kind} for kind in (*MASKED, "asit")),
 ]
 
 

@@ -123,9 +123,10 @@ class AttentiveClassifier(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, D) -> (B, C)."""
-        tokens = (tokens - self.mean) / self.std
-        attention = (tokens @ self.query.T).softmax(dim=1)  # (B, N, H)
-        values = torch.einsum("bhd,hkd->bhk", attention.mT @ tokens, self.value)
+        # The mean adds the same to all scores of a head, and attention sums to 1: what is standardised are H vectors.
+        attention = (tokens @ (self.query / self.std).T).softmax(dim=1)  # (B, N, H)
+        attended = (attention.mT @ tokens - self.mean) / self.std
+        values = torch.einsum("bhd,hkd->bhk", attended, self.value)
         return F.linear(self.norm(values.flatten(1)), self.weight, self.bias)
 
 

@@ -146,24 +146,22 @@ class ASiT(Objective):
 
     def represent(self, inputs: Clips) -> Clips:
         """Run student and teacher: outputs (b, 2, ...) of both crops, in the order of the views."""
-        found: dict[str, list[Tensor]] = {}
-
-        def add(**values: Tensor) -> None:
-            for name, value in values.items():
-                found.setdefault(name, []).append(value)
-
-        for view in VIEWS:
-            tokens = self.encoder(inputs[f"{view}/seen"], drop_path_noise=inputs.get(f"{view}/noise"))
-            clean = self.teacher["encoder"](inputs[view])
-            add(
-                student_clip=self.clip_head(self.encoder.pool(tokens)),
-                student_token=self.token_head(tokens.values),
-                teacher_clip=self.teacher["clip"](self.encoder.pool(clean)),
-                teacher_token=self.teacher["token"](clean.values),
-            )
-            if self.decoder is not None:
-                add(error=self.pixel_error(tokens, inputs[view], inputs[f"{view}/hidden"]))
-        return {name: torch.stack(values, dim=1) for name, values in found.items()}
+        joined = {
+            part: torch.cat([inputs[f"{view}{part}"] for view in VIEWS])
+            for part in ("", "/seen", "/hidden", "/noise")
+            if f"a{part}" in inputs
+        }
+        tokens = self.encoder(joined["/seen"], drop_path_noise=joined.get("/noise"))
+        clean = self.teacher["encoder"](joined[""])
+        found = {
+            "student_clip": self.clip_head(self.encoder.pool(tokens)),
+            "student_token": self.token_head(tokens.values),
+            "teacher_clip": self.teacher["clip"](self.encoder.pool(clean)),
+            "teacher_token": self.teacher["token"](clean.values),
+        }
+        if self.decoder is not None:
+            found["error"] = self.pixel_error(tokens, joined[""], joined["/hidden"])
+        return {name: torch.stack(value.chunk(len(VIEWS)), dim=1) for name, value in found.items()}
 
     def pixel_error(self, tokens: Tokens, clean: Tensor, hidden: Tensor) -> Tensor:
         """(b,) mean absolute error of a clip's corrupted pixels."""
