@@ -34,6 +34,11 @@ NUM_CLASSES = 50
 METHODS = {
     "vcr": ("objective=vcr",),
     "vcr, all tokens": ("objective=vcr", "views.patch_drop=0"),
+    "barlow": ("objective=barlow",),
+    "ntxent": ("objective=ntxent",),
+    "sigreg": ("objective=sigreg",),
+    "visreg": ("objective=visreg",),
+    "mmcr": ("objective=mmcr",),
     "supervised": ("objective=supervised",),
     "ssast": ("objective=ssast",),
     "ssast, two forwards": ("objective=ssast", "objective.forwards=two"),
@@ -43,7 +48,7 @@ METHODS = {
     "asit": ("objective=asit",),
 }
 TOY = {
-    "vcr": ("objective.projector_dims=[64,64,64]",),
+    **dict.fromkeys(("vcr", "barlow", "ntxent", "sigreg", "visreg", "mmcr"), ("objective.projector_dims=[64,64,64]",)),
     "mae": ("objective.decoder.depth=2",),
     "asit": ("objective.head_dims=[16,8]", "objective.num_prototypes=16", "objective.num_token_prototypes=8"),
 }

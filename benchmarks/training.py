@@ -65,7 +65,7 @@ class Training:
     def flops(self, batch_size: int) -> int:
         """Operations that a step needs, after tokens were dropped."""
         encoder = self.objective.encoder
-        keep = self.objective.views.keep(Draws(0, 0, 1), "a", encoder.num_tokens(self.num_frames))
+        keep = self.objective.views.keep(Draws(0, 0, 1), "a", encoder.grid(self.num_frames))
         return step_flops(
             encoder, self.projector_dims, batch_size=batch_size, num_frames=self.num_frames,
             num_tokens=None if keep is None else keep.shape[1],

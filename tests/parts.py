@@ -9,7 +9,6 @@ from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.models.backbone import build_backbone
 from vcrast.objectives.base import Task
 from vcrast.objectives.supervised import Supervised
-from vcrast.objectives.vcr import VCR
 from vcrast.training.engine import TorchEngine
 from vcrast.training.engine_deepspeed import DeepSpeedEngine
 from vcrast.training.optim import adamw, lars
@@ -52,9 +51,19 @@ def make_task(num_classes=3, *, multilabel=False, num_frames=18, num_mel_bins=16
     return Task(num_classes, multilabel, num_frames, num_mel_bins)
 
 
+JOINT = ("vcr", "barlow", "ntxent", "sigreg", "visreg", "mmcr")
+"""Objectives that compare views."""
+
+
+def make_joint(name, encoder, views, dims=(12, 12, 20), **options):
+    """One of `JOINT` with a narrow projector and few directions."""
+    small = {"num_directions": 7} if name in ("sigreg", "visreg") else {}
+    own = shipped_options(f"objective/{name}", projector_dims=list(dims), **{**small, **options})
+    return OBJECTIVES.build(own, encoder=encoder, views=views, task=make_task())
+
+
 def make_vcr(encoder, views, dims=(12, 12, 20), **options):
-    weights = {"invariance_weight": 25.0, "variance_weight": 25.0, "covariance_weight": 1.0}
-    return VCR(encoder=encoder, views=views, task=make_task(), projector_dims=list(dims), **{**weights, **options})
+    return make_joint("vcr", encoder, views, dims, **options)
 
 
 def make_supervised(encoder, views, task=None, **options):

@@ -57,7 +57,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_all_off_is_the_filterbank():
     wavs, views = noise(3, 4000), make_views()
     torch.testing.assert_close(views.make(wavs, Draws(0, 0, 3), "a"), views.fbank(wavs), rtol=0, atol=0)
-    assert views.keep(Draws(0, 0, 3), "a", 10) is None
+    assert views.keep(Draws(0, 0, 3), "a", (5, 2)) is None
 
 
 def test_two_is_both_views_and_they_differ():
@@ -67,7 +67,7 @@ def test_two_is_both_views_and_they_differ():
     for position, name in enumerate("ab"):
         torch.testing.assert_close(two[position], views.make(wavs, Draws(0, 0, 4), name), rtol=0, atol=0)
     assert (two[0] - two[1]).abs().mean() > 0.05
-    assert not torch.equal(views.keep(Draws(0, 0, 4), "a", 40), views.keep(Draws(0, 0, 4), "b", 40))
+    assert not torch.equal(views.keep(Draws(0, 0, 4), "a", (10, 4)), views.keep(Draws(0, 0, 4), "b", (10, 4)))
 
 
 def test_same_step_same_view_and_another_step_another_view():
@@ -90,8 +90,8 @@ def test_micro_batches_make_the_views_of_the_whole(micro_batch):
     stops = [min(start + micro_batch, num_clips) for start in starts]
     parts = [views.two(wavs[a:b], draws.slice(a, b)) for a, b in zip(starts, stops, strict=True)]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
-    kept = [views.keep(draws.slice(a, b), "a", 30) for a, b in zip(starts, stops, strict=True)]
-    assert torch.equal(torch.cat(kept), views.keep(draws, "a", 30))
+    kept = [views.keep(draws.slice(a, b), "a", (10, 3)) for a, b in zip(starts, stops, strict=True)]
+    assert torch.equal(torch.cat(kept), views.keep(draws, "a", (10, 3)))
 
 
 def test_roll_by_hand():
@@ -279,7 +279,7 @@ def test_noise_has_the_wanted_deviation():
     ],
 )
 def test_patch_drop_counts(patch_drop, num_tokens, kept):
-    keep = make_views(patch_drop=patch_drop).keep(Draws(0, 0, 20), "a", num_tokens)
+    keep = make_views(patch_drop=patch_drop).keep(Draws(0, 0, 20), "a", (num_tokens, 1))
     assert keep.shape == (20, kept)
     assert keep.dtype == torch.int64
     assert (keep.diff(dim=1) > 0).all()
@@ -288,7 +288,7 @@ def test_patch_drop_counts(patch_drop, num_tokens, kept):
 
 
 def test_every_token_is_kept_equally_often_and_clips_differ():
-    keep = make_views(patch_drop=0.75).keep(Draws(0, 0, 8000), "a", 16)
+    keep = make_views(patch_drop=0.75).keep(Draws(0, 0, 8000), "a", (4, 4))
     counts = keep.flatten().bincount(minlength=16)
     # Each count has mean 2000 and variance 8000 / 4 * 3 / 4.
     assert ((counts - 2000).abs() < 5 * math.sqrt(1500)).all()
@@ -297,7 +297,7 @@ def test_every_token_is_kept_equally_often_and_clips_differ():
 
 def test_too_large_a_count_names_both():
     with pytest.raises(ValueError, match=r"patch_drop=250.*249 tokens"):
-        make_views(patch_drop=250).keep(Draws(0, 0, 2), "a", 249)
+        make_views(patch_drop=250).keep(Draws(0, 0, 2), "a", (249, 1))
 
 
 @pytest.mark.parametrize(
@@ -349,11 +349,11 @@ def test_no_view_waits_for_the_gpu(backgrounds):
     torch.cuda.set_sync_debug_mode("error")
     try:
         draws = Draws(0, 1, 16, device="cuda")
-        two, keep = views.two(wavs, draws), views.keep(draws, "a", 40)
+        two, keep = views.two(wavs, draws), views.keep(draws, "a", (10, 4))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(two.cpu(), views.cpu().two(wavs.cpu(), Draws(0, 1, 16)), rtol=1e-3, atol=1e-3)
-    assert torch.equal(keep.cpu(), views.keep(Draws(0, 1, 16), "a", 40))
+    assert torch.equal(keep.cpu(), views.keep(Draws(0, 1, 16), "a", (10, 4)))
 
 
 def test_autocast_does_not_change_a_view():

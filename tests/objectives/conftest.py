@@ -4,24 +4,27 @@ from parts import make_ast
 from torch import nn
 
 from vcrast.features.draws import Draws
+from vcrast.features.dropping import Dropping
 
 
 class PlainViews(nn.Module):
-    """A stand-in for the real views: the waveform, reshaped, plus noise; keeps `keep_tokens` random tokens."""
+    """A stand-in for the real views: the waveform, reshaped, plus noise; half of it in local ones."""
 
-    def __init__(self, num_frames=8, patch_drop=0.0, patch_drop_mode="drop"):
+    def __init__(self, num_frames=8, patch_drop=0.0, patch_drop_mode="drop", num=2, num_local=0, drop="random"):
         super().__init__()
-        self.num_frames, self.patch_drop, self.patch_drop_mode = num_frames, patch_drop, patch_drop_mode
+        self.num_frames, self.patch_drop_mode, self.num = num_frames, patch_drop_mode, num
+        self.dropping = Dropping(drop=drop, patch_drop=patch_drop, crop_frequency=1.0)
+        self.local_names = tuple(f"local{number}" for number in range(num_local))
+        self.names = (*"abcdefgh"[:num], *self.local_names)
+        self.drops_by = self.dropping.setting
 
     def make(self, wavs, draws, view):
         noise = draws.normal(f"{view}/noise", wavs.shape[1]).to(wavs)
-        return (wavs + 0.5 * noise).unflatten(1, (self.num_frames, -1))
+        found = (wavs + 0.5 * noise).unflatten(1, (self.num_frames, -1))
+        return found[:, : self.num_frames // 2] if view in self.local_names else found
 
-    def keep(self, draws, view, num_tokens):
-        if self.patch_drop == 0:
-            return None
-        order = draws.uniform(f"{view}/keep", num_tokens).argsort(dim=1)
-        return order[:, : num_tokens - round(self.patch_drop * num_tokens)].sort(dim=1).values
+    def keep(self, draws, view, grid):
+        return self.dropping.keep(draws, view, grid, self.names.index(view) if view in self.names else 0)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from parts import make_batch, make_task, make_vcr
+from shipped import shipped_options
 from torch.nn import functional as F
 
 from vcrast.config.registry import OBJECTIVES
@@ -124,10 +125,7 @@ def test_auto_covariance_weight(make_encoder, plain_views):
 
 
 def test_config_options_reach_the_objective_and_mistakes_are_named(make_encoder, plain_views):
-    options = {
-        "name": "vcr", "module": "vcrast.objectives.vcr", "projector_dims": [8], "covariance_weight": 0.1,
-        "invariance_weight": 25.0, "variance_weight": 25.0,
-    }  # fmt: skip
+    options = shipped_options("objective/vcr", projector_dims=[8], covariance_weight=0.1)
     objective = OBJECTIVES.build(options, encoder=make_encoder(), views=plain_views(), task=make_task())
     assert objective.weights(12, 8)["covariance"] == 0.1
     with pytest.raises(ValueError, match="give a number, or auto"):

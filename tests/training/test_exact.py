@@ -2,14 +2,24 @@ import copy
 
 import pytest
 import torch
-from parts import make_ast, make_batch, make_engine, make_masked, make_supervised, make_task, make_vcr
+from parts import (
+    JOINT,
+    make_ast,
+    make_batch,
+    make_engine,
+    make_joint,
+    make_masked,
+    make_supervised,
+    make_task,
+    make_vcr,
+)
 from shipped import shipped
 from torch import nn
 from toy import ToyMAE
 
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views
+from vcrast.features.views import build_views
 from vcrast.models.ast import AST
 from vcrast.objectives.base import Objective
 from vcrast.training.exact import (
@@ -34,16 +44,21 @@ MASKED = {
 """Objectives that hide patches, with options of theirs; a name begins with the objective's."""
 
 
+COLUMNS_AND_ROWS = {"drop": "time_frequency", "patch_drop": [0.6, 0.4]}
+EIGHT = {"patch_drop": 0.25, "local": {"num": 6, "crop": 0.5, "crop_frequency": 0.5, "patch_drop": 0}}
+COMPARING = {f"{name}, columns and rows": (COLUMNS_AND_ROWS, {}) for name in JOINT}
+COMPARING |= {f"{name}, eight views, teacher": (EIGHT, {"teacher": "ema"}) for name in JOINT}
+"""Objectives that compare views: (options of the views, of the objective)."""
+
+
 def make_views(**options):
     settings = shipped(
         "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
         time_mask_frames=4, num_masks=1, noise_std=0.1, patch_drop=0.5,
     )  # fmt: skip
     # Normalised by about a quiet noise's statistics, so that the encoder sees numbers of order 1.
-    return Views(
-        Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
-        **{**settings, **options},
-    )
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0))
+    return build_views({**settings, **options}, fbank=fbank)
 
 
 def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64):
@@ -54,6 +69,9 @@ def make_objective(kind="vcr", *, drop_path=0.3, views=None, dtype=torch.float64
         objective = make_vcr(encoder, views)
     elif kind == "supervised":
         objective = make_supervised(encoder, views)
+    elif kind in COMPARING:
+        own, options = COMPARING[kind]
+        objective = make_joint(kind.partition(",")[0], encoder, make_views(**own), **options)
     elif kind in MASKED:
         objective = make_masked(kind.partition(",")[0], encoder, make_views(patch_drop=0), **MASKED[kind])
     else:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from parts import make_batch, make_engine
 from ranks import in_ranks
-from test_exact import MASKED, assert_same_step, make_objective, relative_error
+from test_exact import COMPARING, MASKED, assert_same_step, make_objective, relative_error
 from test_exact_memory import FullMemory
 from torch import distributed, nn
 
@@ -19,6 +19,7 @@ from vcrast.training.reduce import BUCKET_BYTES, GradientAverage, in_buckets
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("exact ranks")]  # what its processes found is shared
 BATCH = 12
+EIGHT_VIEWS = [kind for kind in COMPARING if "eight" in kind]
 LABELS = torch.eye(3)[torch.arange(BATCH) % 3]
 
 
@@ -65,7 +66,7 @@ def steps():
     found = {("vcr", *cut): step_of(vcr, cut[0], kept=cut[1]) for cut in CUTS}
     found |= {("supervised", size): step_of(supervised, size, labels=LABELS) for size in (None, 1, 3)}
     found |= {("toy", *cut): step_of(toy, cut[0], kept=cut[1]) for cut in CUTS}
-    found |= {(kind,): step_of(make_objective(kind), 3) for kind in MASKED}
+    found |= {(kind,): step_of(make_objective(kind), 3) for kind in (*MASKED, *EIGHT_VIEWS)}
     # Buckets of a single tensor, and of a few.
     found |= {("vcr", "bucket", size): step_of(vcr, 2, bucket_bytes=size) for size in (1, 20_000)}
     for fails_in_backward in (False, True):
@@ -94,7 +95,7 @@ def alone():
         "toy": step_of(make_objective("toy")),
         "toy memory": step_of(make_objective("toy")),
         "supervised": step_of(make_objective("supervised"), labels=LABELS),
-        **{kind: step_of(make_objective(kind)) for kind in MASKED},
+        **{kind: step_of(make_objective(kind)) for kind in (*MASKED, *EIGHT_VIEWS)},
     }
 
 

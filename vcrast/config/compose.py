@@ -40,6 +40,10 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 def compose_raw(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed YAML before its types are checked; errors as in `compose`."""
     overrides = [word for given in overrides for word in of_mixture(given)]
+    for word in overrides:
+        group, _, option = word.rpartition(".")[2].partition("=")
+        if option.startswith("_") and (config_dir() / group / f"{option}.yaml").is_file():
+            raise ValueError(no_option(group, option, [name for name, _ in options(group)]))
     try:
         return _without_options_of_others(_compose_file(PRIMARY, overrides), overrides)
     except (HydraException, OmegaConfBaseException) as error:
@@ -75,8 +79,9 @@ def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -
     """Drop what a recipe sets of a part, where the user has chosen another part than the recipe's.
 
     `objective=supervised` with a recipe that sets `objective.projector_dims` of vcr, or `optim=lars` with one that sets
-    a rate for adamw: the part chosen starts from its own file. Another objective than the recipe's brings its own views
-    (`default_views`), unless the command line picks some: masked patches want others than two views of a clip.
+    a rate for adamw: the part chosen starts from its own file. Another kind of objective than the recipe's brings its
+    own views (`default_views`), unless the command line picks some: masked patches want others than two views of a
+    clip. Objectives that name the same views are of one kind: those of the recipe stay.
     """
     for word in overrides:
         found = CHOSEN_PART.fullmatch(word)
@@ -89,9 +94,17 @@ def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -
         own = read_option(group, option, whole=True)
         views = own.pop(OF_COMPOSITION, None)
         _start_from_file(composed, path, own, overrides)
-        if views is not None and path == group and not any(other.startswith("views=") for other in overrides):
+        if views is None or path != group or views == _views_of(before):
+            continue
+        if not any(other.startswith("views=") for other in overrides):
             _start_from_file(composed, "views", read_option("views", views), overrides)
     return composed
+
+
+def _views_of(composed: DictConfig) -> Any:
+    """The views that the objective's own file names; None if it names none, or there is no objective."""
+    name = OmegaConf.select(composed, "objective.name")
+    return read_option("objective", name, whole=True).get(OF_COMPOSITION) if name else None
 
 
 def _start_from_file(composed: DictConfig, path: str, own: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -130,7 +143,7 @@ def read_option(group: str, name: str, *, whole: bool = False) -> dict[str, Any]
         found = OmegaConf.to_container(_compose_file(PRIMARY, [f"{group}={name}"], whole=whole)[group])
     except MissingConfigException:
         names = [known for known, _ in options(group)]
-        raise ValueError(f"{group}={name}: no configs/{group}/{name}.yaml; {suggest(name, names)}") from None
+        raise ValueError(no_option(group, name, names)) from None
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items()}
 
@@ -270,7 +283,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         names = error.options or [name for name, _ in options(group)]
-        return f"{group}={option}: no configs/{group}/{option}.yaml; {suggest(option, names)}"
+        return no_option(group, option, [name for name in names if not name.startswith("_")])
     if isinstance(error, OverrideParseException):
         return f"{error.override}: write group=option or key=value ({text.splitlines()[0]})"
     found = re.search(r"[Cc]ould not override '([^']+)'", text)
@@ -284,6 +297,11 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         meant = f"did you mean {' or '.join(full + value for full in elsewhere)}?" if elsewhere else choices(whole, key)
         return f"{written}: no such setting; {meant}"
     return text.splitlines()[0]
+
+
+def no_option(group: str, option: str, names: Sequence[str]) -> str:
+    """Say that a group has no such option, and which it has."""
+    return f"{group}={option}: no configs/{group}/{option}.yaml; {suggest(option, names)}"
 
 
 def same_setting(full: str, key: str) -> bool:

@@ -84,11 +84,14 @@ def search_path() -> list[str]:
 
 
 def option_files(group: str) -> dict[str, Path]:
-    """The file of every option of a config group, sorted by name; those of the user included."""
+    """The file of every option of a config group, sorted by name; those of the user included.
+
+    A file whose name begins with `_` is no option: others inherit from it.
+    """
     places = [folder / group for folder in [*own_dirs(), config_dir()]]
     if group == "recipe":
         places += own_dirs()
-    return dict(sorted((path.stem, path) for place in places for path in place.glob("*.yaml")))
+    return dict(sorted((path.stem, path) for place in places for path in place.glob("[!_]*.yaml")))
 
 
 def options(group: str) -> Iterator[tuple[str, str]]:

@@ -133,7 +133,7 @@ def check_options(
         ValueError: names the setting, its value, and what is valid.
     """
     part = f"{setting}={name}" if name else setting
-    parameters = inspect.signature(builder, eval_str=True).parameters
+    parameters = keywords(builder)
     valid = [key for key in parameters if key not in given or key in options]
     for key, value in options.items():
         if key not in parameters:
@@ -147,6 +147,23 @@ def check_options(
             f"{setting}.{missing[0]}: not set, and {part} needs it; give a value in its file in configs/, or inherit "
             "one there with `defaults: [FILE, _self_]`"
         )
+
+
+def keywords(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """What a builder takes by name; a class that hands on `**others` takes what the next class in line takes, too."""
+    found = dict(inspect.signature(builder, eval_str=True).parameters)
+    if not isinstance(builder, type):
+        return found
+    for parent in builder.__mro__:
+        if "__init__" not in vars(parent):
+            continue
+        own = inspect.signature(vars(parent)["__init__"], eval_str=True).parameters
+        rest = [key for key, each in own.items() if each.kind is inspect.Parameter.VAR_KEYWORD]
+        found |= {key: each for key, each in own.items() if key not in ("self", *found)}
+        found = {key: each for key, each in found.items() if key not in rest}
+        if not rest:
+            break
+    return found
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

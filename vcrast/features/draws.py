@@ -93,6 +93,11 @@ class Draws:
         drawn = self._draw(name, ("normal", shape), lambda rng: rng.standard_normal(size, dtype=np.float32))
         return self.move(self._part(drawn))
 
+    def shared_normal(self, name: str, *shape: int) -> Tensor:
+        """(*shape) float32, standard normal: numbers that the whole batch has in common, alike in every part of it."""
+        drawn = self._draw(name, ("shared normal", shape), lambda rng: rng.standard_normal(shape, dtype=np.float32))
+        return self.move(torch.from_numpy(drawn))
+
     def beta(self, name: str, a: float, b: float) -> Tensor:
         """(b,) float32, Beta(a, b) distributed."""
         drawn = self._draw(name, ("beta", a, b), lambda rng: rng.beta(a, b, self.batch_size).astype(np.float32))

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from vcrast.config.registry import check_options
 from vcrast.features.draws import Draws
+from vcrast.features.dropping import Dropping
 from vcrast.features.fbank import Fbank
+
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 
 def build_views(
@@ -24,8 +27,16 @@ def build_views(
 
     `recordings` are those of `background_folder`, see `Views`.
     """
-    check_options(setting, Views, options, given=["fbank", "recordings"])
-    return Views(fbank, recordings=recordings, **options)
+    given = ["fbank", "recordings"]
+    check_options(setting, Views, options, given=given)
+    local = options["local"]
+    if local is not None:
+        inner = {**options, **local, "local": None}
+        if "background_folder" in local:
+            raise ValueError(f"{setting}.local.background_folder: one folder serves all views; set it beside `local`")
+        check_options(f"{setting}.local", Views, inner, given=given)
+        local = Views(fbank, recordings=recordings, **inner)
+    return Views(fbank, recordings=recordings, **{**options, "local": local})
 
 
 class Views(nn.Module):
@@ -51,8 +62,12 @@ class Views(nn.Module):
             `noise` is 0.1, with `shift_frames` 10.
         shift_frames: move the filterbank circularly by a whole number of frames in [-this, this); 0 for none.
         crop: share of the frames that stay, one stretch anywhere in the clip; 1 keeps all.
-        patch_drop: tokens to take away, as a fraction below 1 or a count from 1; 0 keeps all.
+        crop_frequency: see `vcrast.features.dropping.Dropping`.
+        drop: which tokens to take away, see there.
+        patch_drop: how many, see there.
         patch_drop_mode: `drop` leaves them out (cheaper), `mask` puts a mask token there; the encoder does it.
+        num: views of a clip, for objectives that compare views; of a pair of sounds they take turns.
+        local: further views of a clip, smaller ones, made with settings of their own; None for none.
         recordings: of `background_folder`, each (S,) at the clips' rate. Every view hears one of them, each as often,
             from a random place, again from its beginning where it ends. They are kept on the device in one piece.
 
@@ -61,8 +76,8 @@ class Views(nn.Module):
 
     Source: masks Park et al. 2019, arXiv:1904.08779, with the AST's order of widths (arXiv:2104.01778), but filled with
         0 after normalisation, the data's mean, where the AST fills before it and so writes +0.5, and last, where the
-        AST adds its noise on top; patch dropping He et al. 2021, arXiv:2111.06377 (a random subset per clip, in its
-        original order).
+        AST adds its noise on top; small views beside large ones Caron et al.
+        2020, arXiv:2006.09882 (SwAV).
     """
 
     recorded: Tensor | None
@@ -86,8 +101,12 @@ class Views(nn.Module):
         noise_uniform: float,
         shift_frames: int,
         crop: float,
-        patch_drop: float,
+        crop_frequency: float,
+        drop: str,
+        patch_drop: float | list[float],
         patch_drop_mode: str,
+        num: int,
+        local: Views | None,
         recordings: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
@@ -97,7 +116,9 @@ class Views(nn.Module):
         self.roll, self.gain_db, self.background_probability = roll, gain_db, background_probability
         self.freq_mask_bins, self.time_mask_frames, self.num_masks = freq_mask_bins, time_mask_frames, num_masks
         self.noise_std, self.noise_uniform, self.shift_frames = noise_std, noise_uniform, shift_frames
-        self.crop, self.patch_drop, self.patch_drop_mode = crop, patch_drop, patch_drop_mode
+        self.crop, self.patch_drop_mode = crop, patch_drop_mode
+        self.dropping = Dropping(drop=drop, patch_drop=patch_drop, crop_frequency=crop_frequency)
+        self.num, self.local = num, local
         self.background_folder = background_folder
         self._check()
         length = torch.tensor([len(each) for each in recordings]) if recordings else None
@@ -113,7 +134,6 @@ class Views(nn.Module):
             )
         for key in (
             "gain_db", "freq_mask_bins", "time_mask_frames", "num_masks", "noise_std", "noise_uniform", "shift_frames",
-            "patch_drop",
         ):  # fmt: skip
             if getattr(self, key) < 0:
                 raise ValueError(f"views.{key}={getattr(self, key)}: must not be negative; 0 switches it off")
@@ -126,13 +146,33 @@ class Views(nn.Module):
                 f"views.background_folder={self.background_folder}: views.background_probability=0 switches it off; "
                 "set that, for instance to 0.5"
             )
-        if self.patch_drop >= 1 and self.patch_drop != int(self.patch_drop):
-            raise ValueError(
-                f"views.patch_drop={self.patch_drop}: a fraction must be below 1 and a count must be whole; "
-                f"set {int(self.patch_drop)} to take away that many tokens"
-            )
         if self.patch_drop_mode not in ("drop", "mask"):
             raise ValueError(f"views.patch_drop_mode={self.patch_drop_mode}: choose from drop, mask")
+        if not 1 <= self.num <= len(LETTERS):
+            raise ValueError(f"views.num={self.num}: give 1 to {len(LETTERS)} views")
+        if self.local is not None and self.local.patch_drop_mode != self.patch_drop_mode:
+            raise ValueError("views.local.patch_drop_mode: is that of the other views; set it beside `local`")
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """Names of the local views."""
+        return () if self.local is None else tuple(f"local{number + 1}" for number in range(self.local.num))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all views of a clip: `a`, `b`, ..., then the local ones."""
+        return (*LETTERS[: self.num], *self.local_names)
+
+    @property
+    def drops_by(self) -> str:
+        """The setting that takes tokens away, as the user wrote it; empty if none does."""
+        local = "" if self.local is None else self.local.dropping.setting.replace("views.", "views.local.")
+        return self.dropping.setting or local
+
+    def num_frames(self, view: str, num_frames: int) -> int:
+        """Frames of a view of clips that have `num_frames`."""
+        own = self if self.local is None or view not in self.local_names else self.local
+        return max(1, round(own.crop * num_frames))
 
     def two(self, wavs: Tensor, draws: Draws) -> Tensor:
         """Waveforms -> (2, B, [C,] T, F): two views, `a` and `b`, with independent draws.
@@ -160,6 +200,8 @@ class Views(nn.Module):
         """
         if len(wavs) != draws.size:
             raise ValueError(f"{len(wavs)} clips and draws for {draws.size}: they must agree")
+        if self.local is not None and view in self.local_names:
+            return self.local.make(wavs, draws, view)
         power = self.fbank.power(self._change_wavs(wavs, draws, view))
         if self.time_stretch is not None:
             low, high = self.time_stretch
@@ -173,31 +215,14 @@ class Views(nn.Module):
         if self.shift_frames > 0:
             fbank = roll(fbank, draws.integers(f"{view}/shift", 2 * self.shift_frames) - self.shift_frames)
         if self.crop < 1:
-            num_frames = max(1, round(self.crop * fbank.shape[1]))
-            fbank = crop(fbank, draws.uniform(f"{view}/crop"), num_frames)
+            fbank = crop(fbank, draws.uniform(f"{view}/crop"), self.num_frames(view, fbank.shape[1]))
         return self._mask(self.fbank.channels(fbank), draws, view)
 
-    def keep(self, draws: Draws, view: str, num_tokens: int) -> Tensor | None:
-        """The tokens that stay, a uniformly random subset per clip.
-
-        Returns:
-            (B, Nkeep) int64 indices in ascending order, or None when `patch_drop` is 0.
-
-        Raises:
-            ValueError: a count of tokens to take away that leaves none.
-        """
-        if self.patch_drop == 0:
-            return None
-        if self.patch_drop >= num_tokens:
-            raise ValueError(
-                f"views.patch_drop={self.patch_drop:g}: a clip has only {num_tokens} tokens and one must stay; "
-                "set a smaller count, or a fraction such as 0.5"
-            )
-        fraction = self.patch_drop < 1
-        num_dropped = min(round(num_tokens * self.patch_drop), num_tokens - 1) if fraction else int(self.patch_drop)
-        # Stable, so that equal scores fall the same way on every device.
-        order = draws.uniform(f"{view}/keep", num_tokens).argsort(dim=1, stable=True)
-        return order[:, : num_tokens - num_dropped].sort(dim=1).values
+    def keep(self, draws: Draws, view: str, grid: tuple[int, int]) -> Tensor | None:
+        """The tokens of a view that stay, see `vcrast.features.dropping.Dropping.keep`; None where all do."""
+        own = self if self.local is None or view not in self.local_names else self.local
+        number = self.names.index(view) % self.num if view in self.names else 0
+        return own.dropping.keep(draws, view, grid, number)
 
     def _change_wavs(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
         if self.roll:

@@ -16,15 +16,17 @@ class Projector(nn.Module):
     Args:
         dim_in: D of the clip's vector.
         dims: the widths, for instance [4096, 4096, 4096]; the last is P.
+        last_norm: BatchNorm behind the last map, without scale and shift.
 
     Raises:
         ValueError: no widths, or one that is not positive.
 
-    Source: Bardes et al. 2022, arXiv:2105.04906; the authors' code. The thesis's listing indents the last layer into
-    the loop and so has four linear maps; its parameter counts fit three.
+    Source: Bardes et al. 2022, arXiv:2105.04906, and the authors' code; `last_norm` arXiv:2605.14231 (AudioMosaic).
+        The thesis's listing indents the last layer into the loop and so has four linear maps; its parameter counts fit
+        three.
     """
 
-    def __init__(self, dim_in: int, dims: Sequence[int]) -> None:
+    def __init__(self, dim_in: int, dims: Sequence[int], *, last_norm: bool = False) -> None:
         super().__init__()
         if not dims or min(dims) < 1:
             raise ValueError(f"objective.projector_dims={list(dims)}: give at least one positive width")
@@ -33,7 +35,10 @@ class Projector(nn.Module):
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths[:-1]):
             layers += [nn.Linear(narrow, wide), nn.BatchNorm1d(wide), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
+        layers.append(nn.Linear(widths[-2], widths[-1], bias=False))
+        if last_norm:
+            layers.append(nn.BatchNorm1d(widths[-1], affine=False))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, D) -> (B, P)."""

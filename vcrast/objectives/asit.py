@@ -19,7 +19,7 @@ from vcrast.features.corruption import Corruption
 from vcrast.features.draws import Draws
 from vcrast.models.backbone import Backbone, Tokens, upcast
 from vcrast.objectives.base import Batch, Clips, Losses, Objective, Task, prepare_views
-from vcrast.objectives.ema import Teacher
+from vcrast.objectives.ema import Teacher, rising
 from vcrast.training.dist import average
 
 VIEWS = ("a", "b")
@@ -208,7 +208,7 @@ class ASiT(Objective):
 
     def after_step(self, progress: float, skipped: Tensor) -> None:
         """Move the teacher, its centres and its temperature."""
-        momentum = 1 - (1 - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
+        momentum = rising(self.momentum, progress)
         for name, student in (("encoder", self.encoder), ("clip", self.clip_head), ("token", self.token_head)):
             teacher = self.teacher[name]
             assert isinstance(teacher, Teacher)

@@ -79,6 +79,7 @@ class Objective(nn.Module, ABC):
         needs_labels: refused for clips without labels.
         smallest_batch: fewer clips have no loss.
         compiled: submodules that `engine.compile=true` compiles.
+        many_views: compares views of a clip, `views.num` and `views.local` of them.
         masks_itself: chooses the tokens that are hidden, so views may drop none.
         can_collapse: the loss may be low while all clips are represented alike. Where it may not, embeddings along few
             directions are no alarm: those of masked patches are mostly told apart by their loudness.
@@ -87,10 +88,11 @@ class Objective(nn.Module, ABC):
 
     parts: ClassVar[dict[str, Metric]] = {}
     note: ClassVar[str] = ""
-    gathered: ClassVar[tuple[str, ...]] = ()
+    gathered: tuple[str, ...] = ()
     needs_labels: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
     compiled: ClassVar[tuple[str, ...]] = ("encoder",)
+    many_views: ClassVar[bool] = False
     masks_itself: ClassVar[bool] = False
     can_collapse: ClassVar[bool] = True
     remedy: ClassVar[str] = "lower optim.lr, or weaken the views"
@@ -98,14 +100,18 @@ class Objective(nn.Module, ABC):
     def __init__(self, *, encoder: Backbone, views: Any, task: Task) -> None:
         super().__init__()
         self.encoder, self.views, self.task = encoder, views, task
-        dropping = views.patch_drop > 0
+        dropping = bool(views.drops_by)
         if dropping and self.masks_itself:
             raise ValueError(
-                f"views.patch_drop={views.patch_drop:g}: this objective chooses the hidden patches itself; set "
-                "views.patch_drop=0"
+                f"{views.drops_by}: this objective chooses the hidden patches itself; set views.patch_drop=0"
+            )
+        if not self.many_views and (views.num != 2 or views.local_names):
+            setting = "views.local" if views.local_names else f"views.num={views.num}"
+            raise ValueError(
+                f"{setting}: this objective does not compare views; leave it out, or choose one that does, such as vcr"
             )
         masking = dropping and views.patch_drop_mode == "mask"
-        require(encoder, drop=dropping and not masking, mask=masking, by=f"views.patch_drop={views.patch_drop:g}")
+        require(encoder, drop=dropping and not masking, mask=masking, by=views.drops_by)
         if masking:
             encoder.enable_mask_token()
 
@@ -168,7 +174,7 @@ def prepare_views(encoder: Backbone, views: Any, wavs: Tensor, draws: Draws, nam
     Args:
         encoder: tells how many tokens and random numbers a clip has.
         views: `vcrast.features.views.Views`.
-        wavs: (b, S), of which all views are made, or (b, V, S), one sound for each view.
+        wavs: (b, S), of which all views are made, or (b, 2, S), pairs of sounds that take turns.
         draws: of these clips.
         names: of the views.
 
@@ -176,14 +182,14 @@ def prepare_views(encoder: Backbone, views: Any, wavs: Tensor, draws: Draws, nam
         For a view `a`: `a` (b, [C,] T, F), and where they apply `a/keep` (b, Nkeep) tokens that stay, `a/mask` (b, N)
         True under the mask token, `a/noise` (b, num_drop_path_draws) for drop path.
     """
-    sounds = [wavs] * len(names) if wavs.ndim == 2 else list(wavs.unbind(1))
+    sounds = [wavs] if wavs.ndim == 2 else list(wavs.unbind(1))
     found: Clips = {}
-    for name, wav in zip(names, sounds, strict=True):
-        found[name] = views.make(wav, draws, name)
-        num_tokens = encoder.num_tokens(found[name].shape[-2])
-        keep = views.keep(draws, name, num_tokens)
+    for number, name in enumerate(names):
+        found[name] = views.make(sounds[number % len(sounds)], draws, name)
+        grid = encoder.grid(found[name].shape[-2])
+        keep = views.keep(draws, name, grid)
         if keep is not None and views.patch_drop_mode == "mask":
-            hidden = torch.ones(len(keep), num_tokens, dtype=torch.bool, device=keep.device)
+            hidden = torch.ones(len(keep), grid[0] * grid[1], dtype=torch.bool, device=keep.device)
             found[f"{name}/mask"] = hidden.scatter_(1, keep, False)
         elif keep is not None:
             found[f"{name}/keep"] = keep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,16 +41,17 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float, skipped:
     """Move every weight of the teacher towards the student's: momentum * teacher + (1 - momentum) * student.
 
     Args:
-        teacher: changed in place; buffers are copied.
-        student: of the same kind.
+        teacher: changed in place; its buffers are copied.
+        student: of the same kind; it may have further buffers.
         momentum: in [0, 1].
         skipped: 0-d bool on the device; True leaves the teacher as it is, to the bit, without asking the device.
 
     Source: Grill et al. 2020, arXiv:2006.07733 (BYOL).
     """
     move_towards(teacher.parameters(), student.parameters(), momentum, skipped)
-    for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(torch.where(skipped, mine, theirs))
+    found = dict(student.named_buffers())
+    for name, mine in teacher.named_buffers():
+        mine.copy_(torch.where(skipped, mine, found[name]))
 
 
 @torch.no_grad()
@@ -57,3 +59,8 @@ def move_towards(own: Iterable[Tensor], others: Iterable[Tensor], momentum: floa
     """Replace each of `own` by momentum * own + (1 - momentum) * other, in place; `skipped` as in `ema_update`."""
     for mine, theirs in zip(own, others, strict=True):
         mine.lerp_(theirs.to(mine.dtype), (1 - momentum) * (~skipped).to(mine.dtype))
+
+
+def rising(momentum: float, progress: float) -> float:
+    """The momentum after a share of the steps in [0, 1]: from `momentum` to 1 along a half cosine."""
+    return 1 - (1 - momentum) * (1 + math.cos(math.pi * progress)) / 2

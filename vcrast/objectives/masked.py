@@ -45,6 +45,7 @@ class Masked(Objective):
         self.masks = build_masks(masks)
         self.masks.num_hidden(encoder.grid(task.num_frames), least=self.least)
         places = pixel_places(encoder, task.num_frames, task.num_mel_bins)
+        refuse_overlap(encoder, places)
         self.num_pixels = places.shape[1] * encoder.options["num_channels"]
 
     def hidden(self, draws: Draws, name: str, num_frames: int) -> Hidden:
@@ -76,7 +77,7 @@ class Masked(Objective):
         found = {}
         for name in self.passes:
             title = "hidden" if len(self.passes) == 1 else f"hidden ({name})"
-            found[title] = without(self.encoder, fbank, self.hidden(draws, name, fbank.shape[-2]).hidden)
+            found[title] = left_of(self.encoder, fbank, self.hidden(draws, name, fbank.shape[-2]).visible)
         return found
 
 
@@ -94,24 +95,36 @@ def pixel_places(encoder: Backbone, num_frames: int, num_mel_bins: int) -> Tenso
     """(N, pixels) int64 on the CPU: the place t * F + f of every pixel of every patch, in one channel.
 
     Raises:
-        ValueError: the encoder does not tell, or patches overlap.
+        ValueError: the encoder does not tell.
     """
     number = torch.arange(num_frames * num_mel_bins, dtype=torch.float64, device="cpu")
-    places = encoder.patches(number.reshape(1, num_frames, num_mel_bins))[0].long()
+    return encoder.patches(number.reshape(1, num_frames, num_mel_bins))[0].long()
+
+
+def refuse_overlap(encoder: Backbone, places: Tensor) -> None:
+    """Refuse patches that share some of their `places` (N, pixels).
+
+    Raises:
+        ValueError: names the setting.
+    """
     if places.unique().numel() < places.numel():
         raise ValueError(
             f"pretrain.patch_stride={encoder.options['patch_stride']}: patches that overlap show parts of the hidden "
             "ones; set pretrain.patch_stride=null (finetune.patch_stride may overlap)"
         )
-    return places
 
 
-def without(encoder: Backbone, fbank: Tensor, hidden: Tensor) -> Tensor:
-    """(b, [C,] T, F) filterbanks with NaN in the hidden patches (b, M)."""
+def left_of(encoder: Backbone, fbank: Tensor, visible: Tensor) -> Tensor:
+    """(b, [C,] T, F) filterbanks with NaN where none of the visible patches (b, Nvisible) lies.
+
+    As they are where the encoder does not tell what its tokens are made of.
+    """
+    if type(encoder).patches is Backbone.patches:
+        return fbank
     num_frames, num_mel_bins = fbank.shape[-2:]
-    places = pixel_places(encoder, num_frames, num_mel_bins).to(fbank.device)[hidden].flatten(1)
-    gone = torch.zeros(len(fbank), num_frames * num_mel_bins, dtype=torch.bool, device=fbank.device)
-    gone = gone.scatter_(1, places, True).unflatten(1, (num_frames, num_mel_bins))
+    places = pixel_places(encoder, num_frames, num_mel_bins).to(fbank.device)[visible].flatten(1)
+    gone = torch.ones(len(fbank), num_frames * num_mel_bins, dtype=torch.bool, device=fbank.device)
+    gone = gone.scatter_(1, places, False).unflatten(1, (num_frames, num_mel_bins))
     return fbank.masked_fill(gone if fbank.ndim == 3 else gone.unsqueeze(1), torch.nan)
 
 

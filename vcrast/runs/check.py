@@ -101,7 +101,9 @@ def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
             f"{stage}.batch_size={options.batch_size}: objective={own.objective['name']} needs at least "
             f"{objective.smallest_batch} clips in a batch"
         )
-    objective.views.keep(Draws(0, 0, 1), "a", objective.encoder.num_tokens(objective.task.num_frames))
+    for view in objective.views.names:
+        num_frames = objective.views.num_frames(view, objective.task.num_frames)
+        objective.views.keep(Draws(0, 0, 1), view, objective.encoder.grid(num_frames))
     # The optimiser's fused kernel asks for real tensors; memory that nobody writes to is not taken.
     objective = objective.to_empty(device="cpu")
     build_schedule(own.schedule, own.optim, replace(options, steps=ENDLESS), steps_per_epoch=1)
