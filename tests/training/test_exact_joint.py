@@ -4,10 +4,21 @@ import copy
 
 import pytest
 import torch
-from parts import make_batch
-from test_exact import BATCH, COMPARING, assert_same_step, make_objective, make_wavs, relative_error, run
+from parts import JOINT, make_ast, make_batch, make_engine, make_joint
+from test_exact import (
+    BATCH,
+    COMPARING,
+    assert_same_step,
+    make_objective,
+    make_views,
+    make_wavs,
+    relative_error,
+    run,
+)
 
 from vcrast.features.draws import Draws
+from vcrast.features.dropping import HOW
+from vcrast.training.exact import Split, exact_backward
 
 
 @pytest.mark.parametrize("kind", COMPARING)
@@ -38,3 +49,36 @@ def test_eight_views_share_two_forwards():
     objective.encoder.register_forward_hook(lambda module, inputs, _: calls.append(len(inputs[0])))
     objective.represent(objective.prepare(make_batch(make_wavs()), Draws(5, 3, BATCH)))
     assert calls == [2 * BATCH, 6 * BATCH]
+
+
+def stepped(objective, engine, steps):
+    for step in steps:
+        exact_backward(engine, objective, make_batch(make_wavs()), Draws(5, step, BATCH), Split(4, 1))
+        skipped = engine.step(lr=1e-2).skipped
+        objective.after_step((step + 1) / 3, skipped)
+
+
+@pytest.mark.parametrize("drop", HOW)
+@pytest.mark.parametrize("name", JOINT)
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(name, drop):
+    def begin():
+        torch.manual_seed(0)
+        views = make_views(drop=drop, patch_drop=[0.5, 0.5, 0.5], num=3)
+        objective = make_joint(name, make_ast(), views, teacher="ema")
+        return objective, make_engine(objective)
+
+    whole, engine = begin()
+    before = whole.encoder.patch_embed.proj.weight.detach().clone()
+    stepped(whole, engine, range(3))
+    assert not torch.equal(before, whole.encoder.patch_embed.proj.weight)
+    first, engine = begin()
+    stepped(first, engine, range(1))
+    state = copy.deepcopy(engine.state_dict())
+    second, engine = begin()
+    with torch.no_grad():
+        for weight in second.parameters():
+            weight.add_(1.0)
+    engine.load_state_dict(state)
+    stepped(second, engine, range(1, 3))
+    for key, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key
