@@ -20,6 +20,7 @@ from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.models.export import UNFINISHED, export
 from vcrast.objectives.base import Objective
+from vcrast.runs.budget import seconds_a_step
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
 from vcrast.runs.stage import Stage, Watch, num_parameters
@@ -60,6 +61,12 @@ def pretrain(job: Job) -> dict[str, Any]:
         save_example_views(job, objective, stream)
     train(stage, stream.batches(stage.first, stage.num_steps, rank=rank(), world_size=world_size()))
     return finish(job, stage, collapse)
+
+
+def time_of_a_step(job: Job) -> float:
+    """Seconds that a step computes, measured on an objective that is thrown away."""
+    stream = open_stream(job.config.source, job.supply())
+    return seconds_a_step(job, build_objective(job, stream), stream.clip_shape)
 
 
 def pretrained_before(job: Job) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from vcrast.evaluation.embedding import Known
 from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.finetune import check_finetuning, finetune
 from vcrast.models.pretrained import check_checkpoint
-from vcrast.pretrain import pretrain
+from vcrast.pretrain import pretrain, time_of_a_step
+from vcrast.runs.budget import planned
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.checkpoint import latest_step
 from vcrast.runs.environment import redact_arguments, write_environment
@@ -86,9 +87,11 @@ def run(config: Config, overrides: Sequence[str] = ()) -> Path:
         with interrupt.at_once("while the data was prepared"):
             clips = same_clips(config, corpus, folds, summary)
             opened = open_folds(config, corpus, folds)
+            asked = config
+            config = with_length(config, opened, folder, metrics, summary, interrupt)
         plans = plan_folds(config, before, clips=clips, sizes=opened.sizes)
         if not is_new and is_rank_zero():  # not before: what is refused must not become the run's settings
-            keep_settings(config, overrides, folder)
+            keep_settings(asked, overrides, folder)
         for text in [*opened.notes, *notes_of(plans)]:
             log.warning("%s", text)
             summary.warn(text)
@@ -189,6 +192,25 @@ def open_folds(config: Config, corpus: Corpus, folds: Sequence[str]) -> OpenFold
     opened = OpenFolds(corpus, data, parts, front_end_notes(config))
     check_sizes(config, opened.sizes)
     return opened
+
+
+def with_length(
+    config: Config, opened: OpenFolds, folder: Path, metrics: MetricLog, summary: Summary, interrupt: Interrupt
+) -> Config:
+    """The settings with the steps of `pretrain.minutes`, which are measured when the run begins and then kept."""
+    minutes = config.pretrain.minutes
+    if minutes is None or "pretrain" not in config.stages:
+        return config
+    known = summary.planned("pretrain")
+    if known is None or known["minutes"] != minutes:
+        step_s = (
+            known["step_s"]
+            if known
+            else time_of_a_step(next(jobs(config, opened, folder, metrics, summary, interrupt)))
+        )
+        known = planned(minutes, step_s)
+        summary.plan("pretrain", known)
+    return replace(config, pretrain=replace(config.pretrain, steps=known["steps"]))
 
 
 def same_clips(config: Config, corpus: Corpus, folds: Sequence[str], summary: Summary) -> dict[str, dict[str, Any]]:

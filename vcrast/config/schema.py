@@ -91,6 +91,7 @@ class PretrainConfig:
     micro_batch_size: Any = field(metadata=FREE)
     epochs: float = field(metadata=POSITIVE | LENGTH)
     steps: int | None = field(metadata=POSITIVE | LENGTH)
+    minutes: float | None = field(metadata=POSITIVE | LENGTH)
     patch_stride: list[int] | None = field(metadata=OF_THE_ENCODER)
     clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)

@@ -29,7 +29,7 @@ from vcrast.training.average import WeightAverage, Weights, lent
 from vcrast.training.dist import all_reduce_max, broadcast_object, is_rank_zero, world_size
 from vcrast.training.engine_base import Engine, StepResult
 from vcrast.training.exact import Outcome, Split
-from vcrast.training.plan import CudaMemory, plan_step
+from vcrast.training.plan import CudaMemory, Plan, plan_step
 from vcrast.training.schedule import Schedule
 from vcrast.training.watchdog import note_step
 
@@ -69,6 +69,19 @@ class Watch(NamedTuple):
 def total_steps(steps: int | None, epochs: float, steps_per_epoch: int) -> int:
     """Length of a stage: `steps` wins over `epochs`."""
     return steps if steps is not None else max(1, math.ceil(epochs * steps_per_epoch))
+
+
+def plan_of(
+    job: Job, engine: Engine, objective: Objective, draws: Draws, clip_shape: tuple[int, ...], asked: int | None
+) -> Plan:
+    """How this process's part of a batch is cut, measured on a GPU; `asked` is the micro-batch that is wanted."""
+    batch = Batch(
+        torch.zeros(draws.size, *clip_shape, device=job.device),
+        torch.zeros(draws.size, len(job.classes), device=job.device),
+        torch.arange(draws.size, device=job.device),
+    )
+    memory = CudaMemory(job.device) if job.device.type == "cuda" else None
+    return plan_step(engine, objective, batch, draws, micro_batch_size=asked, memory=memory)
 
 
 class Stage:
@@ -196,14 +209,7 @@ class Stage:
         asked = self.split.micro_batch_size if micro_batch_size == "auto" else micro_batch_size
         if asked is not None and asked == self.split.micro_batch_size:
             return
-        device, draws = self.job.device, self.draws(0)
-        batch = Batch(
-            torch.zeros(draws.size, *clip_shape, device=device),
-            torch.zeros(draws.size, len(self.job.classes), device=device),
-            torch.arange(draws.size, device=device),
-        )
-        memory = CudaMemory(device) if device.type == "cuda" else None
-        plan = plan_step(self.engine, self.objective, batch, draws, micro_batch_size=asked, memory=memory)
+        plan = plan_of(self.job, self.engine, self.objective, self.draws(0), clip_shape, asked)
         on_each = f", on each of {world_size()} processes" if world_size() > 1 else ""
         log.info("fold %s %s: %s%s", self.job.fold, self.name, plan.text(), on_each)
         self.split = plan.split

@@ -29,6 +29,7 @@ class Summary:
             "metrics": known.get("metrics", {}),
             "parts": known.get("parts", {}),
             "notes": known.get("notes", {}),
+            "planned": known.get("planned", {}),
             "inputs": known.get("inputs", {}),
         }
 
@@ -45,6 +46,16 @@ class Summary:
         """What `begin` was given; None for a stage that has not begun, or that an earlier version has begun."""
         found: dict[str, Any] | None = self.content["inputs"].get(fold, {}).get(stage)
         return found
+
+    def planned(self, stage: str) -> dict[str, Any] | None:
+        """What `plan` was given."""
+        found: dict[str, Any] | None = self.content["planned"].get(stage)
+        return found
+
+    def plan(self, stage: str, length: dict[str, Any]) -> None:
+        """Keep a length that was measured, so that the run has the same when it goes on."""
+        self.content["planned"][stage] = length
+        self.write()
 
     def alike(self, fold: str, other: str, stage: str) -> bool:
         """Whether a stage of two folds has the same settings and length."""
