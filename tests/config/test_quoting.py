@@ -87,6 +87,12 @@ def test_a_comma_separates_values_of_a_sweep_unless_the_whole_exists(tmp_path: P
     assert not is_sweep([f"data.root={whole}"])
 
 
+def test_none_may_be_one_of_several_values() -> None:
+    runs = expand(["recipe=demo", "model.checkpoint=/a/run,null"])
+    assert [words[-1] for words, _ in runs] == ["model.checkpoint='/a/run'", "model.checkpoint=null"]
+    assert compose(runs[1][0]).model["checkpoint"] is None
+
+
 def test_a_resumed_run_takes_the_same_words(tmp_path: Path) -> None:
     save_config(compose(["recipe=demo"]), tmp_path / "config.yaml")
     saved = read_saved(tmp_path / "config.yaml")

@@ -40,8 +40,12 @@ def for_hydra(word: str, *, sweep: bool = False) -> str:
     if sweep and (SWEEP.fullmatch(value) or "," in value) and not _exists(name, value):
         if SWEEP.fullmatch(value):
             return word
-        return f"{key}={','.join(part if is_quoted(part) else quote(home(name, part)) for part in value.split(','))}"
+        return f"{key}={','.join(_one_of_several(name, part) for part in value.split(','))}"
     return f"{key}={quote(home(name, value))}"
+
+
+def _one_of_several(name: str, value: str) -> str:
+    return value if is_quoted(value) or value in PLAIN else quote(home(name, value))
 
 
 LISTS = ("stages", "logger", "evaluation")
