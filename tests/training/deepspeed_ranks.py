@@ -11,7 +11,7 @@ import traceback
 from typing import NamedTuple
 
 import torch
-from parts import make_adamw, make_ast, make_batch, make_engine, make_supervised, make_task, make_vcr
+from parts import make_adamw, make_ast, make_batch, make_engine, make_joint, make_supervised, make_task, make_vcr
 from shipped import shipped
 from torch import multiprocessing
 from toy import ToyMAE
@@ -89,6 +89,8 @@ def make_objective(kind="vcr", mode="drop"):
     encoder = make_ast(embed_dim=18, positions="learned", drop_path=0.3)
     if kind == "vcr":
         return make_vcr(encoder, views, (13, 13, 21))
+    if kind == "visreg":
+        return make_joint(kind, encoder, views, (13, 21), teacher="ema", teacher_momentum=0.9)
     if kind == "toy":
         return ToyMAE(encoder=encoder, views=views, task=make_task())
     objective = make_supervised(encoder, views)

@@ -24,7 +24,10 @@ needs_deepspeed = pytest.mark.skipif(
 )
 ONE_WORKER = pytest.mark.xdist_group("deepspeed")  # the processes of a fixture are started once
 
-TASKS = [("vcr", "fp32"), ("supervised", "fp32"), ("vcr", "bf16"), ("vcr", "fp16"), ("toy", "fp32"), ("frozen", "fp32")]
+TASKS = [
+    ("vcr", "fp32"), ("supervised", "fp32"), ("vcr", "bf16"), ("vcr", "fp16"), ("toy", "fp32"), ("frozen", "fp32"),
+    ("visreg", "fp32"),
+]  # fmt: skip
 CASES = [
     ("vcr", "fp32", {"zero_stage": 1}),
     ("vcr", "fp32", {"zero_stage": 2}),
@@ -40,6 +43,7 @@ CASES = [
     ("toy", "fp32", {"zero_stage": 1}),
     ("toy", "fp32", {"zero_stage": 2}),
     ("toy", "fp32", {"zero_stage": 3}),
+    ("visreg", "fp32", {"zero_stage": 3}),
     ("frozen", "fp32", {"zero_stage": 1}),
     ("frozen", "fp32", {"zero_stage": 3, "checkpoint_blocks": True}),
 ]
