@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Any, get_args
 
 from safetensors.torch import save
@@ -17,17 +18,19 @@ from vcrast.evaluation.base import (
     Features,
     Measured,
     Predictions,
+    ViewedFeatures,
     build_evaluations,
     measured,
     undefined_lines,
 )
-from vcrast.evaluation.embedding import Form
+from vcrast.evaluation.embedding import ONE_WINDOW, Form
 from vcrast.evaluation.predictions import write_predictions
 from vcrast.finetune import build_classifier, scores
 from vcrast.models.backbone import Backbone
 from vcrast.models.export import export, load_head
 from vcrast.models.pretrained import load_encoder
 from vcrast.runs.job import Job
+from vcrast.runs.viewed import embed_views
 from vcrast.training.dist import is_rank_zero
 
 log = logging.getLogger(__name__)
@@ -78,15 +81,17 @@ def protocol(job: Job) -> str:
 def on_features(job: Job, encoder: Backbone, evaluations: list[Evaluation], kept: Kept) -> Measured:
     """Numbers of those that need frozen features; the test clips' embeddings are added to `kept`."""
     found = NOTHING
-    asking = [each for each in evaluations if each.needs is Features]
+    asking = [each for each in evaluations if each.needs in (Features, ViewedFeatures)]
     for form in get_args(Form):
         chosen = [each for each in asking if each.form == form]
         if not chosen and form != "vectors":
             continue
-        embed = job.embedder("centre" if form == "tokens" else None)
+        embed = job.embedder("centre" if form in ONE_WINDOW else None)
         train, test = (embed(encoder, clips, form=form) for clips in (job.train, job.test))
+        given = Features(train, test, job.multilabel)
+        viewed = ViewedFeatures(*given, partial(embed_views, job, encoder))
         for each in chosen:
-            found = found.joined(measured(each, Features(train, test, job.multilabel), job.classes))
+            found = found.joined(measured(each, given if each.needs is Features else viewed, job.classes))
         if form == "vectors":
             kept |= {"embeddings": test.embedding, "labels": test.label, "index": test.index}
     return found

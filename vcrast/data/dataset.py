@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -105,6 +106,15 @@ class ClipDataset(Dataset[Example]):
     def first(self, num_clips: int) -> ClipDataset:
         """Return the dataset of the first clips alone, or all if there are fewer."""
         return self.only(range(min(num_clips, len(self))))
+
+    def sample(self, num_clips: int, seed: int, *, labelled: bool = False) -> ClipDataset:
+        """Return the dataset of so many random clips, or all, in their order; `labelled`: of those that have labels.
+
+        The first clips of a set that is sorted by class are of one class.
+        """
+        drawn = map(int, np.random.default_rng(seed).permutation(len(self)))
+        fitting = (place for place in drawn if not labelled or self.clips.labels_of(place))
+        return self.only(sorted(itertools.islice(fitting, num_clips)))
 
     def only(self, places: Sequence[int]) -> ClipDataset:
         """Return the dataset of the clips at these places, in this order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -25,6 +25,21 @@ class Features(NamedTuple):
     multilabel: bool
 
 
+class ViewedFeatures(NamedTuple):
+    """The same, and vectors of random views of training clips.
+
+    Attributes:
+        views: called with a number of clips and of pairs of views, gives (n, 2 pairs, D): of that many training clips,
+            or all if there are fewer, drawn once for the fold, the views that pretraining makes of them. Equal in every
+            call, on every machine and any number of processes.
+    """
+
+    train: Embedded
+    test: Embedded
+    multilabel: bool
+    views: Callable[[int, int], Tensor]
+
+
 class Predictions(NamedTuple):
     """Scores (n, C) in [0, 1] of the finetuned model on the test clips, and their labels (n, C)."""
 
@@ -34,21 +49,22 @@ class Predictions(NamedTuple):
 
 
 ByClass = dict[str, dict[str, float | None]]
-"""Name of a number -> class -> its value, None where it is undefined."""
+"""Name of a number -> class, or number of a layer -> its value, None where it is undefined."""
 
 
 class Evaluation(ABC):
     """A measure; registered in EVALUATIONS, its options are its keywords.
 
     Attributes:
-        needs: `Features`, or `Predictions` of the finetuned model; skipped where a run does not have them.
-        form: of the `Features`, see `Embedder.fresh`.
+        needs: `Features`, `ViewedFeatures`, or `Predictions` of the finetuned model; skipped where a run does not have
+            them.
+        form: of the features, see `Embedder.fresh`.
         baseline: measured on the untrained encoder, too, under `untrained_` and the metric's name.
         metrics: how each number is shown; one that a dataset does not have (mAP, accuracy) is left out.
     """
 
     needs: ClassVar[type]
-    form: ClassVar[Form] = "vectors"
+    form: Form = "vectors"
     baseline: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]]
 
@@ -61,7 +77,7 @@ class Evaluation(ABC):
         return why_unranked(given.label if isinstance(given, Predictions) else given.test.label, classes)
 
     def by_class(self, given: Any, classes: Sequence[str]) -> ByClass:  # noqa: ARG002 - none by default
-        """Compute numbers of single classes, kept in `summary.json` beside the others and shown in no table."""
+        """Compute numbers of single classes, or layers: kept in `summary.json` and shown in no table."""
         return {}
 
     def heads(self) -> Mapping[str, nn.Module]:
@@ -117,7 +133,7 @@ def measured(evaluation: Evaluation, given: Any, classes: Sequence[str]) -> Meas
     hours to learn must not be lost with them.
     """
     try:
-        if isinstance(given, Features) and not len(given.test.index):
+        if isinstance(given, Features | ViewedFeatures) and not len(given.test.index):
             raise ValueError(why_unranked(given.test.label, classes))
         values, by_class = evaluation.measure(given), evaluation.by_class(given, classes)
     except (ValueError, ArithmeticError) as error:

@@ -18,12 +18,14 @@ Known = dict[str, dict[Any, tuple[Tensor, Tensor]]]
 """Embeddings and labels by encoder and clip, which folds share."""
 
 
-Form = Literal["vectors", "layers", "tokens"]
-"""What is kept of a clip: its vector, that of every layer, or all its tokens."""
+Form = Literal["vectors", "layers", "frames", "tokens"]
+"""What is kept of a clip: its vector, that of every layer, all frames of every layer, or all tokens of the last."""
+ONE_WINDOW: tuple[Form, ...] = ("frames", "tokens")
+"""Forms of one window a clip, in 16 bits, that are too large to be kept for other folds."""
 
 
 class Embedded(NamedTuple):
-    """Embeddings (n, D), (n, L, D) of layers or (n, N, D) of tokens, labels (n, C), clip indices (n,), on CPU."""
+    """Embeddings (n, D), or of another `Form` (see `Embedder.fresh`), labels (n, C), clip indices (n,), on CPU."""
 
     embedding: Tensor
     label: Tensor
@@ -61,21 +63,21 @@ class Embedder:
         Args:
             encoder: on the device.
             clips: to embed.
-            form: `vectors` (n, D), `layers` (n, L, D) of the embedded patches and of every layer, or `tokens`
-                (n, N, D) in fp16, of the last layer; those need an embedder of one window a clip.
+            form: `vectors` (n, D); `layers` (n, L, D), the embedded patches and every layer; `frames` (n, L, t, D) of
+                the same, the mean over frequency of the tokens at each time; `tokens` (n, N, D) of the last layer. The
+                last two are fp16 and need an embedder of one window a clip.
         """
         was_training = encoder.training
         encoder.eval()
         rows = []
         for batch in self.batches(clips, rank_slice(len(clips))):
-            tokens = encoder(self.fbank(batch.wav), hidden=form == "layers")
-            vectors = tokens.values.half() if form == "tokens" else pooled(encoder, tokens)
-            rows.append((vectors.cpu(), batch.label.cpu(), batch.index.cpu()))
+            tokens = encoder(self.fbank(batch.wav), hidden=form in ("layers", "frames"))
+            rows.append((in_form(form, encoder, tokens).cpu(), batch.label.cpu(), batch.index.cpu()))
         encoder.train(was_training)
         if not rows:
-            return self.none(torch.float16 if form == "tokens" else torch.float32)
+            return self.none(torch.float16 if form in ONE_WINDOW else torch.float32)
         vector, label, row = (torch.cat(part) for part in zip(*rows, strict=True))
-        if form == "tokens":
+        if form in ONE_WINDOW:
             assert len(row.unique()) == len(row), "tokens of several windows of a clip have no common place"
             return Embedded(gather_rows(vector), gather_rows(label), gather_rows(row))
         vector, index = mean_by_clip(vector, row)
@@ -89,19 +91,20 @@ class Embedder:
         return Embedded(*(gather_rows(part) for part in nothing))
 
     def __call__(self, encoder: Backbone, clips: ClipDataset, *, form: Form = "vectors") -> Embedded:
-        """`fresh`, without computing again what another fold has computed with the same encoder (tokens are)."""
-        if self.known is None or form == "tokens":
+        """`fresh`, without computing again what another fold has computed with the same encoder, unless too large."""
+        if self.known is None or form in ONE_WINDOW:
             return self.fresh(encoder, clips, form=form)
-        name = f"{fingerprint(encoder, self.settings)} {form}"
-        found = self.known.pop(name, {})
-        self.known[name] = found  # the last one now
-        while len(self.known) > 2:
-            del self.known[next(iter(self.known))]
+        own = fingerprint(encoder, self.settings)
+        found = self.known.pop(f"{own} {form}", {})
+        self.known[f"{own} {form}"] = found  # the last one now
+        recent = list(dict.fromkeys(name.partition(" ")[0] for name in reversed(self.known)))[:2]
+        for name in [name for name in self.known if name.partition(" ")[0] not in recent]:
+            del self.known[name]
         segments = [clip.segment for clip in clips.clips]
         if any(segment not in found for segment in segments):
             fresh = self.fresh(encoder, clips, form=form)
-            for vector, own, place in zip(*fresh, strict=True):
-                found[segments[int(place)]] = vector, own
+            for vector, label, place in zip(*fresh, strict=True):
+                found[segments[int(place)]] = vector, label
         # Without a cache a clip may turn out unreadable only now: it is in no batch.
         places = [place for place, segment in enumerate(segments) if segment in found]
         if not places:
@@ -110,6 +113,16 @@ class Embedder:
             torch.stack(rows) for rows in zip(*(found[segments[place]] for place in places), strict=True)
         )
         return Embedded(embedding, label, torch.tensor(places))
+
+
+def in_form(form: Form, encoder: Backbone, tokens: Tokens) -> Tensor:
+    """What a form keeps of clips, see `Embedder.fresh`."""
+    if form == "tokens":
+        return tokens.values.half()
+    if form == "frames":
+        # Layer by layer: all tokens of all layers in one piece would be as large again as the pass itself.
+        return torch.stack([layer.unflatten(1, tokens.grid).mean(dim=2).half() for layer in tokens.hidden], dim=1)
+    return pooled(encoder, tokens)
 
 
 def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:

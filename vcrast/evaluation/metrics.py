@@ -91,7 +91,14 @@ def effective_rank(embeddings: Tensor) -> Tensor:
 
     Source: Garrido et al. 2023, arXiv:2210.02885.
     """
-    values = torch.linalg.svdvals(embeddings.double())
+    return entropy_rank(torch.linalg.svdvals(embeddings.double()))
+
+
+def entropy_rank(values: Tensor) -> Tensor:
+    """Return exp of the entropy of the shares of values (k,) >= 0: k if all are equal, 0 if all are 0; 0-d.
+
+    The sources add 1e-7 to each share, so that its logarithm exists; 0 log 0 is 0 here.
+    """
     if not values.sum() > 0:
         return values.new_zeros(())
     shares = values / values.sum()
