@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,27 +11,20 @@ import torch
 from safetensors.torch import save
 
 from vcrast.config.atomic import write_atomic
-from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
 from vcrast.data.streams import Stream, open_stream
-from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.features.draws import Draws
 from vcrast.models.export import UNFINISHED, export
 from vcrast.objectives.base import Objective
 from vcrast.runs.budget import seconds_a_step
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
-from vcrast.runs.stage import Stage, Watch, num_parameters
+from vcrast.runs.stage import Stage, Watch, num_parameters, total_steps
+from vcrast.runs.watch import CollapseWatch, build_watch
 from vcrast.train import train
 from vcrast.training.dist import broadcast_object, is_rank_zero, rank, world_size
 
 log = logging.getLogger(__name__)
-
-TELLING = 16  # clips: the rank of fewer says little of an encoder
-COLLAPSE = {
-    "embedding_std": Metric("Embedding std", "fixed"),
-    "effective_rank": Metric("Effective rank", better="higher"),
-}
 
 
 def pretrain(job: Job) -> dict[str, Any]:
@@ -46,10 +37,10 @@ def pretrain(job: Job) -> dict[str, Any]:
     per_epoch = stream.clips_per_epoch // options.batch_size
     schedule = build_schedule(config.schedule, config.optim, options, per_epoch)
     engine = build_engine(job, objective, config.optim, options)
-    collapse = CollapseWatch(job, objective, num_clips=options.watch_clips)
+    watch = build_watch(job, objective, num_steps=total_steps(options.steps, options.epochs, per_epoch))
     stage = Stage(
         job, "pretrain", options, objective=objective, engine=engine, schedule=schedule, steps_per_epoch=per_epoch,
-        watches=[Watch(max(1, round(options.watch_every_epochs * per_epoch)), collapse.measure)], numbers=COLLAPSE,
+        watches=[Watch(max(1, round(options.watch_every_epochs * per_epoch)), watch.measure)], numbers=watch.numbers,
     )  # fmt: skip
     stage.begin(stream.clip_shape)
     log.info(
@@ -59,8 +50,10 @@ def pretrain(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     if is_rank_zero():
         save_example_views(job, objective, stream)
+    with stage.engine.gathered_weights():
+        watch.begin(stage.first)
     train(stage, stream.batches(stage.first, stage.num_steps, rank=rank(), world_size=world_size()))
-    return finish(job, stage, collapse)
+    return finish(job, stage, watch)
 
 
 def time_of_a_step(job: Job) -> float:
@@ -105,39 +98,6 @@ def build_objective(job: Job, stream: Stream) -> Objective:
     return objective.to(job.device)
 
 
-class CollapseWatch:
-    """Embedding std and effective rank on fixed training clips, and what the objective itself sees of a collapse."""
-
-    def __init__(self, job: Job, objective: Objective, *, num_clips: int) -> None:
-        self.job, self.objective = job, objective
-        self.clips = job.train.first(num_clips)
-        self.last: dict[str, float] = {}
-
-    def measure(self, step: int) -> None:
-        """Measure, log, and warn when the embeddings have collapsed; with gathered weights."""
-        embeddings = self.job.embedder("centre").fresh(self.objective.encoder, self.clips).embedding
-        rank = float(effective_rank(embeddings))
-        std = float(embedding_std(embeddings)) if len(embeddings) > 1 else math.nan
-        self.last = {"embedding_std": std, "effective_rank": rank}
-        self.job.log.log("pretrain", self.job.fold, step, dict(self.last))
-        seen = self.objective.collapsed(
-            self.job.log.last("pretrain", self.job.fold), self.job.config.pretrain.batch_size
-        ) or alike(rank, std, embeddings.shape, by_rank=self.objective.can_collapse)
-        if seen:
-            text = f"fold {self.job.fold}, step {step}: the representations collapse ({seen}); {self.objective.remedy}"
-            log.warning(text)
-            self.job.summary.warn(text)
-
-
-def alike(rank: float, std: float, shape: Sequence[int], *, by_rank: bool) -> str | None:
-    """Say that embeddings of this shape (n, D) are all alike, or, `by_rank`, lie on a line; a few clips always do."""
-    # Ranks of healthy encoders are a fair share of min(n, D); below 3 % of it, or 2, all clips lie on a line.
-    on_a_line = by_rank and shape[0] >= TELLING and rank < max(2.0, 0.03 * min(shape))
-    if std < 1e-3 or on_a_line:
-        return f"effective rank {rank:.1f}, std {std:.2g} of the embeddings"
-    return None
-
-
 @torch.no_grad()
 def save_example_views(job: Job, objective: Objective, stream: Stream, num_clips: int = 4) -> None:
     """Keep a few spectrograms, of pairs the first sound's, and what the objective makes of them, for the report."""
@@ -151,12 +111,12 @@ def save_example_views(job: Job, objective: Objective, stream: Stream, num_clips
     write_atomic(folder / f"fold_{job.fold}.safetensors", save(contiguous))
 
 
-def finish(job: Job, stage: Stage, collapse: CollapseWatch) -> dict[str, Any]:
+def finish(job: Job, stage: Stage, watch: CollapseWatch) -> dict[str, Any]:
     """Export the encoder and collect the stage's numbers."""
     with stage.engine.gathered_weights():
-        if not collapse.last:
-            collapse.measure(stage.num_steps)
+        if not watch.last:
+            watch.measure(stage.num_steps)
         if is_rank_zero():
             shutil.rmtree(job.exported(UNFINISHED), ignore_errors=True)
             export(job.exported("pretrained"), encoder=stage.objective.encoder, head=None, **job.export_options())
-    return broadcast_object({**stage.results(), **collapse.last} if is_rank_zero() else {})
+    return broadcast_object({**stage.results(), **watch.results()} if is_rank_zero() else {})

@@ -95,6 +95,7 @@ class PretrainConfig:
     patch_stride: list[int] | None = field(metadata=OF_THE_ENCODER)
     clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)
+    watch: str
     watch_every_epochs: float = field(metadata=POSITIVE)
     watch_clips: int = field(metadata=POSITIVE)
 

@@ -65,9 +65,35 @@ def knn_predict(
         raise ValueError(f"evaluation.knn.temperature={temperature}: must be above 0")
     train, test = (F.normalize(x.float(), dim=1) for x in (train, test))
     labels = train_labels.to(train)
-    votes = []
-    for part in test.split(chunk):
-        similarity, nearest = (part @ train.T).topk(k, dim=1)
-        weights = (similarity / temperature).softmax(dim=1)  # exp(s / T) over its sum; exp alone could overflow
-        votes.append(torch.einsum("mk,mkc->mc", weights, labels[nearest]))
-    return torch.cat(votes)
+    return torch.cat([votes(part @ train.T, labels, k, temperature) for part in test.split(chunk)])
+
+
+def knn_among(
+    embedding: Tensor, labels: Tensor, recording: Tensor, *, k: int, temperature: float, chunk: int = 1024
+) -> Tensor:
+    """Votes of the nearest of all other clips, those of the clip's own recording left out.
+
+    Args:
+        embedding: (n, D).
+        labels: (n, C) multi-hot.
+        recording: (n,) numbers, equal for clips that were cut from one recording.
+        k: neighbours that vote, as many as there are where there are fewer.
+        temperature: as in `knn_predict`.
+        chunk: clips compared at once.
+
+    Returns:
+        (n, C) shares of the votes; NaN for a clip without any other recording.
+    """
+    embedding = F.normalize(embedding.float(), dim=1)
+    labels, found = labels.to(embedding), []
+    for part, own in zip(embedding.split(chunk), recording.split(chunk), strict=True):
+        similarity = (part @ embedding.T).masked_fill(own.unsqueeze(1) == recording, -torch.inf)
+        found.append(votes(similarity, labels, min(k, len(embedding)), temperature))
+    return torch.cat(found)
+
+
+def votes(similarity: Tensor, labels: Tensor, k: int, temperature: float) -> Tensor:
+    """(m, n) similarities and (n, C) labels -> (m, C) shares of the votes of the k nearest."""
+    similarity, nearest = similarity.topk(k, dim=1)
+    weights = (similarity / temperature).softmax(dim=1)  # exp(s / T) over its sum; exp alone could overflow
+    return torch.einsum("mk,mkc->mc", weights, labels[nearest])

@@ -30,8 +30,8 @@ class LayersProbe(Evaluation):
     all weight on one layer it is `linear_probe` of that layer. With prototypes it reads the frames of each layer, its
     tokens averaged over frequency, and classifies the largest and the least cosine that a clip's frames have with each
     prototype. On means, cosines would add nothing: a linear classifier of them is one of the mean itself. The frames
-    take n L t D numbers of 16 bits: 0.6 MB for a clip of 5 s and `model=base` (1.2 GB for ESC-50), all tokens would take
-    eight times that. Of clips longer than the model's, their middle window is read then.
+    take n L t D numbers of 16 bits, 0.6 MB for a clip of 5 s and `model=base` (1.2 GB for ESC-50); all tokens would
+    take eight times that. Of clips longer than the model's, their middle window is read then.
 
     Layers are standardised by the training clips, with prototypes each frame's vector is scaled to length 1 then: on
     ESC-10 the mean that all clips share hides what differs, if it is left in (prototypes: 75.8 % against 80.3 %).

@@ -28,6 +28,7 @@ from vcrast.objectives.base import Objective
 from vcrast.objectives.supervised import Supervised
 from vcrast.runs.job import build_encoder, task_of
 from vcrast.runs.parts import build_schedule, peak_lr
+from vcrast.runs.watch import check_watch
 from vcrast.training.dist import world_size
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
     options: Any = config.pretrain if pretrains else config.finetune
     own = config if pretrains else config.finetune
     if pretrains:
+        check_watch(options.watch, corpus)
         _build_stream(config, corpus)
     with torch.device("meta"):  # shapes without values: a large model takes no time and no memory
         objective = _build_objective(config, stage, corpus)

@@ -150,7 +150,7 @@ class Stage:
                 self.average = WeightAverage(self.objective, self.ema_decay)
         found = broadcast_object(checkpoint.find_latest(self.job.checkpoints(self.name)) if is_rank_zero() else None)
         self.first = self.done = self._restore(found) if found else 0
-        self.job.log.rewind(self.name, self.job.fold, self.first)
+        self.job.log.rewind(self.name, self.job.fold, self.first or -1)  # step 0 is measured anew, too
         self.job.summary.describe(
             self.name, self.described(), parts=tuple(self.objective.parts), note=self.objective.note
         )

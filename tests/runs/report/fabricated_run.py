@@ -14,9 +14,9 @@ from vcrast.evaluation.classifier import Classifier
 from vcrast.evaluation.knn import NearestNeighbours
 from vcrast.finetune import NUMBERS as OF_FINETUNING
 from vcrast.objectives.vcr import VCR
-from vcrast.pretrain import COLLAPSE
 from vcrast.runs.environment import describe_environment
 from vcrast.runs.stage import COSTS, NUMBERS
+from vcrast.runs.watch import COLLAPSE
 
 CLASSES = [
     "dog",

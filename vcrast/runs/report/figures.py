@@ -96,12 +96,15 @@ def rate_figure(lines: Lines) -> Drawn:
 
 
 def collapse_figure(lines: Lines) -> Drawn:
-    """Std and effective rank of the clip embeddings during pretraining.
+    """Std and effective rank of the clip embeddings during pretraining, and their nearest neighbours if watched.
 
     Raises:
         ValueError: the embeddings were never watched.
     """
-    named = {"embedding_std": "mean std over clips", "effective_rank": "effective rank (RankMe)"}
+    named = {
+        "embedding_std": "mean std over clips", "effective_rank": "effective rank (RankMe)",
+        "knn_accuracy": "accuracy among training clips", "knn_mAP": "mAP among training clips",
+    }  # fmt: skip
     data = {key: found for key in named if (found := curves(lines, "pretrain", key))}
     if not data:
         raise ValueError("the embeddings were never watched during pretraining")

@@ -131,8 +131,9 @@ def plans(record: RunRecord) -> list[Plan]:
              f"{undrawn(classes)}",
              lambda: _map(record)),
         Plan("collapse", "Does the embedding stay alive?",
-             "Both curves should stay well above zero. A std near 0 means that every clip gets the same "
-             "embedding; a rank that falls towards 1 means that all differ along one direction only.",
+             "Std and rank should stay well above zero. A std near 0 means that every clip gets the same "
+             "embedding; a rank that falls towards 1 means that all differ along one direction only. Nearest "
+             "neighbours, if watched, begin with the untrained encoder and should rise above it.",
              lambda: figures.collapse_figure(lines)),
         Plan("loss_finetune", "Loss of finetuning",
              record.note("finetune") or "It should fall and flatten.",

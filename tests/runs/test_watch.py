@@ -8,7 +8,7 @@ from parts import make_ast, make_vcr
 
 from vcrast.objectives.base import Objective
 from vcrast.objectives.masked import Masked
-from vcrast.pretrain import CollapseWatch
+from vcrast.runs.watch import CollapseWatch
 
 
 class Watched:
