@@ -87,6 +87,33 @@ def test_all_layers_by_a_loop_over_the_blocks(shared):
     assert embed(encoder, clips).embedding.shape == (5, 16)
 
 
+def test_frames_are_the_means_over_frequency_of_all_layers():
+    encoder, clips = make_ast(depth=2).eval(), Clips(range(5))
+    found = make_embedder()[0].fresh(encoder, clips, form="frames").embedding
+    with torch.no_grad():
+        tokens = encoder(Fbank(**FBANK)(clips.wavs), hidden=True)
+    time, frequency = tokens.grid
+    assert found.shape == (5, 3, time, 16)
+    assert found.dtype == torch.float16
+    for layer, values in enumerate(tokens.hidden):
+        for t in range(time):
+            own = values[:, t * frequency : (t + 1) * frequency].mean(dim=1)
+            torch.testing.assert_close(found[:, layer, t].float(), own, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(found.float().mean(dim=2), slow_layers(encoder, clips), rtol=2e-3, atol=2e-3)
+
+
+def test_all_forms_of_the_last_two_encoders_are_kept():
+    clips, known = Clips(range(3)), {}
+    encoders = [make_ast() for _ in range(3)]
+    for encoder in (*encoders[:2], *encoders[:2]):
+        embed, batches = make_embedder(known=known)
+        embed(encoder, clips)
+        embed(encoder, clips, form="layers")
+    assert (batches.counts, len(known)) == ([], 4)
+    make_embedder(known=known)[0](encoders[2], clips)
+    assert {name.partition(" ")[0] for name in known} == {fingerprint(each, "") for each in encoders[1:]}
+
+
 def test_folds_embed_each_clip_of_an_encoder_once():
     encoder, known = make_ast(), {}
     first, second = Clips([0, 1, 2, 3]), Clips([3, 0])

@@ -18,12 +18,11 @@ from vcrast.evaluation.knn import knn_among
 from vcrast.evaluation.metrics import effective_rank, embedding_std
 from vcrast.objectives.base import Objective
 from vcrast.runs.job import Job
-from vcrast.runs.reasons import reasons
+from vcrast.runs.reasons import Numbers, reasons
 from vcrast.training.dist import broadcast_object, is_rank_zero
 
 log = logging.getLogger(__name__)
 
-Numbers = Mapping[str, float | None]
 WATCHES = ("none", "knn")
 TELLING = 16  # clips: the rank of fewer says little of an encoder
 NEIGHBOURS, TEMPERATURE = 10, 0.07  # as evaluation=[knn] has them; not its settings, so that curves of runs compare
@@ -162,10 +161,12 @@ class LearningWatch(CollapseWatch):
         self.start = broadcast_object(dict(self.start) if is_rank_zero() else {})
 
     def measure(self, step: int) -> None:
-        """See `CollapseWatch`; also warns once where, after a fifth of the steps, nothing is learnt."""
+        """See `CollapseWatch`; also warns once where, after a fifth of the steps and the warm-up, nothing is learnt."""
         super().measure(step)
         if is_rank_zero() and step >= JUDGED_FROM * self.num_steps:
-            self._judge(step)
+            lines = [line for line in self.job.log.lines("pretrain", self.job.fold) if "loss" in line]
+            if step == self.num_steps or not warming_up(lines):
+                self._judge(step, lines)
 
     def values(self, embedded: Embedded) -> dict[str, float]:
         """See `CollapseWatch`."""
@@ -181,7 +182,7 @@ class LearningWatch(CollapseWatch):
         """See `CollapseWatch`."""
         return {**self.last, **({f"start_{self.name}": self.start[self.name]} if self.start else {})}
 
-    def _judge(self, step: int) -> None:
+    def _judge(self, step: int, lines: Sequence[Mapping[str, Any]]) -> None:
         now, before = self.last[self.name], self.start.get(self.name)
         if before is None or not math.isfinite(now) or now > before + margin(before, len(self.clips)):
             return
@@ -189,9 +190,8 @@ class LearningWatch(CollapseWatch):
         if any(text.startswith(told) for text in self.job.summary.content["warnings"]):
             return
         shown = LEARNING[self.name]
-        lines = [line for line in self.job.log.lines("pretrain", self.job.fold) if line["step"] > 0]
         seen = reasons(
-            early(lines), self.job.log.last("pretrain", self.job.fold), start=self.start, objective=self.objective,
+            lines, before=self.start, after=self.last, objective=self.objective,
             batch_size=self.job.config.pretrain.batch_size,
         )  # fmt: skip
         self._warn(
@@ -205,12 +205,10 @@ def margin(value: float, num_clips: int) -> float:
     return math.sqrt(max(0.0, value * (1 - value)) / num_clips)
 
 
-def early(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The first value of every number."""
-    found: dict[str, float | None] = {}
-    for line in lines:
-        found = {**line, **found}
-    return found
+def warming_up(lines: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the learning rate still rises at the last of the logged steps."""
+    rates = [line["lr"] for line in lines[-2:]]
+    return len(rates) == 2 and rates[0] < rates[1]
 
 
 def alike(rank: float, std: float, shape: Sequence[int], *, by_rank: bool) -> str | None:
