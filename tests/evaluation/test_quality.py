@@ -115,6 +115,9 @@ def test_what_cannot_be_measured_says_why():
     assert asked == [(7, 2)]
     assert set(measured(make(pairs=0), viewed(noise(40, 5), views), ("a", "b")).values) == {"rankme", "alpha"}
 
+    found = measured(make(), viewed(noise(40, 5), lambda *_: noise(7, 1, 5).expand(-1, 4, -1)), ("a", "b"))
+    assert "views of a clip are all alike" in found.undefined["lidar"]
+
     def refuse(*_):
         raise ValueError("it needs the whole grid")
 

@@ -41,9 +41,10 @@ def told(steps, *, after=WATCHED, seen=None, can_collapse=True):
         (lines((20, 19), noise=2.0), ["the loss has not fallen"]),
         (lines((20, 10), invariance=(0.18, 0.2), std=(0.3, 1.0), above_floor=(18, 8)), ["falls as it should"]),
         (lines((20, 10)), ["falls as it should"]),
-        ([{"step": 1, "loss": None}], ["falls as it should"]),
+        ([{"step": 1, "loss": None}, {"step": 2, "loss": 3.0}], ["falls as it should"]),
+        ([{"step": 1, "loss": 3.0}], ["falls as it should"]),
     ],
-    ids=["floor", "weak", "strong", "still", "noisy", "healthy parts", "no parts", "unknown loss"],
+    ids=["floor", "weak", "strong", "still", "noisy", "healthy parts", "no parts", "unknown loss", "one step"],
 )
 def test_each_sign_is_told_by_itself_with_what_to_change(steps, said):
     found = told(steps)

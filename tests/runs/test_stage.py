@@ -208,6 +208,14 @@ def test_a_stopped_stage_goes_on_as_if_it_had_not_been_stopped(folder, interrupt
     assert again.stage.results()["loss"] == losses[-1]
 
 
+def test_a_stage_that_begins_anew_keeps_no_number_of_before_its_first_step(folder, interrupt):
+    killed = Begun(folder, interrupt)
+    killed.job.log.log("pretrain", "1", 0, {"knn_accuracy": 0.5})
+    killed.job.log.log("pretrain", "1", 1, {"loss": 3.0})
+    killed.job.log.close()
+    assert list(Begun(folder, interrupt).job.log.lines("pretrain", "1")) == []
+
+
 def test_a_resumed_cut_stays_unless_another_is_asked_for(folder, interrupt, caplog):
     with pytest.raises(Interrupted):
         Begun(folder, interrupt, micro_batch_size=4).train(stop_at=1)

@@ -12,6 +12,7 @@ from vcrast.data.loader import Batch
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import build_views
+from vcrast.models.ast import AST
 from vcrast.runs.viewed import embed_views
 
 FBANK = shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)
@@ -75,3 +76,11 @@ def test_processes_share_the_work(parts, monkeypatch):
         monkeypatch.setattr(vcrast.runs.viewed, "rank_slice", lambda _, part=part: part)
         embed_views(job(), encoder(), 7, 2)
     torch.testing.assert_close(torch.cat([share for share in shares if len(share)]), whole)
+
+
+def test_views_that_an_encoder_cannot_see_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"views\.patch_drop_mode=mask: a frozen encoder has no mask token"):
+        embed_views(job(patch_drop_mode="mask"), encoder(), 3, 1)
+    monkeypatch.setattr(AST, "can_drop", False)
+    with pytest.raises(ValueError, match=r"views\.patch_drop=0\.5: AST cannot leave tokens out"):
+        embed_views(job(), encoder(), 3, 1)

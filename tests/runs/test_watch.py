@@ -165,7 +165,7 @@ def test_who_learns_is_told_nothing_and_neither_is_who_still_warms_up(monkeypatc
 def test_the_rate_of_a_warm_up_rises():
     assert warming_up([{"lr": 0.1}, {"lr": 0.2}])
     assert not warming_up([{"lr": 0.1}, {"lr": 0.2}, {"lr": 0.2}])
-    assert not warming_up([{"lr": 0.1}])
+    assert warming_up([{"lr": 0.1}])
 
 
 def test_a_resumed_run_knows_its_start_and_clips_of_one_file_are_no_neighbours():

@@ -63,5 +63,5 @@ def test_its_numbers_are_in_log_summary_and_report(watched):
     for name in ("rankme", "alpha", "lidar", "layers_accuracy", "untrained_lidar", "untrained_layers_accuracy"):
         assert found["evaluate"][name] is not None
     assert sum(found["evaluate"]["layer_weights"].values()) == pytest.approx(1.0)
-    assert "nearest neighbours among training clips" in (watched / "report.html").read_text()
+    assert "kNN among training clips" in (watched / "report.html").read_text()
     assert "layers_probe: weights of the layers 0: " in (watched / "train.log").read_text()

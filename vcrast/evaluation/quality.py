@@ -15,6 +15,7 @@ from vcrast.evaluation.metrics import effective_rank, entropy_rank
 
 FEWEST = 3  # eigenvalues of a fit
 NUMERICAL = 1e-10  # of the largest eigenvalue: fp32 embeddings round by about 1e-14 of it, and a norm leaves a null one
+ALIKE = 1e-5  # of the largest number: fp32 rounds the same clip differently in another place of a batch
 LIDAR_DELTA = 1e-4
 
 
@@ -62,12 +63,16 @@ class Quality(Evaluation):
         return {**found, **({"lidar": self.lidar(given)} if self.pairs else {})}
 
     def lidar(self, given: ViewedFeatures) -> float:
-        """LiDAR; NaN where the encoder cannot see the run's views."""
+        """LiDAR; NaN where the encoder cannot see the run's views, or they do not differ."""
         try:
-            return float(lidar(given.views(self.clips, self.pairs)))
+            views = given.views(self.clips, self.pairs)
         except ValueError as error:
             self.no_views = str(error)
             return math.nan
+        if float((views - views[:, :1]).abs().max()) <= ALIKE * float(views.abs().max()):
+            self.no_views = "the run's views of a clip are all alike (views=none?), and LiDAR asks what they change"
+            return math.nan
+        return float(lidar(views))
 
     def why(self, name: str, value: float, given: ViewedFeatures, classes: Sequence[str]) -> str:  # noqa: ARG002
         """See `Evaluation`."""

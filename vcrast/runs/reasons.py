@@ -31,7 +31,7 @@ def reasons(
     first, last = ends(lines)
     seen = objective.collapsed(mean_of(last), batch_size)
     found = [f"{seen}: {objective.remedy}"] if seen else []
-    found += _of_the_loss(mean_of(first), mean_of(last), still=not fallen(first, last))
+    found += _of_the_loss(mean_of(first), mean_of(last), still=len(lines) > 1 and not fallen(first, last))
     rank, rank_before = after.get("effective_rank"), before.get("effective_rank")
     if objective.can_collapse and rank is not None and rank_before is not None and rank < LOST * rank_before:
         found.append(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vcrast.features.draws import Draws
-from vcrast.models.backbone import Backbone
+from vcrast.models.backbone import Backbone, require
 from vcrast.objectives.base import prepare_views, represent_views
 from vcrast.runs.job import Job
 from vcrast.training.dist import gather_rows, rank_slice
@@ -21,10 +21,14 @@ def embed_views(job: Job, encoder: Backbone, num_clips: int, num_pairs: int) -> 
     All processes embed a part of the clips and get all. Of clips longer than the model's, the middle window is viewed.
 
     Raises:
-        ValueError: the encoder cannot leave out, or mask, the tokens that the views take away.
+        ValueError: the encoder cannot leave out the tokens that the views take away, or they are masked, for which a
+            frozen encoder has no token.
     """
     clips, seed = job.train.sample(num_clips, job.seed("viewed clips")), job.seed("views")
     views, part = job.views(job.config.views), rank_slice(len(clips))
+    if views.patch_drop > 0 and views.patch_drop_mode == "mask":
+        raise ValueError("views.patch_drop_mode=mask: a frozen encoder has no mask token, so the views cannot be seen")
+    require(encoder, drop=views.patch_drop > 0, by=f"views.patch_drop={views.patch_drop:g}")
     was_training = encoder.training
     encoder.eval()
     rows, start = [], part.start

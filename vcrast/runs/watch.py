@@ -31,12 +31,12 @@ COLLAPSE = {
     "embedding_std": Metric("Embedding std", "fixed"),
     "effective_rank": Metric("Effective rank", better="higher"),
 }
-AMONG = "nearest neighbours among training clips"
+AMONG = "kNN among training clips"
 LEARNING = {
     "knn_accuracy": Metric(f"Accuracy, {AMONG}", "percent", "higher"),
     "knn_mAP": Metric(f"mAP, {AMONG}", "fixed", "higher"),
-    "start_knn_accuracy": Metric(f"Accuracy, {AMONG}, before the first step", "percent"),
-    "start_knn_mAP": Metric(f"mAP, {AMONG}, before the first step", "fixed"),
+    "start_knn_accuracy": Metric(f"Accuracy, {AMONG}, at step 0", "percent"),
+    "start_knn_mAP": Metric(f"mAP, {AMONG}, at step 0", "fixed"),
 }
 
 
@@ -206,9 +206,9 @@ def margin(value: float, num_clips: int) -> float:
 
 
 def warming_up(lines: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the learning rate still rises at the last of the logged steps."""
+    """Whether the learning rate still rises at the last of the logged steps, or too few were to tell."""
     rates = [line["lr"] for line in lines[-2:]]
-    return len(rates) == 2 and rates[0] < rates[1]
+    return len(rates) < 2 or rates[0] < rates[1]
 
 
 def alike(rank: float, std: float, shape: Sequence[int], *, by_rank: bool) -> str | None:
