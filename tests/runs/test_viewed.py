@@ -51,7 +51,7 @@ def slow(own, num_clips, num_pairs):
             for name in "ab":
                 draws = Draws(len("views"), number, num_clips, start=clip, stop=clip + 1)
                 fbank = views.make(own.wavs[clip : clip + 1], draws, name)
-                keep = views.keep(draws, name, model.num_tokens(fbank.shape[1]))
+                keep = views.keep(draws, name, model.grid(fbank.shape[1]))
                 vectors.append(model(fbank, keep=keep).values.mean(dim=1)[0])
         rows.append(torch.stack(vectors))
     return torch.stack(rows)

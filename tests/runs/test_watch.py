@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from parts import make_ast, make_vcr
-from shipped import shipped_options
+from shipped import shipped, shipped_options
 
 from vcrast.evaluation.embedding import Embedded
+from vcrast.features.views import build_views
 from vcrast.objectives.base import Objective
 from vcrast.objectives.masked import Masked
 from vcrast.runs.watch import NEIGHBOURS, TEMPERATURE, CollapseWatch, LearningWatch, check_watch, warming_up
@@ -36,7 +37,7 @@ class Watched:
 
 @pytest.fixture
 def objective():
-    views = SimpleNamespace(patch_drop=0.0, patch_drop_mode="drop")
+    views = build_views(shipped("views/none"), fbank=None)
     return make_vcr(make_ast(), views, dims=(32, 32, 32))
 
 
@@ -61,7 +62,7 @@ def test_the_projections_tell_collapse_at_any_number_of_watched_clips(objective,
 
 
 def test_a_low_std_is_healthy_where_the_batch_allows_no_more():
-    views = SimpleNamespace(patch_drop=0.0, patch_drop_mode="drop")
+    views = build_views(shipped("views/none"), fbank=None)
     wide = make_vcr(make_ast(), views, dims=(8, 8, 4096))
     assert wide.collapsed({"std": 0.09}, 12) is None
     assert wide.collapsed({"std": 0.012}, 12) == "the projections' std is 0.012, where 0.2 can be reached"

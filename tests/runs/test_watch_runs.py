@@ -9,9 +9,9 @@ from test_run import run_here
 
 pytestmark = pytest.mark.slow
 
-PRETRAIN = ("stages=[pretrain]", "data.options.num_clips=40")
+PRETRAIN = ("stages=[pretrain]", "data.options.num_clips=40", "pretrain.steps=6")
 WATCHED = (
-    "stages=[pretrain,evaluate]", "data.options.num_clips=40", "pretrain.watch=knn", "pretrain.watch_every_epochs=2",
+    *PRETRAIN[1:], "stages=[pretrain,evaluate]", "pretrain.watch=knn", "pretrain.watch_every_epochs=1",
     "checkpoint.every_steps=2", "evaluation=[knn,linear_probe,layers_probe,quality]", "evaluation.layers_probe.steps=5",
     "evaluation.quality.pairs=1", "evaluation.quality.clips=16",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def test_watching_changes_no_bit_of_the_weights(watched, tmp_path):
 
 
 def test_it_stops_and_goes_on_to_the_same_numbers(watched, tmp_path, monkeypatch):
-    stop_and_go_on(lambda folder: run_here(folder, *WATCHED), tmp_path / "run", monkeypatch, at=6)
+    stop_and_go_on(lambda folder: run_here(folder, *WATCHED), tmp_path / "run", monkeypatch, at=4)
     assert lines_of(tmp_path / "run") == lines_of(watched)
     assert numbers_of(tmp_path / "run") == numbers_of(watched)
     assert weights_hash(tmp_path / "run") == weights_hash(watched)
@@ -56,7 +56,7 @@ def test_it_stops_and_goes_on_to_the_same_numbers(watched, tmp_path, monkeypatch
 def test_its_numbers_are_in_log_summary_and_report(watched):
     found = numbers_of(watched)
     curve = [line for line in lines_of(watched) if "knn_accuracy" in line]
-    assert [line["step"] for line in curve] == [0, 4, 8, 12]
+    assert [line["step"] for line in curve] == [0, 2, 4, 6]
     assert found["pretrain"]["start_knn_accuracy"] == curve[0]["knn_accuracy"]
     assert found["pretrain"]["knn_accuracy"] == curve[-1]["knn_accuracy"]
 

@@ -1,4 +1,4 @@
-"""Choose the tokens of a view that stay: random ones, or whole columns and rows of the grid."""
+"""Choose the tokens of a view that stay: random ones, or whole columns and rows."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class SIGReg(JointEmbedding):
     The directions are new ones at every step, a function of (seed, step).
 
     Args:
-        regularizer_weight: w; the loss is (1 - w) * invariance + w * statistic.
+        regularizer_weight: w; the loss is (1 - w) * distance + w * statistic.
         num_directions: K unit vectors of a step.
         num_knots: points of the characteristic function in [0, last_knot] that are compared.
         last_knot: the largest of them.
@@ -35,7 +35,7 @@ class SIGReg(JointEmbedding):
     """
 
     parts: ClassVar[dict[str, Metric]] = {
-        "invariance": Metric("Squared distance of views from their centre"),
+        "distance": Metric("Squared distance of views from their centre"),
         "statistic": Metric("Epps-Pulley statistic"),
         "normal": Metric("Statistic of a normal sample"),
         "std": STD,
@@ -78,10 +78,10 @@ class SIGReg(JointEmbedding):
                 for view in projections.views
             ]
         )
-        invariance = centre_term(projections)
-        loss = (1 - self.regularizer_weight) * invariance + self.regularizer_weight * statistic
+        distance = centre_term(projections)
+        loss = (1 - self.regularizer_weight) * distance + self.regularizer_weight * statistic
         normal = loss.new_full((), normal_statistic(num_knots=self.num_knots, last_knot=self.last_knot))
-        return {"loss": loss, "invariance": invariance, "statistic": statistic, "normal": normal}
+        return {"loss": loss, "distance": distance, "statistic": statistic, "normal": normal}
 
 
 def centre_term(projections: Projections) -> Tensor:

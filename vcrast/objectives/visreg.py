@@ -23,7 +23,7 @@ class VISReg(JointEmbedding):
     """Squared distance of views from their centre, and three terms of each view: means, stds, sorted projections.
 
     Args:
-        regularizer_weight: w; the loss is (1 - w) * invariance + w * (centre + scale + shape).
+        regularizer_weight: w; the loss is (1 - w) * distance + w * (centre + scale + shape).
         centre_weight: of the squared mean of every dimension.
         scale_weight: of (1 - std)^2 of every dimension: unlike VICReg's hinge it holds on both sides.
         shape_weight: of the squared distance of sorted projections on random directions from normal quantiles.
@@ -35,7 +35,7 @@ class VISReg(JointEmbedding):
     """
 
     parts: ClassVar[dict[str, Metric]] = {
-        "invariance": Metric("Squared distance of views from their centre"),
+        "distance": Metric("Squared distance of views from their centre"),
         "centre": Metric("Squared means"),
         "scale": Metric("Squared distance of the stds from 1"),
         "shape": Metric("Distance of sorted projections from normal quantiles"),
@@ -85,11 +85,11 @@ class VISReg(JointEmbedding):
             "shape": mean_of([shape_term(view, directions) for view in projections.views]),
         }
         regularizer = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
-        invariance = centre_term(projections)
-        loss = (1 - self.regularizer_weight) * invariance + self.regularizer_weight * regularizer
+        distance = centre_term(projections)
+        loss = (1 - self.regularizer_weight) * distance + self.regularizer_weight * regularizer
         floor = self.regularizer_weight * self.weights["shape"] * shape_floor(len(projections.views[0]))
         return {
-            "loss": loss, "invariance": invariance, **terms, "floor": loss.new_full((), floor),
+            "loss": loss, "distance": distance, **terms, "floor": loss.new_full((), floor),
             "above_floor": loss.detach() - floor,
         }  # fmt: skip
 

@@ -26,9 +26,9 @@ def embed_views(job: Job, encoder: Backbone, num_clips: int, num_pairs: int) -> 
     """
     clips, seed = job.train.sample(num_clips, job.seed("viewed clips")), job.seed("views")
     views, part = job.views(job.config.views), rank_slice(len(clips))
-    if views.patch_drop > 0 and views.patch_drop_mode == "mask":
+    if views.drops_by and views.patch_drop_mode == "mask":
         raise ValueError("views.patch_drop_mode=mask: a frozen encoder has no mask token, so the views cannot be seen")
-    require(encoder, drop=views.patch_drop > 0, by=f"views.patch_drop={views.patch_drop:g}")
+    require(encoder, drop=bool(views.drops_by), by=views.drops_by)
     was_training = encoder.training
     encoder.eval()
     rows, start = [], part.start
