@@ -14,6 +14,7 @@ from vcrast.config.atomic import write_atomic
 from vcrast.config.metric import Metric
 from vcrast.evaluation.base import (
     NOTHING,
+    RIGHT,
     Evaluation,
     Features,
     Measured,
@@ -64,6 +65,7 @@ def evaluate(job: Job) -> dict[str, Any]:
     for line in undefined_lines(found.undefined):
         log.warning("fold %s evaluate: %s", job.fold, line)
         job.summary.warn(f"fold {job.fold} evaluate: {line}")
+    kept |= {f"{RIGHT}{name}": values for name, values in found.right.items()}
     if is_rank_zero():
         path = job.run_dir / "evaluation" / f"fold_{job.fold}.safetensors"
         write_atomic(path, save({name: value.contiguous() for name, value in kept.items()}))

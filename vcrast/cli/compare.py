@@ -26,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
         help="runs side by side: what differs, mean and scatter over seeds, paired differences",
         description="Runs that differ in nothing but run.seed are one variant. A cell is the mean over its runs (each "
         "the mean over the folds that all runs have) and their standard deviation; below it the difference to the "
-        "first variant, averaged over the seeds that both have, and its standard error.",
+        "first variant, averaged over the seeds that both have, and its standard error; then the same with the "
+        "standard error over the test clips.",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of runs such as a sweep's")
     parser.add_argument(
@@ -120,6 +121,9 @@ def plain(found: Comparison) -> dict[str, Any]:
                 ],
                 "mean": {metric: estimate(found.estimate(variant, metric)) for metric in found.metrics},
                 "difference": {metric: estimate(found.difference(variant, metric)) for metric in found.metrics},
+                "difference_by_clip": {
+                    metric: estimate(found.difference_by_clip(variant, metric)) for metric in found.metrics
+                },
             }
             for variant in found.variants
         ],

@@ -56,6 +56,7 @@ class AttentiveProbe(Evaluation):
             logits = torch.cat([probe(tokens.float()) for tokens in test.embedding.split(CHUNK)])
         if not logits.isfinite().all():
             raise ValueError("the attentive probe's scores are not finite; lower evaluation.attentive_probe.lr")
+        self.score = logits
         return probe_values("attentive", logits, test.label, multilabel=multilabel)
 
     def fit(self, tokens: Tensor, label: Tensor, *, multilabel: bool) -> AttentiveClassifier:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
@@ -48,6 +50,9 @@ class Predictions(NamedTuple):
     multilabel: bool
 
 
+RIGHT = "right/"
+"""Begins the names of `Evaluation.right` in the file of a fold."""
+
 ByClass = dict[str, dict[str, float | None]]
 """Name of a number -> class, or number of a layer -> its value, None where it is undefined."""
 
@@ -61,9 +66,11 @@ class Evaluation(ABC):
         form: of the features, see `Embedder.fresh`.
         baseline: measured on the untrained encoder, too, under `untrained_` and the metric's name.
         metrics: how each number is shown; one that a dataset does not have (mAP, accuracy) is left out.
+        score: (n, C) of the test clips, by the last `measure`; None of one that classifies no clip.
     """
 
     needs: ClassVar[type]
+    score: Tensor | None = None
     form: Form = "vectors"
     baseline: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, Metric]]
@@ -79,6 +86,18 @@ class Evaluation(ABC):
     def by_class(self, given: Any, classes: Sequence[str]) -> ByClass:  # noqa: ARG002 - none by default
         """Compute numbers of single classes, or layers: kept in `summary.json` and shown in no table."""
         return {}
+
+    def right(self, given: Any) -> dict[str, Tensor]:
+        """Tell which test clips the last `measure` has classified rightly, for comparisons clip by clip.
+
+        Returns:
+            By the name of the accuracy, (n,) uint8; nothing where clips have several labels.
+        """
+        label = given.label if isinstance(given, Predictions) else given.test.label
+        names = [name for name in self.metrics if name.rpartition("_")[2] == "accuracy"]
+        if self.score is None or given.multilabel or not names:
+            return {}
+        return {names[0]: (self.score.argmax(dim=1) == label.argmax(dim=1)).to(torch.uint8)}
 
     def heads(self) -> Mapping[str, nn.Module]:
         """Give the classifiers on the frozen clip vector that the last `measure` has fitted.
@@ -100,6 +119,7 @@ class Measured(NamedTuple):
     """What evaluations found.
 
     Attributes:
+        right: see `Evaluation.right`.
         values: by name; NaN or infinite where undefined.
         by_class: see `Evaluation.by_class`.
         undefined: name of each number that is not finite -> why.
@@ -108,14 +128,18 @@ class Measured(NamedTuple):
     values: dict[str, float]
     by_class: ByClass
     undefined: dict[str, str]
+    right: Mapping[str, Tensor] = MappingProxyType({})
 
     def joined(self, other: Measured) -> Measured:
         """Both together."""
-        return Measured(self.values | other.values, self.by_class | other.by_class, self.undefined | other.undefined)
+        return Measured(
+            self.values | other.values, self.by_class | other.by_class, self.undefined | other.undefined,
+            {**self.right, **other.right},
+        )  # fmt: skip
 
     def of_untrained(self) -> Measured:
         """The same numbers as those of an untrained encoder."""
-        return Measured(before(self.values), before(self.by_class), before(self.undefined))
+        return Measured(before(self.values), before(self.by_class), before(self.undefined), before(self.right))
 
 
 def before(numbers: Mapping[str, T]) -> dict[str, T]:
@@ -142,7 +166,7 @@ def measured(evaluation: Evaluation, given: Any, classes: Sequence[str]) -> Meas
     undefined = {
         name: evaluation.why(name, value, given, classes) for name, value in values.items() if not math.isfinite(value)
     }
-    return Measured(values, by_class, undefined)
+    return Measured(values, by_class, undefined, evaluation.right(given))
 
 
 def undefined_lines(undefined: Mapping[str, str]) -> list[str]:

@@ -41,6 +41,7 @@ class Classifier(Evaluation):
 
     def measure(self, given: Predictions) -> dict[str, float]:
         """See `Evaluation`."""
+        self.score = given.score
         return classification_metrics(*given[:2], multilabel=given.multilabel)
 
     def why(self, name: str, value: float, given: Predictions, classes: Sequence[str]) -> str:

@@ -34,8 +34,8 @@ class NearestNeighbours(Evaluation):
         """See `Evaluation`."""
         train, test, multilabel = given
         k = min(self.k, len(train.label))
-        votes = knn_predict(train.embedding, train.label, test.embedding, k=k, temperature=self.temperature)
-        return probe_values("knn", votes, test.label, multilabel=multilabel)
+        self.score = knn_predict(train.embedding, train.label, test.embedding, k=k, temperature=self.temperature)
+        return probe_values("knn", self.score, test.label, multilabel=multilabel)
 
 
 def knn_predict(

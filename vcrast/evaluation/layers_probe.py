@@ -76,7 +76,8 @@ class LayersProbe(Evaluation):
         shown = ", ".join(f"{number}: {weight:.2f}" for number, weight in enumerate(self.weights))
         log.info("layers_probe: weights of the layers %s", shown)
         best = max(range(len(self.weights)), key=self.weights.__getitem__)
-        return {**probe_values("layers", logits.float(), test.label, multilabel=multilabel), "best_layer": best}
+        self.score = logits.float()
+        return {**probe_values("layers", self.score, test.label, multilabel=multilabel), "best_layer": best}
 
     def by_class(self, given: Features, classes: Sequence[str]) -> ByClass:  # noqa: ARG002 - of layers, not of classes
         """The weight of every layer in the last `measure`."""

@@ -40,7 +40,8 @@ class LinearProbe(Evaluation):
         self.head = fit_linear(
             train.embedding, train.label, multilabel=multilabel, steps=self.steps, weight_decay=self.weight_decay
         )
-        return probe_values("probe", logits_of(self.head, test.embedding), test.label, multilabel=multilabel)
+        self.score = logits_of(self.head, test.embedding)
+        return probe_values("probe", self.score, test.label, multilabel=multilabel)
 
     def heads(self) -> dict[str, nn.Module]:
         """The probe itself, which makes a model of the frozen encoder."""

@@ -14,6 +14,7 @@ from vcrast.config.compose import flatten
 from vcrast.config.metric import Metric
 from vcrast.config.resume import FREE_ON_RESUME, is_one_of
 from vcrast.config.words import natural, suggest
+from vcrast.runs.paired import Estimate, difference_by_clip, right_clips
 from vcrast.runs.record import RunRecord, read_run
 
 SEED = "run.seed"
@@ -53,21 +54,6 @@ class Run:
         found = [self.folds[fold].get(stage, {}).get(name) for fold in folds]
         numbers = [float(value) for value in found if isinstance(value, int | float)]
         return statistics.fmean(numbers) if found and len(numbers) == len(found) else None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with what is known of its scatter.
-
-    Attributes:
-        mean: over the runs, or of differences over the seeds.
-        error: standard deviation over the runs, or standard error of a mean difference; None with fewer than two.
-        count: of runs, or of seeds that both variants have.
-    """
-
-    mean: float
-    error: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -136,6 +122,20 @@ class Comparison:
             return None
         error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
         return Estimate(statistics.fmean(pairs), error, len(pairs))
+
+    def difference_by_clip(self, variant: Variant, metric: str) -> Estimate | None:
+        """Against the first variant, over the test clips that both have: mean and standard error of the differences.
+
+        Of accuracies; each clip's is the mean over the seeds in common. None where runs do not tell, or share no seed.
+        """
+        stage, _, name = metric.partition(".")
+        if stage != "evaluate":
+            return None
+        own, other = (
+            {run.seed: right_clips(run.folder, name, self.folds) for run in each.runs}
+            for each in (variant, self.variants[0])
+        )
+        return difference_by_clip(own, other)
 
 
 def name_beside(variant: Variant, first: Variant) -> str:

@@ -19,7 +19,7 @@ class ComparedRow(NamedTuple):
 
 
 def lines(found: Comparison) -> tuple[list[str], list[ComparedRow]]:
-    """Header and lines: two of a variant, its means and its differences to the first one, which has only the former."""
+    """Header and lines: of a variant its means, and its differences to the first one by seed and by clip."""
     header = ["", "runs", *(title(found, metric) for metric in found.metrics)]
     rows, metrics = [], [found.metric(name) for name in found.metrics]
     for number, variant in enumerate(found.variants):
@@ -32,6 +32,10 @@ def lines(found: Comparison) -> tuple[list[str], list[ComparedRow]]:
             name = f"against the first, {count} seed{'s' * (count != 1)} in common"
             signed = [cell(metric, pair, signed=True) for metric, pair in zip(metrics, pairs, strict=True)]
             rows.append(ComparedRow([name, "", *signed], aside=True))
+            clips = [found.difference_by_clip(variant, metric) for metric in found.metrics]
+            if count := max((pair.count for pair in clips if pair is not None), default=0):
+                signed = [cell(metric, pair, signed=True) for metric, pair in zip(metrics, clips, strict=True)]
+                rows.append(ComparedRow([f"the same by clip, {count} clips", "", *signed], aside=True))
     return header, rows
 
 
