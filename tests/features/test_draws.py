@@ -160,3 +160,27 @@ def test_first_is_the_first_clip_of_the_batch_whatever_the_part():
         for name, value in read_all(draws.first()).items():
             torch.testing.assert_close(value, whole[name][:1], rtol=0, atol=0)
         assert draws.size == len(draws.uniform("u", 3, low=-2.0, high=5.0))
+
+
+def test_shared_numbers_depend_on_seed_step_and_name_alone():
+    shared = Draws(1, 2, 11).shared_normal("directions", 300, 7)
+    assert shared.shape == (300, 7)
+    assert shared.dtype == torch.float32
+    for draws in (Draws(1, 2, 11).slice(3, 5), Draws(1, 2, 11, start=10), Draws(1, 2, 64), Draws(1, 2, 1)):
+        assert torch.equal(draws.shared_normal("directions", 300, 7), shared)
+    others = (
+        Draws(0, 2, 11).shared_normal("directions", 300, 7),
+        Draws(1, 3, 11).shared_normal("directions", 300, 7),
+        Draws(1, 2, 11).shared_normal("x", 300, 7),
+    )
+    for other in others:
+        assert abs(np.corrcoef(shared.flatten(), other.flatten())[0, 1]) < 5 / math.sqrt(2100)
+    assert abs(shared.mean()) < 5 / math.sqrt(2100)
+    assert abs(shared.var() - 1) < 5 * math.sqrt(2 / 2100)
+
+
+def test_shared_numbers_have_a_name_of_their_own():
+    draws = Draws(0, 0, 8)
+    draws.normal("x", 4)
+    with pytest.raises(ValueError, match="its own name"):
+        draws.shared_normal("x", 4)

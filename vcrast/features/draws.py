@@ -94,9 +94,12 @@ class Draws:
         return self.move(self._part(drawn))
 
     def shared_normal(self, name: str, *shape: int) -> Tensor:
-        """(*shape) float32, standard normal: numbers that the whole batch has in common, alike in every part of it."""
-        drawn = self._draw(name, ("shared normal", shape), lambda rng: rng.standard_normal(shape, dtype=np.float32))
-        return self.move(torch.from_numpy(drawn))
+        """(*shape) float32, standard normal, no axis of clips: the whole batch has it in common, on every rank alike.
+
+        Neither the part nor the size of the batch matters to it.
+        """
+        draw = self._draw(name, ("shared normal", shape), lambda rng: rng.standard_normal(shape, dtype=np.float32))
+        return self.move(torch.from_numpy(draw))
 
     def beta(self, name: str, a: float, b: float) -> Tensor:
         """(b,) float32, Beta(a, b) distributed."""
