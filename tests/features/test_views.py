@@ -5,9 +5,10 @@ import torch
 from shipped import shipped
 from torch import Tensor, nn
 
+from vcrast.features.augment import mix_at_snr
 from vcrast.features.draws import PARTNER_BLOCK, Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views, crop, mix_at_snr, roll, stretch
+from vcrast.features.views import Views, crop, roll, stretch
 
 OFF = shipped("views/none")
 EVERYTHING = {
@@ -30,6 +31,8 @@ RECORDED = {"background_probability": 0.7, "background_folder": "noise", "record
 
 class Waveform(nn.Module):
     """Stands in for the filterbank, so that a view shows the waveform it was made of: (B, S) -> (B, S, 1)."""
+
+    sample_rate = 16000
 
     def power(self, wavs: Tensor) -> Tensor:
         return wavs.unsqueeze(2)
@@ -331,7 +334,7 @@ def test_a_batch_of_another_size_is_refused():
         make_views().make(noise(3, 4000), Draws(0, 0, 4), "a")
 
 
-@pytest.mark.parametrize("name", ["default", "none"])
+@pytest.mark.parametrize("name", ["default", "sounds", "none"])
 def test_the_shipped_options_build(name):
     views = Views(Fbank(**shipped("features/fbank", sample_rate=16000)), **shipped(f"views/{name}"))
     wavs = noise(2, 16000)

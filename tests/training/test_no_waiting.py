@@ -109,13 +109,16 @@ def make_step(
     encoder = make_ast(
         embed_dim=32, positions="learned", drop_path=0.3, attention={"name": attention, **MODULES[attention]}
     )
+    augment = {
+        key: 0.5 if key.endswith("probability") else value for key, value in shipped("views/none")["augment"].items()
+    }
     views = Views(
         Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0)),
         **shipped(
             "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
             time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop_mode="mask",
             patch_drop=0.0 if kind in (*MASKED, "asit") else 0.5, crop=0.7 if kind == "asit" else 1.0,
-            background_folder="hums" if kind == "supervised" else None,
+            background_folder="hums" if kind == "supervised" else None, augment=augment,
         ),
         recordings=[torch.randn(5000), torch.randn(700)],
     )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vcrast.config.registry import check_options
+from vcrast.features.augment import build_augment, mix_at_snr, pair
 from vcrast.features.draws import Draws
 from vcrast.features.dropping import Dropping
 from vcrast.features.fbank import Fbank
@@ -31,7 +32,8 @@ def build_views(
     check_options(setting, Views, options, given=given)
     local = options["local"]
     if local is not None:
-        inner = {**options, **local, "local": None}
+        augment = {**options["augment"], **local.get("augment", {})}
+        inner = {**options, **local, "augment": augment, "local": None}
         if "background_folder" in local:
             raise ValueError(f"{setting}.local.background_folder: one folder serves all views; set it beside `local`")
         check_options(f"{setting}.local", Views, inner, given=given)
@@ -40,15 +42,20 @@ def build_views(
 
 
 class Views(nn.Module):
-    """Makes views: roll, background and gain on the waveform, stretch on the spectrum, the rest on the filterbank.
+    """Makes views: roll, background, rooms, filters, noise and gain on the waveform, stretch and pitch on the spectrum.
+
+    The rest is changed on the filterbank.
 
     Args:
         fbank: turns waveforms into normalised filterbanks.
         time_stretch: [lowest, highest] rate of the clip, 1.2 is a fifth faster; null switches it off. The thesis lists
             it as future work with U(0.8, 1.2).
+        time_stretch_probability: of a clip to be stretched.
         roll: shift the waveform circularly by a random time.
         gain_db: level changes by a uniform number of dB in [-gain_db, gain_db]. In a log-mel filterbank it is a
             constant added to every bin above the floor.
+        gain_probability: of a clip to change its level.
+        augment: filters, noise, rooms, polarity and pitch, see `vcrast.features.augment.Augment`.
         background_probability: of adding another sound underneath, in [0, 1].
         background_snr_db: [lowest, highest] level of the clip over that background.
         background_folder: where these sounds come from: None is other clips of the batch, else `recordings`.
@@ -89,8 +96,11 @@ class Views(nn.Module):
         fbank: Fbank,
         *,
         time_stretch: list[float] | None,
+        time_stretch_probability: float,
         roll: bool,
         gain_db: float,
+        gain_probability: float,
+        augment: Mapping[str, Any],
         background_probability: float,
         background_snr_db: list[float],
         background_folder: str | None,
@@ -111,8 +121,10 @@ class Views(nn.Module):
     ) -> None:
         super().__init__()
         self.fbank = fbank
-        self.time_stretch = None if time_stretch is None else _pair("time_stretch", time_stretch, "0.8, 1.2")
-        self.background_snr_db = _pair("background_snr_db", background_snr_db, "5, 20")
+        self.time_stretch = None if time_stretch is None else pair("time_stretch", time_stretch, "0.8, 1.2")
+        self.time_stretch_probability, self.gain_probability = time_stretch_probability, gain_probability
+        self.augment = build_augment(augment, sample_rate=fbank.sample_rate)
+        self.background_snr_db = pair("background_snr_db", background_snr_db, "5, 20")
         self.roll, self.gain_db, self.background_probability = roll, gain_db, background_probability
         self.freq_mask_bins, self.time_mask_frames, self.num_masks = freq_mask_bins, time_mask_frames, num_masks
         self.noise_std, self.noise_uniform, self.shift_frames = noise_std, noise_uniform, shift_frames
@@ -139,8 +151,9 @@ class Views(nn.Module):
                 raise ValueError(f"views.{key}={getattr(self, key)}: must not be negative; 0 switches it off")
         if not 0 < self.crop <= 1:
             raise ValueError(f"views.crop={self.crop}: must lie above 0 and up to 1, which keeps all frames")
-        if not 0 <= self.background_probability <= 1:
-            raise ValueError(f"views.background_probability={self.background_probability}: must lie in [0, 1]")
+        for key in ("background_probability", "time_stretch_probability", "gain_probability"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"views.{key}={getattr(self, key)}: must lie in [0, 1]")
         if self.background_folder is not None and self.background_probability == 0:
             raise ValueError(
                 f"views.background_folder={self.background_folder}: views.background_probability=0 switches it off; "
@@ -202,10 +215,7 @@ class Views(nn.Module):
             raise ValueError(f"{len(wavs)} clips and draws for {draws.size}: they must agree")
         if self.local is not None and view in self.local_names:
             return self.local.make(wavs, draws, view)
-        power = self.fbank.power(self._change_wavs(wavs, draws, view))
-        if self.time_stretch is not None:
-            low, high = self.time_stretch
-            power = stretch(power, draws.uniform(f"{view}/stretch", low=low, high=high))
+        power = self.change_power(self.fbank.power(self.change_wavs(wavs, draws, view)), draws, view)
         fbank = self.fbank.normalize(self.fbank.log_mel(power))
         if self.noise_std > 0:
             fbank = fbank + self.noise_std * draws.normal(f"{view}/noise", *fbank.shape[1:])
@@ -224,7 +234,8 @@ class Views(nn.Module):
         number = self.names.index(view) % self.num if view in self.names else 0
         return own.dropping.keep(draws, view, grid, number)
 
-    def _change_wavs(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
+    def change_wavs(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
+        """(B, S) waveforms of a view, before the changes of their spectra."""
         if self.roll:
             wavs = roll(wavs, draws.integers(f"{view}/roll", wavs.shape[1]))
         if self.background_probability > 0:
@@ -233,10 +244,27 @@ class Views(nn.Module):
             chosen = draws.uniform(f"{view}/background") < self.background_probability
             background = self._background(wavs, draws, view)
             wavs = mix_at_snr(wavs, background, torch.where(chosen, snr_db, torch.inf))
+        wavs = self.augment.change_wavs(wavs, draws, view)
         if self.gain_db > 0:
-            gain_db = draws.uniform(f"{view}/gain", low=-self.gain_db, high=self.gain_db)
-            wavs = wavs * (10 ** (gain_db / 20)).unsqueeze(1)
+            wavs = wavs * (10 ** (self.gains_db(draws, view) / 20)).unsqueeze(1)
         return wavs
+
+    def change_power(self, power: Tensor, draws: Draws, view: str) -> Tensor:
+        """(B, T, bins) power spectra of a view, of any window and shift, stretched in time and shifted in pitch."""
+        if self.time_stretch is not None:
+            power = stretch(power, self.rates(draws, view))
+        return self.augment.change_power(power, draws, view)
+
+    def gains_db(self, draws: Draws, view: str) -> Tensor:
+        """(b,) change of the level of each clip in dB."""
+        gain_db = draws.uniform(f"{view}/gain", low=-self.gain_db, high=self.gain_db)
+        return _some(gain_db, self.gain_probability, 0.0, draws, f"{view}/gain_chosen")
+
+    def rates(self, draws: Draws, view: str) -> Tensor:
+        """(b,) rate at which each clip is read; `time_stretch` must be set."""
+        low, high = self.time_stretch or (1.0, 1.0)
+        rates = draws.uniform(f"{view}/stretch", low=low, high=high)
+        return _some(rates, self.time_stretch_probability, 1.0, draws, f"{view}/stretch_chosen")
 
     def _background(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
         """(B, S): another clip of the batch for each, or a random stretch of a recording."""
@@ -282,19 +310,6 @@ def crop(fbank: Tensor, place: Tensor, num_frames: int) -> Tensor:
     return fbank.gather(1, source.unsqueeze(2).expand(-1, -1, fbank.shape[2]))
 
 
-def mix_at_snr(wavs: Tensor, background: Tensor, snr_db: Tensor) -> Tensor:
-    """(B, S) waveforms plus a background scaled so that 10 log10 of the power ratio is (B,) `snr_db`; inf adds none.
-
-    Power is the variance, since the filterbank ignores an offset. A silent clip stays silent, a silent background adds
-    nothing.
-    """
-    background = background - background.mean(dim=1, keepdim=True)
-    clip_power = wavs.var(dim=1, correction=0)
-    background_power = background.square().mean(dim=1).clamp_min(1e-20)  # -200 dB
-    scale = (clip_power / background_power).sqrt() * 10 ** (-snr_db / 20)
-    return wavs + scale.unsqueeze(1) * background
-
-
 def stretch(power: Tensor, rates: Tensor) -> Tensor:
     """(B, T, bins) power spectra read `rates` (B,) times as fast, pitch unchanged.
 
@@ -320,7 +335,6 @@ def band(width: Tensor, place: Tensor, length: int) -> Tensor:
     return (position >= first) & (position < first + width.unsqueeze(1))
 
 
-def _pair(key: str, value: list[float], example: str) -> tuple[float, float]:
-    if len(value) != 2 or value[0] > value[1]:
-        raise ValueError(f"views.{key}={list(value)}: give [lowest, highest], for instance [{example}]")
-    return float(value[0]), float(value[1])
+def _some(numbers: Tensor, probability: float, otherwise: float, draws: Draws, name: str) -> Tensor:
+    """(b,) numbers, of the clips that are not chosen `otherwise`."""
+    return numbers if probability == 1 else torch.where(draws.uniform(name) < probability, numbers, otherwise)
