@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
-import shlex
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from vcrast.cli import shards
 from vcrast.cli.options import add_dataset, config_of, show_log
+from vcrast.cli.preview import add_preview
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
     shards.add_parsers(verbs)
 
-    preview = verbs.add_parser("preview", help="write a page of generated pairs to listen to")
-    preview.add_argument("name", metavar="NAME", help="a source of generated pairs: synth, audiopg")
-    preview.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as source.distance=0.3")
-    preview.add_argument("--out", type=Path, default=Path("synth.html"), metavar="FILE", help="the page (%(default)s)")
-    preview.add_argument("--pairs", type=int, default=12, metavar="N", help="how many pairs (%(default)s)")
-    preview.set_defaults(run=run_preview)
+    add_preview(verbs)
 
 
 def run_download(args: argparse.Namespace) -> int:
@@ -151,32 +146,4 @@ def run_splits(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(args.out, table)
     print(args.out)
-    return 0
-
-
-def run_preview(args: argparse.Namespace) -> int:
-    """`vcrast data preview SOURCE [key=value ...] [--out FILE] [--pairs N]`: the path of the page on standard output.
-
-    Raises:
-        ValueError: no pair is asked for, the source generates none, or a setting is wrong.
-    """
-    from vcrast.config.compose import compose
-    from vcrast.data.streams import OF_THE_BATCH, doppelgangers
-    from vcrast.features.fbank import build_fbank
-    from vcrast.runs.report.listening import write_listening_page
-
-    if args.pairs < 1:
-        raise ValueError(f"--pairs {args.pairs}: give at least 1")
-    config = compose([f"source={args.name}", *args.overrides])
-    if "program" not in config.source:
-        raise ValueError(f"data preview {args.name}: source={args.name} generates no sounds; try synth")
-    options = {key: value for key, value in config.source.items() if key not in OF_THE_BATCH}
-    page = write_listening_page(
-        args.out,
-        doppelgangers(config.data, seed=config.run.seed, **options),
-        build_fbank({**config.features, "name": "fbank"}, sample_rate=config.data.sample_rate),
-        num_pairs=args.pairs,
-        command=shlex.join(["vcrast", "data", "preview", args.name, *args.overrides, "--pairs", str(args.pairs)]),
-    )
-    print(page)
     return 0

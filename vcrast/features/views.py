@@ -239,11 +239,7 @@ class Views(nn.Module):
         if self.roll:
             wavs = roll(wavs, draws.integers(f"{view}/roll", wavs.shape[1]))
         if self.background_probability > 0:
-            low, high = self.background_snr_db
-            snr_db = draws.uniform(f"{view}/background_snr", low=low, high=high)
-            chosen = draws.uniform(f"{view}/background") < self.background_probability
-            background = self._background(wavs, draws, view)
-            wavs = mix_at_snr(wavs, background, torch.where(chosen, snr_db, torch.inf))
+            wavs = mix_at_snr(wavs, self._background(wavs, draws, view), self.backgrounds_db(draws, view))
         wavs = self.augment.change_wavs(wavs, draws, view)
         if self.gain_db > 0:
             wavs = wavs * (10 ** (self.gains_db(draws, view) / 20)).unsqueeze(1)
@@ -254,6 +250,13 @@ class Views(nn.Module):
         if self.time_stretch is not None:
             power = stretch(power, self.rates(draws, view))
         return self.augment.change_power(power, draws, view)
+
+    def backgrounds_db(self, draws: Draws, view: str) -> Tensor:
+        """(b,) level of each clip in dB over the sound underneath, inf where there is none."""
+        low, high = self.background_snr_db
+        snr_db = draws.uniform(f"{view}/background_snr", low=low, high=high)
+        chosen = draws.uniform(f"{view}/background") < self.background_probability
+        return torch.where(chosen, snr_db, torch.inf)
 
     def gains_db(self, draws: Draws, view: str) -> Tensor:
         """(b,) change of the level of each clip in dB."""

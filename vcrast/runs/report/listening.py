@@ -99,8 +99,8 @@ def wav_address(wav: Tensor, sample_rate: int) -> str:
     return address("audio/wav", buffer.getvalue())
 
 
-def picture_address(fbank: Tensor, low: float, high: float) -> str:
-    """(T, F) log-mel values -> a PNG with low frequencies at the bottom, as a data address."""
+def picture_address(fbank: Tensor, low: float, high: float, kind: str = "png") -> str:
+    """(T, F) log-mel values -> a picture with low frequencies at the bottom, as a data address; `jpeg` is smaller."""
     buffer = io.BytesIO()
     matplotlib.image.imsave(
         buffer,
@@ -108,10 +108,10 @@ def picture_address(fbank: Tensor, low: float, high: float) -> str:
         vmin=low,
         vmax=high,
         cmap=SEQUENTIAL,
-        format="png",
+        format=kind,
         pil_kwargs={"optimize": True},
     )
-    return address("image/png", buffer.getvalue())
+    return address(f"image/{kind}", buffer.getvalue())
 
 
 def tables(sounds: Doppelgangers, values: Mapping[str, Tensor], row: int) -> list[tuple[str, list[Row]]]:
