@@ -30,6 +30,9 @@ CHOICES = {
     "masked tokens": ("views.patch_drop_mode=mask", "views.patch_drop=0.3"),
     "automatic covariance weight": ("objective.covariance_weight=auto", "attention=softmax"),
     "all views": (
+        "views=sounds",
+        "views.augment.reverb_probability=0.5",
+        "finetune.views.augment.noise_probability=0.5",
         "views.background_probability=0.5",
         "views.noise_std=0.1",
         "views.num_masks=2",
