@@ -237,7 +237,7 @@ def echoes(noise: Tensor, reverb_s: Tensor, direct_db: Tensor, sample_rate: int)
         sample_rate: Hz.
     """
     seconds = torch.arange(1, noise.shape[1] + 1, device=noise.device, dtype=noise.dtype) / sample_rate
-    decaying = noise * 10 ** (-3 * seconds / reverb_s.unsqueeze(1))
+    decaying = noise * (-3 * math.log(10) / reverb_s.unsqueeze(1) * seconds).exp()
     energy = decaying.square().sum(dim=1).clamp_min(1e-20)
     return decaying * (10 ** (-direct_db / 20) * energy.rsqrt()).unsqueeze(1)
 
