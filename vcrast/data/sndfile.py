@@ -88,6 +88,11 @@ def encode(
     return file.getvalue()
 
 
+def can_write(format_name: str) -> bool:
+    """Whether this libsndfile encodes a format; before 1.1 it has no MP3."""
+    return format_name in sf.available_formats()
+
+
 @functools.lru_cache(maxsize=4096)
 def _known_peak(path: str, size: int, mtime_ns: int) -> float:  # noqa: ARG001 (a changed file is another file)
     """Find the peak of a whole file; remembered, because the clips of a long recording share it."""

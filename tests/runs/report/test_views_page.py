@@ -123,9 +123,11 @@ def test_a_dataset_needs_no_flag_and_shows_its_labels(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sounds", "views.html"]
 
 
-def test_a_rate_that_mp3_lacks_is_a_wav_file():
+def test_a_wav_file_where_there_is_no_mp3(monkeypatch):
     assert sound_address(torch.zeros(96), 96000).startswith("data:audio/wav")
     assert sound_address(torch.zeros(4800), 48000).startswith("data:audio/mpeg")
+    monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "", "FLAC": ""})
+    assert sound_address(torch.zeros(4800), 48000).startswith("data:audio/wav")
 
 
 def test_mistakes_are_named(tmp_path, capsys):

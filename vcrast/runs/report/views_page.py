@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import griffinlim
 
-from vcrast.data.sndfile import encode
+from vcrast.data.sndfile import can_write, encode
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views, build_views
@@ -246,8 +246,8 @@ def audible(views: Views, wavs: Tensor, draws: Draws, view: str) -> Tensor:
 
 
 def sound_address(wav: Tensor, sample_rate: int) -> str:
-    """(S,) in [-1, 1] -> an MP3 file as a data address; of a rate that MP3 does not have, a WAV file."""
-    if sample_rate not in MP3_RATES:
+    """(S,) in [-1, 1] -> an MP3 file as a data address; a WAV file where MP3 lacks the rate or cannot be written."""
+    if sample_rate not in MP3_RATES or not can_write("MP3"):
         return wav_address(wav, sample_rate)
     coded = encode(wav.numpy(), sample_rate, format_name="MP3", subtype="MPEG_LAYER_III", compression=0.1)
     return address("audio/mpeg", coded)
