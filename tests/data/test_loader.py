@@ -39,6 +39,20 @@ def dataset(clips, *, store=None, **changes):
     return ClipDataset(clips, store=store, **options)
 
 
+def test_a_sample_is_drawn_once_and_spread_over_a_sorted_set():
+    labels = [()] * 10 + [(0,)] * 40 + [(1,)] * 40
+    clips = dataset([Clip(f"{number}.wav", own) for number, own in enumerate(labels)])
+    found = clips.sample(12, 3, labelled=True).clips
+    assert [clip.path for clip in found] == [clip.path for clip in clips.sample(12, 3, labelled=True).clips]
+    assert {clip.labels for clip in found} == {(0,), (1,)}
+    numbers = [int(clip.path.removesuffix(".wav")) for clip in found]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) == 12
+    assert [clip.path for clip in clips.sample(12, 4, labelled=True).clips] != [clip.path for clip in found]
+    assert len(clips.sample(500, 3)) == 90
+    assert len(clips.sample(500, 3, labelled=True)) == 80
+
+
 def train(data, **changes):
     options = {
         "batch_size": 4, "seed": 3, "start_step": 0, "num_steps": 9, "num_workers": 0, "device": "cpu", **changes,

@@ -103,7 +103,7 @@ def collapse_figure(lines: Lines) -> Drawn:
     """
     named = {
         "embedding_std": "mean std over clips", "effective_rank": "effective rank (RankMe)",
-        "knn_accuracy": "accuracy among training clips", "knn_mAP": "mAP among training clips",
+        "knn_accuracy": "accuracy, training clips", "knn_mAP": "mAP, training clips",
     }  # fmt: skip
     data = {key: found for key in named if (found := curves(lines, "pretrain", key))}
     if not data:
