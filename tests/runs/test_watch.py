@@ -37,7 +37,7 @@ class Watched:
 
 @pytest.fixture
 def objective():
-    views = build_views(shipped("views/none"), fbank=None)
+    views = build_views(shipped("views/none"), fbank=SimpleNamespace(sample_rate=16000))
     return make_vcr(make_ast(), views, dims=(32, 32, 32))
 
 
@@ -62,7 +62,7 @@ def test_the_projections_tell_collapse_at_any_number_of_watched_clips(objective,
 
 
 def test_a_low_std_is_healthy_where_the_batch_allows_no_more():
-    views = build_views(shipped("views/none"), fbank=None)
+    views = build_views(shipped("views/none"), fbank=SimpleNamespace(sample_rate=16000))
     wide = make_vcr(make_ast(), views, dims=(8, 8, 4096))
     assert wide.collapsed({"std": 0.09}, 12) is None
     assert wide.collapsed({"std": 0.012}, 12) == "the projections' std is 0.012, where 0.2 can be reached"
