@@ -6,6 +6,7 @@ Nothing is measured: rates of a device or a link are its maker's, and the share 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,9 @@ class Job:
             )  # fmt: skip
             assert isinstance(encoder, AST), "the formulas are those of the AST"
             projector = Projector(encoder.embed_dim, config.objective["projector_dims"])
-        every, patch_drop = encoder.num_tokens(num_frames), config.views["patch_drop"]
+        drops = config.views["patch_drop"]  # one for all views, or one for each
+        patch_drop = statistics.fmean(drops) if isinstance(drops, list) else drops
+        every = encoder.num_tokens(num_frames)
         parameters = [*encoder.parameters(), *projector.parameters()]
         return cls(
             encoder=encoder, projector_dims=tuple(config.objective["projector_dims"]),

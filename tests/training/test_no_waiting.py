@@ -9,17 +9,18 @@ import contextlib
 import pytest
 import torch
 from parts import (
+    JOINT,
     make_adamw,
     make_asit,
     make_ast,
     make_batch,
     make_doppelgangers,
     make_engine,
+    make_joint,
     make_lars,
     make_masked,
     make_supervised,
     make_task,
-    make_vcr,
 )
 from shipped import shipped
 from torch.overrides import TorchFunctionMode
@@ -117,13 +118,14 @@ def make_step(
         **shipped(
             "views/none", time_stretch=[0.8, 1.2], roll=True, gain_db=6.0, background_probability=0.5, freq_mask_bins=4,
             time_mask_frames=4, num_masks=1, noise_std=0.1, noise_uniform=0.1, shift_frames=2, patch_drop_mode="mask",
-            patch_drop=0.0 if kind in (*MASKED, "asit") else 0.5, crop=0.7 if kind == "asit" else 1.0,
+            patch_drop=0.0 if kind in (*MASKED, "asit") else 0.5, drop="random" if kind == "vcr" else "time_frequency",
+            crop=0.7 if kind == "asit" else 1.0,
             background_folder="hums" if kind == "supervised" else None, augment=augment,
         ),
         recordings=[torch.randn(5000), torch.randn(700)],
     )  # fmt: skip
-    if kind == "vcr":
-        objective = make_vcr(encoder, views)
+    if kind in JOINT:
+        objective = make_joint(kind, encoder, views, teacher="none" if kind == "vcr" else "ema")
     elif kind in MASKED:
         objective = make_masked(kind, encoder, views, masks={"count": 5})
     elif kind == "asit":
@@ -187,7 +189,7 @@ MORE = [
     {"precision": "fp16", "micro": 4, "kind": "supervised"},
     {"precision": "fp32", "micro": None, "schedule": Plateau},
     {"precision": "fp16", "micro": 4, "kind": "toy"},
-    *({"precision": "bf16", "micro": 4, "kind": kind} for kind in (*MASKED, "asit")),
+    *({"precision": "bf16", "micro": 4, "kind": kind} for kind in (*MASKED, "asit", *JOINT[1:5])),  # mmcr does wait
 ]
 
 

@@ -5,6 +5,9 @@ Source: arXiv:2606.02572.
 
 from __future__ import annotations
 
+import functools
+import statistics
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import torch
@@ -110,11 +113,12 @@ def normal_quantiles(number: int, *, like: Tensor) -> Tensor:
     return torch.special.ndtri(share).to(like.dtype)
 
 
+@functools.lru_cache
 def shape_floor(num_clips: int) -> float:
     """The least value that the shape term can take: (1 - std of the quantiles)^2 (n - 1) / n.
 
     Along a direction of variance v the nearest sorted sample is the quantiles themselves, scaled; v is 1 in the mean
     over directions, and the distance is convex in its root. The 1e-4 in the std is neglected.
     """
-    quantiles = normal_quantiles(num_clips, like=torch.empty(0, dtype=torch.float64, device="cpu"))
-    return float((1 - quantiles.std()) ** 2 * (num_clips - 1) / num_clips)
+    quantiles = [NormalDist().inv_cdf(number / (num_clips + 1)) for number in range(1, num_clips + 1)]
+    return (1 - statistics.stdev(quantiles)) ** 2 * (num_clips - 1) / num_clips
