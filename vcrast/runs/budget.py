@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from typing import Any
 
@@ -19,15 +20,16 @@ from vcrast.training.exact import exact_backward
 log = logging.getLogger(__name__)
 
 WARM_UP = 1
-ENOUGH_S = 4.0  # of steps that are timed ...
-ENOUGH_STEPS = (3, 20)  # ... and how many of them at least and at most
+ENOUGH_S = 6.0  # of steps that are timed ...
+ENOUGH_STEPS = (3, 200)  # ... and how many of them at least and at most
 
 
 def seconds_a_step(job: Job, objective: Objective, clip_shape: tuple[int, ...]) -> float:
     """Seconds that a step of pretraining computes, on one thread's share of a CPU or on a GPU; waiting does not count.
 
-    On a CPU it is CPU time over the number of threads: other work on the machine does not lengthen it. The clips are
-    noise, since the cost of a step does not depend on the sound. All processes take part and get the first one's.
+    On a CPU it is CPU time over the number of threads: other work on the machine lengthens it little, where cores share
+    a cache or are two threads of one. The median of some steps on noise, since their cost does not depend on the sound.
+    All processes take part and get the first one's.
 
     Args:
         job: a fold of the run.
@@ -60,7 +62,7 @@ def seconds_a_step(job: Job, objective: Objective, clip_shape: tuple[int, ...]) 
         now = _clock(job.device)
         taken.append(broadcast_object(now - begun))
         begun = now
-    return sum(taken) / len(taken)
+    return statistics.median(taken)
 
 
 def _clock(device: torch.device) -> float:

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vcrast.config.compose import flatten
 from vcrast.config.metric import Metric
 from vcrast.config.resume import FREE_ON_RESUME, is_one_of
 from vcrast.config.words import natural, suggest
+from vcrast.runs.named_views import names_of_views
 from vcrast.runs.paired import Estimate, difference_by_clip, right_clips
 from vcrast.runs.record import RunRecord, read_run
 
@@ -158,6 +159,8 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     """
     folders = [folder for path in paths for folder in find_runs(Path(path))]
     runs = [to_run(read_run(folder, arrays=False)) for folder in dict.fromkeys(folders)]
+    differ = differing(runs)
+    runs = [replace(run, settings={**run.settings, **names_of_views(run.settings, differ)}) for run in runs]
     found = available(runs)
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")
