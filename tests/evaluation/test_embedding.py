@@ -111,17 +111,19 @@ def test_all_forms_of_the_last_two_encoders_are_kept():
         embed(encoder, clips, form="layers")
     assert (batches.counts, len(known)) == ([], 4)
     make_embedder(known=known)[0](encoders[2], clips)
-    assert {name.partition(" ")[0] for name in known} == {fingerprint(each, "") for each in encoders[1:]}
+    assert {name.partition(" ")[0] for name in known} == {fingerprint(each) for each in encoders[1:]}
 
 
-def test_folds_embed_each_clip_of_an_encoder_once():
+@pytest.mark.parametrize("form", ["vectors", "tokens"])
+def test_folds_embed_each_clip_of_an_encoder_once(form):
     encoder, known = make_ast(), {}
     first, second = Clips([0, 1, 2, 3]), Clips([3, 0])
     for clips, counted in ((first, [4]), (second, [])):
         embed, batches = make_embedder(known=known)
-        found = embed(encoder, clips)
+        found = embed(encoder, clips, form=form)
         assert batches.counts == counted
-        torch.testing.assert_close(found.embedding, make_embedder()[0].fresh(encoder, clips).embedding)
+        expected = make_embedder()[0].fresh(encoder, clips, form=form).embedding
+        torch.testing.assert_close(found.embedding, expected, rtol=1e-3, atol=1e-3)
         assert torch.equal(found.label, clips.labels)
         assert found.index.tolist() == list(range(len(clips)))
 
@@ -130,16 +132,26 @@ def test_other_weights_another_front_end_and_other_layers_are_embedded_again():
     encoder, clips, known = make_ast(), Clips(range(4)), {}
     embed, batches = make_embedder(known=known, settings="one")
     embed(encoder, clips)
-    before = fingerprint(encoder, "")
+    before = fingerprint(encoder)
     with torch.no_grad():
         encoder.norm.bias[3] += 1e-3
-    assert fingerprint(encoder, "") != before
+    assert fingerprint(encoder) != before
     embed(encoder, clips)
     embed(encoder, clips, form="layers")
     assert batches.counts == [4, 4, 4]
     other, batches = make_embedder(known=known, settings="two")
     other(encoder, clips)
     assert batches.counts == [4]
+
+
+def test_what_is_too_large_is_not_kept(monkeypatch):
+    monkeypatch.setattr("vcrast.evaluation.embedding.KEPT_BYTES", 4 * 8 * 16 * 2 - 1)
+    encoder, clips, known = make_ast(), Clips(range(4)), {}
+    embed, batches = make_embedder(known=known)
+    for _ in range(2):
+        assert embed(encoder, clips, form="tokens").embedding.nbytes == 4 * 8 * 16 * 2
+        embed(encoder, clips)
+    assert batches.counts == [4, 4, 4]
 
 
 def test_without_other_folds_nothing_is_kept():

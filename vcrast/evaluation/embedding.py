@@ -21,7 +21,8 @@ Known = dict[str, dict[Any, tuple[Tensor, Tensor]]]
 Form = Literal["vectors", "layers", "frames", "tokens"]
 """What is kept of a clip: its vector, that of every layer, all frames of every layer, or all tokens of the last."""
 ONE_WINDOW: tuple[Form, ...] = ("frames", "tokens")
-"""Forms of one window a clip, in 16 bits, that are too large to be kept for other folds."""
+"""Forms of one window a clip, in 16 bits."""
+KEPT_BYTES = 2**29  # of the embeddings of some clips: larger ones are computed again for every fold
 
 
 class Embedded(NamedTuple):
@@ -92,17 +93,19 @@ class Embedder:
 
     def __call__(self, encoder: Backbone, clips: ClipDataset, *, form: Form = "vectors") -> Embedded:
         """`fresh`, without computing again what another fold has computed with the same encoder, unless too large."""
-        if self.known is None or form in ONE_WINDOW:
+        if self.known is None:
             return self.fresh(encoder, clips, form=form)
-        own = fingerprint(encoder, self.settings)
-        found = self.known.pop(f"{own} {form}", {})
-        self.known[f"{own} {form}"] = found  # the last one now
+        own = f"{fingerprint(encoder)} {self.settings} {form}"
+        found = self.known.pop(own, {})
+        self.known[own] = found  # the last one now
         recent = list(dict.fromkeys(name.partition(" ")[0] for name in reversed(self.known)))[:2]
         for name in [name for name in self.known if name.partition(" ")[0] not in recent]:
             del self.known[name]
         segments = [clip.segment for clip in clips.clips]
         if any(segment not in found for segment in segments):
             fresh = self.fresh(encoder, clips, form=form)
+            if fresh.embedding.nbytes > KEPT_BYTES:
+                return fresh
             for vector, label, place in zip(*fresh, strict=True):
                 found[segments[int(place)]] = vector, label
         # Without a cache a clip may turn out unreadable only now: it is in no batch.
@@ -133,9 +136,9 @@ def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:
     return torch.stack([encoder.pool(layer).float() for layer in layers], dim=1)
 
 
-def fingerprint(encoder: nn.Module, settings: str) -> str:
-    """Hash what an embedding depends on besides the clip: every weight, and the front end's settings."""
-    digest = hashlib.sha256(settings.encode())
+def fingerprint(encoder: nn.Module) -> str:
+    """Hash every weight of an encoder."""
+    digest = hashlib.sha256()
     for name, value in encoder.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
