@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,9 @@ class ThesisVCR(VCR):
 class NaiveVCR(VCR):
     """Micro-batches scored one by one, each with statistics of its own: another loss, at the same cost."""
 
-    gathered = ()
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.gathered = ()
 
     def clip_losses(self, outputs: Clips) -> Losses:
         """Give every clip the loss of its micro-batch."""

@@ -43,10 +43,8 @@ def make(build=make_vcr, optimizer=make_adamw, precision="fp32"):
 
 
 def make_thesis_vcr(encoder, views, dims):
-    return ThesisVCR(
-        encoder=encoder, views=views, task=make_task(), projector_dims=dims, invariance_weight=25.0,
-        variance_weight=25.0, covariance_weight=1.0,
-    )  # fmt: skip
+    options = shipped("objective/vcr", projector_dims=dims)
+    return ThesisVCR(encoder=encoder, views=views, task=make_task(), **options)
 
 
 def shapes_of_a_step(*made, micro):
