@@ -9,6 +9,7 @@ from typing import Any
 
 from vcrast.cli import (
     average,
+    best,
     compare,
     data,
     doctor,
@@ -16,6 +17,7 @@ from vcrast.cli import (
     evaluate,
     export,
     import_,
+    ls,
     predict,
     probe,
     report,
@@ -44,6 +46,8 @@ VERBS = {
     "probe": probe,
     "report": report,
     "compare": compare,
+    "ls": ls,
+    "best": best,
     "sync": sync,
 }
 

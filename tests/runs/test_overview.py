@@ -1,0 +1,111 @@
+import json
+import os
+import time
+
+import pytest
+import yaml
+
+from vcrast.cli.main import main
+from vcrast.config.metric import Metric
+from vcrast.runs.lock import NAME
+from vcrast.runs.overview import TAIL_BYTES, find_run_folders, last_line, look
+
+SHOWN = {
+    "knn_accuracy": Metric("Accuracy, nearest neighbours", "percent", "higher", "kNN", headline="knn")._asdict(),
+    "own_error": Metric("Error", "fixed", "lower")._asdict(),
+}
+
+
+def make_run(folder, *, recipe="esc10", accuracy=None, begun=("1",), done=("1",), report=True, **more):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"recipe": recipe}))
+    (folder / "overrides.txt").write_text("# now  vcrast run\n")
+    numbers = {"evaluate": {"knn_accuracy": accuracy, "own_error": 1 - accuracy}} if accuracy is not None else {}
+    summary = {
+        "recipe": recipe, "folds": {fold: {"pretrain": {"steps": 40}, **numbers} for fold in done},
+        "inputs": {fold: {"pretrain": {"steps": 40}} for fold in begun}, "metrics": {"evaluate": SHOWN}, **more,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary))
+    lines = [{"fold": begun[-1], "stage": "pretrain", "step": step, "loss": 1.0} for step in (10, 20)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"fold": "1", "st')
+    if report:
+        (folder / "report.html").write_text("<html>")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A finished run, a better one of a sweep, one stopped in its second fold, one that runs."""
+    make_run(tmp_path / "esc10" / "first", accuracy=0.6)
+    make_run(tmp_path / "esc10" / "sweep" / "10_seed-1", accuracy=0.7, warnings=["a", "b"])
+    make_run(tmp_path / "esc10" / "sweep" / "9_seed-0", begun=("1", "2"), accuracy=0.9, done=("1",), report=False)
+    running = make_run(tmp_path / "synth" / "now", recipe="synth", done=(), report=False)
+    (running / NAME).write_text("")
+    (running / "exported" / "inner").mkdir(parents=True)
+    (running / "exported" / "inner" / "config.yaml").write_text("")
+    return tmp_path
+
+
+def test_every_run_below_is_found_once_in_natural_order(runs):
+    found = [str(folder.relative_to(runs)) for folder in find_run_folders(runs)]
+    assert found == ["esc10/first", "esc10/sweep/9_seed-0", "esc10/sweep/10_seed-1", "synth/now"]
+
+
+def test_states_and_places(runs):
+    found = {each.folder.name: each for each in map(look, find_run_folders(runs))}
+    assert {name: each.state for name, each in found.items()} == {
+        "first": "done", "9_seed-0": "stopped", "10_seed-1": "done", "now": "running"
+    }  # fmt: skip
+    assert found["9_seed-0"].at == "fold 2 pretrain 20 of 40"
+    assert found["first"].numbers == {"knn_accuracy": 0.6, "own_error": pytest.approx(0.4)}
+    assert found["first"].headline == "knn_accuracy"
+    assert found["now"].headline == ""
+    assert found["10_seed-1"].warnings == 2
+
+
+def test_a_lock_without_heartbeat_is_no_running_run(runs):
+    lock = runs / "synth" / "now" / NAME
+    os.utime(lock, (time.time() - 1000,) * 2)
+    assert look(lock.parent).state == "stopped"
+
+
+def test_damaged_files_are_said_and_hide_no_run(runs, capsys):
+    (runs / "esc10" / "first" / "summary.json").write_text("{")
+    (runs / "esc10" / "first" / "metrics.jsonl").unlink()
+    assert main(["ls", str(runs)]) == 0
+    assert "summary.json damaged" in capsys.readouterr().out
+
+
+def test_the_last_line_of_a_long_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "text": "x" * 90}) + "\n" for step in range(TAIL_BYTES // 50)))
+    assert last_line(path)["step"] == TAIL_BYTES // 50 - 1
+    path.write_text("")
+    assert last_line(path) is None
+
+
+def test_ls_prints_a_row_a_run(runs, capsys):
+    assert main(["ls", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[1].split()[:3] == ["esc10/first", "esc10", "done"]
+    assert "kNN 60.0 %" in lines[1]
+    assert "fold 2 pretrain 20 of 40" in lines[2]
+    assert "done, 2 warnings" in lines[3]
+    assert main(["ls", str(runs), "--state", "running", "--format", "json"]) == 0
+    (given,) = json.loads(capsys.readouterr().out)
+    assert (given["recipe"], given["state"], given["at"]) == ("synth", "running", "fold 1 pretrain 20 of 40")
+    assert main(["ls", str(runs / "synth" / "now" / "exported")]) == 0
+    assert "no runs here or below" in capsys.readouterr().err
+    assert main(["ls", str(runs / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_best_is_first_in_the_numbers_own_direction(runs, capsys):
+    assert main(["best", "knn_accuracy", str(runs), "--path"]) == 0
+    assert capsys.readouterr().out.strip() == str(runs / "esc10" / "sweep" / "9_seed-0")
+    assert main(["best", "evaluate.own_error", str(runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["0.100", "0.300", "0.400"]
+    assert main(["best", "knn_acuracy", str(runs)]) == 2
+    assert "did you mean knn_accuracy?" in capsys.readouterr().err
