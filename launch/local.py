@@ -54,6 +54,8 @@ def _main(words: Sequence[str], program: Program) -> int:
     if not (is_child() or arguments.dry_run or arguments.show_config):
         from vcrast.config.resume import claim, give_back, names_folder, resolve
 
+        if any(word.startswith("launch.jobs=") for word in arguments.overrides):
+            raise ValueError("launch.jobs: there is one run; add -m and several values, such as run.seed=0,1")
         config = resolve(arguments.overrides)
         if config.launch.num_processes > 1:
             overrides = list(arguments.overrides)

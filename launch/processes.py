@@ -15,11 +15,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
-from typing import IO
+from types import FrameType, MappingProxyType
+from typing import IO, NamedTuple
 
 from vcrast.cli.errors import PEER_LOST
 from vcrast.data.processes import is_left_alone, num_cores
@@ -102,29 +102,50 @@ def launch(program: Program, num_processes: int, words: Sequence[str], *, run_di
             group.kill()
 
 
+class Place(NamedTuple):
+    """What a run is given that shares the machine with others.
+
+    Attributes:
+        environment: variables of its processes.
+        output: where its first process writes; None is this terminal.
+    """
+
+    environment: Mapping[str, str] = MappingProxyType({})
+    output: IO[bytes] | None = None
+
+
 class Group:
     """The processes of a run on this machine."""
 
     def __init__(
-        self, stack: ExitStack, num_processes: int, command: Sequence[str], name: str, run_dir: Path | None
+        self,
+        stack: ExitStack,
+        num_processes: int,
+        command: Sequence[str],
+        name: str,
+        run_dir: Path | None,
+        *,
+        place: Place = Place(),  # noqa: B008 - immutable
     ) -> None:
         self.name, self.run_dir = name, run_dir
         reading, writing = os.pipe()
         stack.callback(os.close, writing)
-        self.outputs: list[IO[bytes] | None] = [None]
+        self.outputs: list[IO[bytes] | None] = [place.output]
         self.outputs += [stack.enter_context(temporary()) for _ in range(1, num_processes)]
         port = str(free_port())
         self.processes = []
         for rank, output in enumerate(self.outputs):
-            environment = {**os.environ, **variables(rank, num_processes, port), PARENT: str(reading)}
+            own = {**variables(rank, num_processes, port), **place.environment}
+            environment = {**os.environ, **own, PARENT: str(reading)}
             self.processes.append(
                 subprocess.Popen(
                     command, env=environment, stdout=output, stderr=output, pass_fds=[reading], start_new_session=True,
-                    stdin=None if rank == 0 else subprocess.DEVNULL,
+                    stdin=None if output is None else subprocess.DEVNULL,
                 )
             )  # fmt: skip
         os.close(reading)
         self.ended: list[int] = []  # ranks, in the order in which they ended
+        self.deadline = float("inf")
 
     def forward(self, number: int, _frame: FrameType | None) -> None:
         """Hand a signal on to every process."""
@@ -133,17 +154,22 @@ class Group:
                 process.send_signal(number)
 
     def wait(self) -> int:
-        """Until all have ended; after a failure the others get some time to end by themselves."""
-        deadline = float("inf")
-        while len(self.ended) < len(self.processes):
-            for rank, process in enumerate(self.processes):
-                if rank not in self.ended and process.poll() is not None:
-                    self.ended.append(rank)
-                    if self.code(rank):
-                        deadline = min(deadline, time.monotonic() + GRACE_S)
-            if time.monotonic() > deadline:
-                self.kill()
+        """The exit code, once all have ended; see `poll`."""
+        while (code := self.poll()) is None:
             time.sleep(POLL_S)
+        return code
+
+    def poll(self) -> int | None:
+        """The exit code, or None while some run; after a failure the others get some time to end by themselves."""
+        for rank, process in enumerate(self.processes):
+            if rank not in self.ended and process.poll() is not None:
+                self.ended.append(rank)
+                if self.code(rank):
+                    self.deadline = min(self.deadline, time.monotonic() + GRACE_S)
+        if len(self.ended) < len(self.processes):
+            if time.monotonic() > self.deadline:
+                self.kill()
+            return None
         failed = [rank for rank in self.ended if self.code(rank)]
         if not failed:
             return 0
@@ -171,7 +197,8 @@ class Group:
             print(f"{self.name}: error: {text}", file=sys.stderr)
             if self.run_dir is not None:
                 append_to_log(self.run_dir / LOG, text, name=self.name)
-        if output is not None:
+        asked = self.code(rank) - 128 in FORWARDED  # it has said in its own log how it goes on
+        if output is not None and not (asked and rank == 0):
             output.seek(0)
             text = output.read().decode(errors="replace").strip()
             for line in text.splitlines()[-30:]:

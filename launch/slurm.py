@@ -95,6 +95,10 @@ def submit(arguments: Arguments, program: Program) -> int:
             f"launch.num_processes={asked}: is for runs on this machine; here slurm.nodes and slurm.gpus_per_node "
             "count, or slurm.tasks_per_node where there are no GPUs"
         )
+    if runs[0].config.launch.jobs != 1:
+        raise ValueError(
+            "launch.jobs: is for runs on this machine; of an array, slurm.array_parallelism runs at a time"
+        )
     for run in runs:
         refuse_uneven(run.config)
         check_parts(run.config)

@@ -40,6 +40,7 @@ class LaunchConfig:
     """Several processes on this machine; elsewhere torchrun or Slurm decide."""
 
     num_processes: int = field(metadata=POSITIVE)
+    jobs: int = field(metadata=POSITIVE)
     timeout_s: float = field(metadata=POSITIVE)
 
 
