@@ -78,6 +78,9 @@ class JointEmbedding(Objective):
             whole views, the same tokens of them, without gradient.
         teacher_momentum: of that average at the first step; it rises to 1 along a half cosine.
 
+    Attributes:
+        num_directions: random directions of the projections' space that the loss asks for at every step.
+
     Raises:
         ValueError: one view only, or an option out of its range.
 
@@ -87,6 +90,7 @@ class JointEmbedding(Objective):
 
     smallest_batch: ClassVar[int] = 2  # one clip has no variance and no negatives
     many_views: ClassVar[bool] = True
+    num_directions: int = 0
 
     def __init__(
         self,
@@ -112,7 +116,7 @@ class JointEmbedding(Objective):
         self.teacher: nn.ModuleDict | None = None
         self.gathered = self.names
         if teacher == "ema":
-            # Kept in step after the encoder's weights are in: the run loads a checkpoint before it builds this.
+            # The encoder has its first weights by now: a run loads a checkpoint before it builds the objective.
             self.teacher = nn.ModuleDict({"encoder": Teacher(encoder), "projector": Teacher(self.projector)})
             use_statistics_of_the_batch(self.teacher["projector"])
             self.gathered = (*self.names, *(target_of(name) for name in self.whole))
@@ -122,11 +126,6 @@ class JointEmbedding(Objective):
     def whole(self) -> tuple[str, ...]:
         """Names of the views that are not local."""
         return self.names[: self.views.num]
-
-    @property
-    def num_directions(self) -> int:
-        """Random directions of the projections' space that the loss asks for at every step."""
-        return 0
 
     @property
     def moves_weights(self) -> bool:
@@ -139,6 +138,11 @@ class JointEmbedding(Objective):
             drawn = draws.shared_normal("directions", self.projector.dim_out, self.num_directions)
             self.directions = drawn / drawn.norm(dim=0)
         return prepare_views(self.encoder, self.views, batch.wav, draws, self.names)
+
+    def directions_of_the_step(self, like: Tensor) -> Tensor:
+        """(P, K) unit vectors that `prepare` has drawn, in the type of `like`."""
+        assert self.directions is not None, "prepare draws them"
+        return self.directions.to(like.dtype)
 
     def represent(self, inputs: Clips) -> Clips:
         """Encode all views of some clips: (b, D) each, and with a teacher `NAME/target` of the whole ones."""

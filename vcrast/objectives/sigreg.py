@@ -60,18 +60,12 @@ class SIGReg(JointEmbedding):
             )
         if not last_knot > 0:
             raise ValueError(f"objective.last_knot={last_knot}: must be above 0")
-        self.regularizer_weight, self.sketch = regularizer_weight, num_directions
+        self.regularizer_weight, self.num_directions = regularizer_weight, num_directions
         self.num_knots, self.last_knot = num_knots, last_knot
-
-    @property
-    def num_directions(self) -> int:
-        """See `JointEmbedding`."""
-        return self.sketch
 
     def compare(self, projections: Projections) -> Losses:
         """See `JointEmbedding`."""
-        assert self.directions is not None, "prepare draws them"
-        directions = self.directions.to(projections.views[0].dtype)
+        directions = self.directions_of_the_step(like=projections.views[0])
         statistic = mean_of(
             [
                 epps_pulley(view @ directions, num_knots=self.num_knots, last_knot=self.last_knot).mean()

@@ -71,17 +71,11 @@ class VISReg(JointEmbedding):
                 raise ValueError(f"objective.{name}_weight={value}: must not be negative")
         if num_directions < 1:
             raise ValueError(f"objective.num_directions={num_directions}: give 1 or more")
-        self.regularizer_weight, self.sketch = regularizer_weight, num_directions
-
-    @property
-    def num_directions(self) -> int:
-        """See `JointEmbedding`."""
-        return self.sketch
+        self.regularizer_weight, self.num_directions = regularizer_weight, num_directions
 
     def compare(self, projections: Projections) -> Losses:
         """See `JointEmbedding`."""
-        assert self.directions is not None, "prepare draws them"
-        directions = self.directions.to(projections.views[0].dtype)
+        directions = self.directions_of_the_step(like=projections.views[0])
         terms = {
             "centre": mean_of([view.mean(dim=0).square().mean() for view in projections.views]),
             "scale": mean_of([(1 - std_of(view)).square().mean() for view in projections.views]),
