@@ -71,3 +71,11 @@ def stop_and_go_on(run, folder, monkeypatch, *, at=3):
         with pytest.raises(InterruptedError):
             run(folder)
     run(folder)
+
+
+def whole_and_stopped(run, folder, monkeypatch, *, at=3):
+    """Run twice, once stopped in training step number `at`: equal weights; returns the folder of the other run."""
+    run(folder / "whole")
+    stop_and_go_on(run, folder / "stopped", monkeypatch, at=at)
+    assert weights_hash(folder / "stopped") == weights_hash(folder / "whole")
+    return folder / "whole"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_run import small, stop_and_go_on, weights_hash
+from small_run import small, whole_and_stopped
 
 from vcrast.config.compose import compose
 from vcrast.config.resume import resolve
@@ -26,19 +26,16 @@ def toy(name, folder):
     words = [*words[:at], f"objective={name}", *words[at:]]
     words += ["pretrain.steps=3", "stages=[pretrain,evaluate]", "evaluation=[knn]", "checkpoint.every_steps=1"]
     run(resolve(words), words)
-    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN)
 def test_a_toy_of_it_stops_goes_on_and_is_scored(name, tmp_path, monkeypatch):
     monkeypatch.setattr("vcrast.run.write_report", lambda folder: folder)
-    whole = toy(name, tmp_path / "whole")
+    whole = whole_and_stopped(lambda folder: toy(name, folder), tmp_path, monkeypatch, at=2)
     summary = json.loads((whole / "summary.json").read_text())
     assert 0 <= summary["folds"]["1"]["evaluate"]["knn_accuracy"] <= 1
     assert summary["folds"]["1"]["pretrain"]["steps"] == 3
-    stop_and_go_on(lambda folder: toy(name, folder), tmp_path / "stopped", monkeypatch, at=2)
-    assert weights_hash(tmp_path / "stopped") == weights_hash(whole)
 
 
 def test_views_that_are_not_compared_are_refused_in_one_line():
