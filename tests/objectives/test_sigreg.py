@@ -77,6 +77,17 @@ def test_the_objective_weighs_invariance_and_statistic(make_encoder, plain_views
     torch.testing.assert_close(found["loss"], expected, rtol=1e-10, atol=0)
 
 
+def test_what_is_computed_again_is_the_same(make_encoder, plain_views, monkeypatch):
+    objective = make_joint("sigreg", make_encoder(), plain_views()).double()
+    samples = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    found = []
+    for kept in (2**24, 0):
+        monkeypatch.setattr("vcrast.objectives.sigreg.KEPT_NUMBERS", kept)
+        value = objective.statistic(samples).sum()
+        found.append((value, *torch.autograd.grad(value, samples)))
+    assert all(torch.equal(*both) for both in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

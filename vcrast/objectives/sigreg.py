@@ -5,16 +5,20 @@ Source: Balestriero, LeCun 2025, arXiv:2511.08544; the statistic is of Epps and 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vcrast.config.metric import Metric
 from vcrast.config.registry import OBJECTIVES
 from vcrast.objectives.base import Losses
 from vcrast.objectives.joint import STD, JointEmbedding, Projections, mean_of
+
+KEPT_NUMBERS = 2**24  # of a view's angles, and as many of sines and cosines: 200 MB
 
 
 @OBJECTIVES.register("sigreg")
@@ -66,16 +70,19 @@ class SIGReg(JointEmbedding):
     def compare(self, projections: Projections) -> Losses:
         """See `JointEmbedding`."""
         directions = self.directions_of_the_step(like=projections.views[0])
-        statistic = mean_of(
-            [
-                epps_pulley(view @ directions, num_knots=self.num_knots, last_knot=self.last_knot).mean()
-                for view in projections.views
-            ]
-        )
+        statistic = mean_of([self.statistic(view @ directions).mean() for view in projections.views])
         distance = centre_term(projections)
         loss = (1 - self.regularizer_weight) * distance + self.regularizer_weight * statistic
         normal = loss.new_full((), normal_statistic(num_knots=self.num_knots, last_knot=self.last_knot))
         return {"loss": loss, "distance": distance, "statistic": statistic, "normal": normal}
+
+    def statistic(self, samples: Tensor) -> Tensor:
+        """`epps_pulley` of (n, K) samples; where it would keep much for the backward, it is computed again there."""
+        compute = functools.partial(epps_pulley, num_knots=self.num_knots, last_knot=self.last_knot)
+        if samples.numel() * self.num_knots <= KEPT_NUMBERS:
+            return compute(samples)
+        found: Tensor = checkpoint(compute, samples, use_reentrant=False)
+        return found
 
 
 def centre_term(projections: Projections) -> Tensor:
