@@ -12,10 +12,11 @@ def flat(name, **changes):
     return found | {f"views.augment.{key}": value for key, value in augment.items()}
 
 
-def test_views_are_named_where_runs_differ_in_them():
-    assert names_of_views(flat("columns_rows"), ["views.drop"]) == {"views.name": "columns_rows"}
-    assert names_of_views(flat("columns_rows"), ["optim.lr"]) == {}
-    assert names_of_views(flat("columns_rows", drop="time"), ["views.drop"]) == {}
+def test_views_are_named_where_runs_differ_in_them_and_all_have_a_name():
+    two = [flat("columns_rows"), flat("masks")]
+    assert names_of_views(two, ["views.drop"]) == [{"views.name": "columns_rows"}, {"views.name": "masks"}]
+    assert names_of_views(two, ["optim.lr"]) == [{}, {}]
+    assert names_of_views([*two, flat("masks", patch_drop=0.7)], ["views.drop"]) == [{}, {}, {}]
 
 
 def test_a_variant_is_called_by_the_name_of_its_views(runs):  # noqa: F811 - the fixture

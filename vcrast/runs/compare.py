@@ -159,8 +159,8 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     """
     folders = [folder for path in paths for folder in find_runs(Path(path))]
     runs = [to_run(read_run(folder, arrays=False)) for folder in dict.fromkeys(folders)]
-    differ = differing(runs)
-    runs = [replace(run, settings={**run.settings, **names_of_views(run.settings, differ)}) for run in runs]
+    names = names_of_views([run.settings for run in runs], differing(runs))
+    runs = [replace(run, settings={**run.settings, **own}) for run, own in zip(runs, names, strict=True)]
     found = available(runs)
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: no stage of any run is done yet")

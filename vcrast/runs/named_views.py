@@ -1,9 +1,9 @@
-"""Name the views of runs by their file in configs/, where they are as it says."""
+"""Name the views of runs by their files in configs/, where all are as these say."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vcrast.config.compose import flatten, read_option
@@ -12,22 +12,27 @@ from vcrast.config.files import options
 GROUPS = ("views.", "finetune.views.")
 
 
-def names_of_views(settings: Mapping[str, Any], differing: Iterable[str]) -> dict[str, str]:
-    """`views.name` and `finetune.views.name` of a run, of those groups in which runs differ.
+def names_of_views(runs: Sequence[Mapping[str, Any]], differing: Iterable[str]) -> list[dict[str, str]]:
+    """`views.name` and `finetune.views.name` of each run, of those groups in which runs differ and all have a name.
 
     Args:
-        settings: of the run, by dotted key.
-        differing: keys in which it differs from others.
+        runs: settings of each, by dotted key.
+        differing: keys in which they differ.
     """
-    found = {}
+    found: list[dict[str, str]] = [{} for _ in runs]
     for group in GROUPS:
         if not any(key.startswith(group) for key in differing):
             continue
-        own = {key.removeprefix(group): value for key, value in settings.items() if key.startswith(group)}
-        name = next((name for name, known in known_views().items() if known == own), None)
-        if name is not None:
-            found[f"{group}name"] = name
+        names = [name_of({key.removeprefix(group): run[key] for key in run if key.startswith(group)}) for run in runs]
+        for own, name in zip(found, names, strict=True):
+            if name is not None and None not in names:
+                own[f"{group}name"] = name
     return found
+
+
+def name_of(settings: Mapping[str, Any]) -> str | None:
+    """The option of `views` that says just this; None if none does."""
+    return next((name for name, known in known_views().items() if known == settings), None)
 
 
 @functools.cache
