@@ -137,7 +137,11 @@ def _several_at_a_time(
     ]
     run_several(program, waiting, places_of(listed, jobs), began=began, ended=ended)
     codes = [run["exit_code"] for run in listed if run["exit_code"] in STOPPED]
-    return _stopped(base, codes[0], f"{len(codes)} runs", program) if codes else _conclude(base, listed, program)
+    return (
+        _stopped(base, codes[0], f"{len(codes)} of {len(listed)} runs", program)
+        if codes
+        else _conclude(base, listed, program)
+    )
 
 
 def _stopped(base: Path, code: int, where: str, program: Program) -> int:

@@ -276,7 +276,9 @@ def test_options_out_of_range_are_refused(options, message):
 
 
 def test_a_range_that_is_not_used_may_lie_above_half_the_rate():
-    make(high_pass_hz=[20.0, 12000.0])
+    assert make(high_pass_hz=[20.0, 12000.0]).ranges["high_pass_hz"] == (20.0, 12000.0)
+    with pytest.raises(ValueError, match="below 8000 Hz"):
+        make(high_pass_hz=[20.0, 12000.0], high_pass_probability=0.5)
 
 
 @pytest.mark.gpu

@@ -110,7 +110,7 @@ def test_a_sweep_with_several_jobs_is_gone_on_with(tmp_path, capsys):
     assert local_sweep.go_on(base, PROGRAM, ["launch.jobs=1", "launch.jobs=4"]) == 143
     said = capsys.readouterr().out
     assert f"run 1 of 4: run.seed=0: started, see {base / 'r0.log'}" in said
-    assert "sweep stopped by SIGTERM in 1 runs. Go on with:" in said
+    assert "sweep stopped by SIGTERM in 1 of 4 runs. Go on with:" in said
     found = json.loads((base / "sweep.json").read_text())
     assert [run["exit_code"] for run in found] == codes
     for run_ in found:
