@@ -17,6 +17,10 @@ FLAGS = ("--help", "-h", "--dry-run", "--cfg", "--recipes", *SWEEP_FLAGS)
 HYDRA_FLAGS = ("-sc", "--shell-completion", "--info", "--hydra-help")
 
 
+TABLES, TABLE_KEYS = "thesis", ("table", "table.scale")
+"""The recipe that has tables, and the words that ask for one (launch/table.py)."""
+
+
 @dataclass(frozen=True)
 class Program:
     """How a launcher was called.
@@ -49,13 +53,23 @@ class Program:
 
 @dataclass(frozen=True)
 class Arguments:
-    """A parsed command line."""
+    """A parsed command line.
+
+    Attributes:
+        overrides: of the recipe and its settings.
+        help, dry_run, show_config: flags.
+        sweep: whether it is several runs: a sweep, or a table.
+        table: the name of the table; empty if none is asked for.
+        scale: of the table; empty for the first there is.
+    """
 
     overrides: tuple[str, ...] = ()
     help: bool = False
     dry_run: bool = False
     show_config: bool = False
     sweep: bool = False
+    table: str = ""
+    scale: str = ""
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -82,9 +96,14 @@ def parse(argv: Sequence[str]) -> Arguments:
     if words and "=" not in words[0]:
         words[0] = f"recipe={words[0]}"
     _check_words(words)
-    if not sweep:  # there, a comma separates runs
+    words, table, scale = _without_table(words)
+    if table and show_config:
+        raise ValueError("--cfg job prints the settings of one run; leave table= out")
+    if not (sweep or table):  # there, a comma separates runs
         words = [as_list(word) for word in words]
-    return Arguments(tuple(words), dry_run=dry_run, show_config=show_config, sweep=sweep)
+    return Arguments(
+        tuple(words), dry_run=dry_run, show_config=show_config, sweep=sweep or bool(table), table=table, scale=scale
+    )
 
 
 def _without_recipes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -101,6 +120,26 @@ def _without_recipes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             raise ValueError(f"--recipes {folder}: no such folder; name one that holds NAME.yaml")
         folders.append(folder)
     return words, folders
+
+
+def _without_table(words: Sequence[str]) -> tuple[list[str], str, str]:
+    """The command line without the words that ask for a table, the table's name and scale; empty if none is asked for.
+
+    Raises:
+        ValueError: a scale without a table, a table of another recipe, or one that is to go on under its name.
+    """
+    asked = {key: value for key, _, value in (word.partition("=") for word in words) if key in TABLE_KEYS}
+    rest = [word for word in words if word.partition("=")[0] not in TABLE_KEYS]
+    if not asked:
+        return rest, "", ""
+    if not asked.get("table"):
+        raise ValueError(f"table.scale={asked.get('table.scale', '')}: name a table, too, as table=5.3 or table=all")
+    if f"recipe={TABLES}" not in rest:
+        if any(word.startswith("run.resume=") for word in rest):
+            raise ValueError("run.resume=FOLDER goes on with all runs of its table by itself; leave table= out")
+        raise ValueError(f"table={asked['table']}: tables belong to the recipe {TABLES}; write it first")
+    rest.remove(f"recipe={TABLES}")
+    return rest, asked["table"], asked.get("table.scale", "")
 
 
 def _drop_cfg(words: list[str]) -> None:

@@ -171,7 +171,10 @@ def _conclude(base: Path, listed: Sequence[dict[str, Any]], program: Program) ->
         print(f"{len(failed)} of {len(listed)} runs failed; try them again with:")
         print(f"  {program.shown} {shlex.quote(f'run.resume={base}')}")
     if len(failed) < len(listed):
-        print(f"compare:  vcrast compare {shlex.quote(str(base))}")
+        fills = any(word.startswith("run.cells=") for run in listed for word in run["overrides"])
+        print(
+            f"{'table:  ' if fills else 'compare:'}  vcrast {'table' if fills else 'compare'} {shlex.quote(str(base))}"
+        )
     return 1 if failed else 0
 
 

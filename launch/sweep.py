@@ -17,9 +17,11 @@ from vcrast.config.quoting import for_hydra, quote
 from vcrast.config.resume import claimed, names_folder, resolve
 from vcrast.config.schema import Config
 
-from .arguments import Arguments, resumed_folder
+from .arguments import TABLES, Arguments, resumed_folder
 
 ONE_FOR_ALL = ("slurm", "run.dir", "run.resume", "recipe")
+Point = tuple[tuple[str, ...], tuple[str, ...]]
+"""(whole command line, the part of it that varies) of a run."""
 SEVERAL_VALUES = "several values for one key are a sweep: add -m, or write a list as key=[1,2]"
 
 
@@ -52,14 +54,29 @@ def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
         config = resolve(arguments.overrides)
         with own_folder(config, arguments) as folder:
             return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
-    points = expand(arguments.overrides)
+    points, first = points_of(arguments)
     runs = []
-    with own_folder(resolve(points[0][0]), arguments) as base:
+    with own_folder(first, arguments) as base:
         for number, (overrides, varied) in enumerate(points):
             folder = base / folder_name(varied, number, len(points))
             words = bound(overrides, folder)
             runs.append(PlannedRun(resolve(words), folder, words, varied))
     return base, runs
+
+
+def points_of(arguments: Arguments) -> tuple[list[Point], Config]:
+    """The runs of a sweep or of a table, and the settings of the first; errors as in `plan`."""
+    if not arguments.table:
+        points = expand(arguments.overrides)
+        return points, resolve(points[0][0])
+    from . import table
+
+    points = table.points(arguments.table, arguments.scale, arguments.overrides)
+    first = resolve(points[0][0])
+    if not names_folder(arguments.overrides):  # runs/<recipe>/<time>, of the recipe that was typed
+        time = Path(str(first.run.dir)).name
+        first.run.dir = f"runs/{TABLES}/{table.folder_of(arguments.table)}_{time}"
+    return points, first
 
 
 def folder_name(varied: Sequence[str], number: int, count: int) -> str:
@@ -70,7 +87,7 @@ def folder_name(varied: Sequence[str], number: int, count: int) -> str:
     return text[:80].rstrip("-.")
 
 
-def expand(overrides: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+def expand(overrides: Sequence[str]) -> list[Point]:
     """All combinations, the last key varying fastest: `a=1,2 b=3,4` is (1, 3), (1, 4), (2, 3), (2, 4).
 
     Hydra's grammar counts: `a=1,2`, `a=range(0,5)`, `a=choice(1,2)`; `a=[1,2]` is one value, a list.

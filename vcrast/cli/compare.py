@@ -68,22 +68,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def show(found: Comparison, form: str) -> None:
-    """Print a table with its notes."""
+    """Print a comparison with its notes."""
+    from vcrast.runs.report.compare_table import lines
+
+    show_lines(*lines(found), found.notes, form)
+
+
+def show_lines(header: Sequence[str], rows: Sequence[ComparedRow], notes: Sequence[str], form: str) -> None:
+    """Print lines as a table, with notes."""
     from rich.console import Console
     from rich.markup import escape
 
-    from vcrast.runs.report.compare_table import lines
-
-    header, rows = lines(found)
     if form == "markdown":
         print(
             "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *(row.cells for row in rows)))
         )
-        print("".join(f"\n- {note}" for note in found.notes))
+        print("".join(f"\n- {note}" for note in notes))
         return
     console = Console()
     console.print(table(header, rows))
-    for note in found.notes:
+    for note in notes:
         console.print(f"note: {escape(note)}", highlight=False)
 
 

@@ -53,6 +53,8 @@ def launch_help(command: str, flags: str) -> str:
     lines += [f"  {name:<14} {text}" for name, text in options("recipe")]
     lines += ["", "groups (group=option; the default is in the recipe or in configs/run.yaml):"]
     lines += [f"  {group:<14} {', '.join(name for name, _ in options(group))}" for group in (*GROUPS, *LISTS)]
+    lines += ["", "tables of the thesis (thesis table=NAME [table.scale=smoke | esc10 | full]; docs/thesis-tables.md):"]
+    lines += [f"  {name:<14} {text.partition(':')[0]}" for name, text in options("table")]
     lines += ["", "commonest keys:"]
     lines += [f"  {key:<38} {text}" for key, text in COMMON_KEYS]
     return "\n".join([*lines, "", flags, ALL_FLAGS.format(command=command)])

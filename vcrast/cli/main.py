@@ -23,6 +23,7 @@ from vcrast.cli import (
     report,
     submit,
     sync,
+    table,
 )
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
@@ -46,6 +47,7 @@ VERBS = {
     "probe": probe,
     "report": report,
     "compare": compare,
+    "table": table,
     "ls": ls,
     "best": best,
     "sync": sync,

@@ -32,6 +32,7 @@ class RunConfig:
     seed: int
     resume: str = field(metadata=FREE)
     device: str = field(metadata=FREE)
+    cells: list[str] = field(metadata=FREE)
     deterministic: bool = field(metadata=FREE)
 
 

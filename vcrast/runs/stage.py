@@ -41,10 +41,11 @@ NUMBERS = {
     "loss": Metric("Loss", better="lower"),
 }
 COSTS = {
+    "parameters": Metric("Trainable weights", "count", short="weights"),
     "samples_per_s": Metric("Samples per second", better="higher"),
     "data_s": Metric("Time waiting for data", "duration", "lower"),
     "compute_s": Metric("Time computing", "duration", "lower"),
-    "peak_memory_bytes": Metric("Peak memory", "bytes", "lower"),
+    "peak_memory_bytes": Metric("Peak memory", "bytes", "lower", short="peak memory"),
     "wall_s": Metric("Wall time", "duration", "lower"),
 }
 
@@ -359,11 +360,13 @@ class Stage:
             "steps": self.done,
             **{name: last[name] for name in ("loss", *self.objective.parts) if name in last},
             **overall_speed(lines),
+            "parameters": num_parameters(self.objective),
             "peak_memory_bytes": peak_memory_bytes(self.job.device),
             "wall_s": self.wall_s,
         }
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Trainable numbers in a module."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    """Trainable numbers in a module; of one whose weights are spread over processes (ZeRO 3) those of all."""
+    own = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for parameter in own)

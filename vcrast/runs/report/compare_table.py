@@ -60,7 +60,9 @@ def rows_per_run(found: Comparison) -> list[list[Any]]:
 
 
 def as_text(metric: Metric, value: float) -> str:
-    """A value in its unit: shares in percent without the sign, others with four digits."""
+    """A value in its unit: shares in percent without the sign, counts, sizes and times as people write them."""
+    if metric.format in ("count", "bytes", "duration"):
+        return metric.text(value)
     return f"{100 * value:.1f}" if is_share(metric) else significant(value)
 
 
