@@ -75,7 +75,10 @@ def make_supervised(encoder, views, task=None, **options):
 
 
 def make_adamw(module, **options):
-    usual = {"lr": 1e-3, "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "layer_decay": 1.0}
+    usual = {
+        "lr": 1e-3, "weight_decay": 0.05, "betas": (0.9, 0.95), "eps": 1e-8, "layer_decay": 1.0,
+        "final_weight_decay": None,
+    }  # fmt: skip
     return adamw(module, **{**usual, **options})
 
 

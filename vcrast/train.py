@@ -32,7 +32,7 @@ def train(stage: Stage, batches: Iterator[Batch]) -> None:
             batch = stage.next_batch(batches, step)  # wav (b, S), on the device
             stage.data_ready()
             outcome = exact_backward(engine, objective, batch, stage.draws(step), stage.split)
-            stepped = engine.step(lr=schedule.lr(step))  # clip, update, zero the gradients
+            stepped = engine.step(lr=schedule.lr(step), progress=step / stage.num_steps)  # clip, update, zero
             schedule.observe(outcome.loss)
             if objective.moves_weights:  # a teacher, say
                 with engine.gathered_weights(write=True):

@@ -102,7 +102,7 @@ def make_objective(kind="vcr", mode="drop"):
 def engine_of(name, objective, *, precision="fp32", clip=1.0, **options):
     # Gradients that are 0 but for rounding, as of a bias before BatchNorm, would decide on steps of full length if eps
     # were as small as usual.
-    optimizer = make_adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7)
+    optimizer = make_adamw(objective, lr=LR, weight_decay=0.1, eps=1e-4, layer_decay=0.7, final_weight_decay=0.4)
     engine = make_engine(objective, optimizer, kind=name, precision=precision, clip_grad_norm=clip, **options)
     if engine.loss_scale is not None:
         engine.loss_scale.scale.fill_(2.0**6)  # at the usual 2 ** 16 these weights overflow in every step
@@ -122,7 +122,7 @@ def train(engine, objective, steps, *, micro_batch_size=None, poison=None):
             wavs = wavs * torch.inf
         draws = Draws(5, step, BATCH, start=mine.start, stop=mine.stop)
         outcome = exact_backward(engine, objective, make_batch(wavs, labels), draws, Split(micro_batch_size))
-        stepped = engine.step(LR * (1 + step))
+        stepped = engine.step(LR * (1 + step), step / 5)
         if objective.moves_weights:
             with engine.gathered_weights(write=True):
                 objective.after_step((1 + step) / 5, stepped.skipped)

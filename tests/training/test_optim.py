@@ -1,5 +1,6 @@
 import copy
 
+import numpy as np
 import pytest
 import timm
 import timm.optim
@@ -10,12 +11,15 @@ from torch import nn
 from vcrast.config.registry import OPTIMS
 from vcrast.models.backbone import Backbone
 from vcrast.training.lars import Lars
-from vcrast.training.optim import parameter_groups
+from vcrast.training.optim import parameter_groups, set_rates
 
 OPTIONS = {
-    "adamw": {"name": "adamw", "weight_decay": 0.05, "betas": [0.9, 0.95], "eps": 1e-8, "layer_decay": 1.0},
+    "adamw": {
+        "name": "adamw", "weight_decay": 0.05, "betas": [0.9, 0.95], "eps": 1e-8, "layer_decay": 1.0,
+        "final_weight_decay": None,
+    },
     "lars": {"name": "lars", "weight_decay": 1e-6, "momentum": 0.9, "trust_coeff": 1e-3, "layer_decay": 1.0},
-}
+}  # fmt: skip
 
 
 class Model(nn.Module):
@@ -199,3 +203,29 @@ def test_lars_at_rate_zero_is_refused():
     with pytest.raises(ValueError, match="learns nothing at rate 0"):
         make_lars(Model(), lr=0)
     assert isinstance(make_lars(Model()), Lars)
+
+
+def test_a_decay_that_changes_is_dinos_cosine_and_spares_vectors():
+    mine, theirs = small_model(), small_model()
+    optimizer = make_adamw(mine, lr=0.1, weight_decay=0.04, final_weight_decay=0.4)
+    others = [p for p in theirs.parameters() if p.ndim < 2]
+    plain = torch.optim.AdamW(
+        [{"params": [p for p in theirs.parameters() if p.ndim > 1]}, {"params": others, "weight_decay": 0.0}],
+        lr=0.1, betas=(0.9, 0.95), fused=True,
+    )  # fmt: skip
+    for step in range(7):
+        plain.param_groups[0]["weight_decay"] = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * step / 7))
+        for model, its in ((mine, optimizer), (theirs, plain)):
+            x = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            (model(x) - x[:, :4]).square().mean().backward()
+            if its is optimizer:
+                set_rates(optimizer, 0.1, step / 7)
+            its.step()
+            its.zero_grad()
+    for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_negative_decay_at_the_end_is_refused():
+    with pytest.raises(ValueError, match=r"optim\.final_weight_decay=-0\.1: must not be negative"):
+        make_adamw(small_model(), final_weight_decay=-0.1)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from vcrast.config.registry import ENGINES
 from vcrast.training.dist import average, running
 from vcrast.training.engine_base import MAX_BAD_STEPS, Engine, StepResult, too_many_bad_steps
-from vcrast.training.optim import parameters_of
+from vcrast.training.optim import parameters_of, set_rates
 from vcrast.training.reduce import GradientAverage
 from vcrast.training.watchdog import watched
 
@@ -92,7 +92,7 @@ class TorchEngine(Engine):
             self.bad_loss = average(self.bad_loss.float()) > 0
 
     @torch.no_grad()
-    def step(self, lr: float) -> StepResult:
+    def step(self, lr: float, progress: float = 0.0) -> StepResult:
         """See `Engine`; an error about a bad step names the tensor."""
         self.check()
         self.num_steps += 1
@@ -104,7 +104,7 @@ class TorchEngine(Engine):
         norm = norms.norm()
         bad = self.bad_loss | ~norm.isfinite()
         norm = self.unscale_and_clip(grads, norm)
-        self.apply(lr, bad)
+        self.apply(lr, progress, bad)
         self.finish_step(bad, norms, weights)
         return StepResult(norm, bad)
 
@@ -120,10 +120,9 @@ class TorchEngine(Engine):
             torch._foreach_mul_(grads, factor)
         return norm
 
-    def apply(self, lr: float, bad: Tensor) -> None:
+    def apply(self, lr: float, progress: float, bad: Tensor) -> None:
         """Let the optimiser step, unless the step is bad."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_rates(self.optimizer, lr, progress)
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
             self.optimizer.grad_scale, self.optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
             self.optimizer.step()

@@ -105,11 +105,12 @@ class Engine(ABC):
         """Wait until gradients are those of all processes; on all of them, also after running out of memory."""
 
     @abstractmethod
-    def step(self, lr: float) -> StepResult:
+    def step(self, lr: float, progress: float = 0.0) -> StepResult:
         """Unscale and clip the gradients, update the weights, forget the gradients; skip a step that is not finite.
 
         Args:
             lr: of this step; a group's own rate is this times its `lr_scale`.
+            progress: share of the steps that are done; a weight decay that changes follows it.
 
         Raises:
             FloatingPointError: too many bad steps in a row, or an fp16 scale below 1.

@@ -26,6 +26,7 @@ from vcrast.config.registry import ENGINES
 from vcrast.training.dist import average, is_rank_zero, running, waiting_for
 from vcrast.training.engine_base import MAX_BAD_STEPS, Engine, StepResult, too_many_bad_steps
 from vcrast.training.exact import out_of_memory
+from vcrast.training.optim import set_rates
 from vcrast.training.reduce import BUCKET_BYTES
 from vcrast.training.zero_state import Shards
 
@@ -137,14 +138,13 @@ class DeepSpeedEngine(Engine):
             raise ValueError(OUT_OF_MEMORY)
 
     @torch.no_grad()
-    def step(self, lr: float) -> StepResult:
+    def step(self, lr: float, progress: float = 0.0) -> StepResult:
         """See `Engine`."""
         if not self.complete:
             raise ValueError("no parameter has a gradient: call backward before step")
         self.complete = False
         self.num_steps += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        set_rates(self.optimizer, lr, progress)
         with waiting_for("the step of DeepSpeed"):
             self.zero.step()
         norm = torch.as_tensor(self.zero.get_global_grad_norm(), device=self.device)

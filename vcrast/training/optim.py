@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ def adamw(
     betas: Sequence[float],
     eps: float,
     layer_decay: float,
+    final_weight_decay: float | None,
 ) -> Optimizer:
     """AdamW; parameters of one dimension or none (biases, norms, mask token) are not decayed.
 
@@ -33,15 +35,25 @@ def adamw(
         eps: in the denominator.
         layer_decay: factor of the rate from each block to the one below it, in (0, 1]; 1 for none.
             Source: Clark et al. 2020, arXiv:2003.10555.
+        final_weight_decay: where the decay arrives by half a cosine at the end; None: it stays.
+            Source: Caron et al. 2021, arXiv:2104.14294.
 
     Raises:
         ValueError: an option out of its range.
     """
+    if final_weight_decay is not None and final_weight_decay < 0:
+        raise ValueError(
+            f"optim.final_weight_decay={final_weight_decay}: must not be negative; null leaves it as it is"
+        )
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"optim.betas={list(betas)}: give two numbers in [0, 1), for instance [0.9, 0.95]")
     if not eps > 0:
         raise ValueError(f"optim.eps={eps}: must be above 0; the usual value is 1e-8")
     groups = parameter_groups(module, weight_decay=weight_decay, layer_decay=layer_decay)
+    if final_weight_decay is not None:
+        for group in groups:
+            if group["params"][0].ndim > 1:
+                group["decay_range"] = [group["weight_decay"], final_weight_decay]
     # The fused kernel is also the one that can skip a step on the device (`found_inf`), which the engine relies on.
     beta1, beta2 = betas
     return AdamW(groups, lr=lr, betas=(float(beta1), float(beta2)), eps=eps, fused=True)
@@ -139,6 +151,21 @@ def layers_of(module: nn.Module, names: Sequence[str]) -> dict[str, int]:
     whole.register_parameter(ABOVE, nn.Parameter(torch.empty(0)))
     found: dict[str, int] = group_parameters(whole, encoder.group_matcher(coarse=False), reverse=True)
     return {name: found.get(name.removeprefix("encoder."), found[ABOVE]) for name in names}
+
+
+def set_rates(optimizer: Optimizer, lr: float, progress: float) -> None:
+    """Tell each group its rate and its decay.
+
+    Args:
+        optimizer: groups may have `lr_scale`, and `decay_range`: the decay at the first and after the last step.
+        lr: of this step.
+        progress: share of the steps that are done, from 0 to 1.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+        if "decay_range" in group:
+            first, last = group["decay_range"]
+            group["weight_decay"] = last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
