@@ -83,12 +83,13 @@ def _without_options_of_others(composed: DictConfig, overrides: Sequence[str]) -
     own views (`default_views`), unless the command line picks some: masked patches want others than two views of a
     clip. Objectives that name the same views are of one kind: those of the recipe stay.
     """
-    for word in overrides:
-        found = CHOSEN_PART.fullmatch(word)
-        if found is None:
-            continue
-        path, group, option = found.groups()
-        before = _compose_file(PRIMARY, [other for other in overrides if not other.startswith((word, f"{path}."))])
+    chosen = [found for word in overrides if (found := CHOSEN_PART.fullmatch(word))]
+    if not chosen:
+        return composed
+    # What a recipe sets of one part does not depend on the choice of another.
+    theirs = tuple(begin for found in chosen for begin in (found[0], f"{found[1]}."))
+    before = _compose_file(PRIMARY, [other for other in overrides if not other.startswith(theirs)])
+    for path, group, option in (found.groups() for found in chosen):
         if OmegaConf.select(before, f"{path}.name") == OmegaConf.select(composed, f"{path}.name"):
             continue
         own = read_option(group, option, whole=True)
@@ -140,7 +141,11 @@ def read_option(group: str, name: str, *, whole: bool = False) -> dict[str, Any]
         ValueError: no such file; the message lists those that there are.
     """
     try:
-        found = OmegaConf.to_container(_compose_file(PRIMARY, [f"{group}={name}"], whole=whole)[group])
+        if (config_dir() / group / f"{name}.yaml").is_file():  # alone: a tenth of the time
+            composed = _compose_file(f"{group}/{name}", [], whole=whole)
+        else:  # Hydra begins with no file of the user's
+            composed = _compose_file(PRIMARY, [f"{group}={name}"], whole=whole)
+        found = OmegaConf.to_container(composed[group])
     except MissingConfigException:
         names = [known for known, _ in options(group)]
         raise ValueError(no_option(group, name, names)) from None
