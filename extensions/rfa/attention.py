@@ -109,6 +109,17 @@ class RandomFeatureAttention(nn.Module):
                 return mixed
             return self.plain(q.to(wide), k.to(wide), v.to(wide), directions).to(v.dtype)
 
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, H, N, K) each -> (B, H, N, N), at least fp32: the estimate of the weights, whose rows add up to 1.
+
+        What a token's value gets is what comes out for unit vectors as values; gates and clamped denominators, which
+        make a row's sum less than 1, are in it. Of Fourier features some are negative.
+        """
+        with torch.autocast(q.device.type, enabled=False):
+            wide = torch.promote_types(q.dtype, torch.float32)
+            units = torch.eye(k.shape[2], dtype=wide, device=k.device).expand(*k.shape[:3], -1)
+            return self.plain(q.to(wide), k.to(wide), units, self.directions().to(wide))
+
     def plain(self, q: Tensor, k: Tensor, v: Tensor, directions: Tensor) -> Tensor:
         """`forward` in PyTorch operations; everything of one dtype."""
         gate = None if self.gate == "none" else self.gate_of(k)

@@ -195,16 +195,26 @@ class Track(Writer):
         return ["\t".join(map(str, row)) + "\n" for row in (RAVEN, *rows)]
 
     def _path(self, out: Path, sound: str) -> Path:
-        """`DIR/<path below>.txt`; with the sound's own ending or a number where that is taken."""
         if len(self.below) == 1 and out.suffix.lower() == ".txt":
             return out
-        own = PurePath(self.below[sound])
-        ending = ".txt" if self.kind == "audacity" else ".selections.txt"
-        tried = [own.with_name(f"{own.stem}{ending}"), own.with_name(f"{own.name}{ending}")]
-        tried += [own.with_name(f"{own.name}-{number}{ending}") for number in range(2, len(self.below) + 2)]
-        path = next(out / each for each in tried if out / each not in self.used)
-        self.used.add(path)
-        return path
+        return free_path(out, self.below[sound], ".txt" if self.kind == "audacity" else ".selections.txt", self.used)
+
+
+def free_path(out: Path, below: str, ending: str, used: set[Path]) -> Path:
+    """`DIR/<path below><ending>`; with the sound's own ending or a number where that is taken.
+
+    Args:
+        out: DIR.
+        below: path of the sound, see `Sounds.below`.
+        ending: of the file.
+        used: what is taken; the path is added.
+    """
+    own = PurePath(below)
+    tried = [own.with_name(f"{own.stem}{ending}"), own.with_name(f"{own.name}{ending}")]
+    tried += [own.with_name(f"{own.name}-{number}{ending}") for number in range(2, len(used) + 3)]
+    path = next(out / each for each in tried if out / each not in used)
+    used.add(path)
+    return path
 
 
 def choose_format(asked: str | None, out: Path | None, *, num_sounds: int) -> str:

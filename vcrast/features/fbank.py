@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ class Fbank(nn.Module):
         self.window_samples = int(sample_rate * window_ms * 0.001)
         self.shift_samples = int(sample_rate * frame_shift_ms * 0.001)
         self.sample_rate, self.num_mel_bins, self.preemphasis = sample_rate, num_mel_bins, preemphasis
-        self.mean, self.std = mean, std
+        self.mean, self.std, self.band_hz = mean, std, (low_freq_hz, top_hz)
         self._check(window_ms, frame_shift_ms, low_freq_hz, high_freq_hz, top_hz)
         self.n_fft = 1 << (self.window_samples - 1).bit_length()
         # Not persistent: a checkpoint should hold what was learnt, and the options rebuild these.
@@ -118,6 +119,13 @@ class Fbank(nn.Module):
             raise ValueError(
                 f"data.std={self.std}: must be above 0; set data.mean and data.std to null to measure them"
             )
+
+    @property
+    def centres_hz(self) -> list[float]:
+        """Hz where each of the F filters peaks, on the HTK mel scale."""
+        low, high = (math.log1p(hz / 700) for hz in self.band_hz)
+        step = (high - low) / (self.num_mel_bins + 1)
+        return [700 * math.expm1(low + number * step) for number in range(1, self.num_mel_bins + 1)]
 
     @property
     def empty_filters(self) -> list[int]:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vcrast.data.arrays import one_sound, split_sounds, to_mono
-from vcrast.data.audio import Decoded, read_scaled
 from vcrast.features.fbank import Fbank
-from vcrast.inference.pieces import SHORTER, Cutter, Heard, Piece, frames_of
-from vcrast.inference.sounds import as_array, called, is_array
+from vcrast.inference.described import described
+from vcrast.inference.explain import Explanation, explain
+from vcrast.inference.pieces import Cutter, Heard, Piece, frames_of
+from vcrast.inference.reading import Clip, Reading
 from vcrast.models.backbone import Backbone, Tokens
 from vcrast.models.classifier import classify, classify_frames
-
-log = logging.getLogger(__name__)
 
 NO_CLASSIFIER = (
     "this model was only pretrained and has no classifier; finetune it "
     "(vcrast run run.resume=RUN 'stages=[pretrain,finetune]'), or embed instead of predict"
 )
-TWO_ARGUMENTS = "samples and their rate are two arguments: embed(samples, sample_rate)"
-Clip = str | Path | np.ndarray | Tensor
 Result = tuple[float, float, Tensor]
 """Begin and end of a piece in s, and what its windows gave, (W, ...)."""
 
 
-class Model:
+class Model(Reading):
     """A trained encoder with its front end, its labels and, once finetuned, its classifier.
 
     A sound is a path or an array (NumPy or tensor): floats in [-1, 1], or int16, int32 or uint8 as files hold them.
@@ -81,24 +75,7 @@ class Model:
         self._said: set[str] = set()
 
     def __repr__(self) -> str:
-        options, meta = self.encoder.options, self.meta
-        depth = f"{options['depth']} layers of " if isinstance(options.get("depth"), int) else ""
-        count = sum(weight.numel() for weight in self.encoder.parameters())
-        weights = f"{count / 1e6:.1f} M" if count >= 1e5 else str(count)
-        origin = ", ".join(f"{key} {meta[key]}" for key in ("recipe", "fold", "seed", "stage") if key in meta)
-        origin += f", the mean of {len(meta['averaged'])} models" if "averaged" in meta else ""
-        shorter = SHORTER.get(self.pad, self.pad)
-        names = ", ".join(self.labels[:4]) + (", ..." if len(self.labels) > 4 else "")
-        classes = f"{len(self.labels)} classes, {'any number' if self.multilabel else 'one'} a sound: {names}"
-        lines = [
-            f"<vcrast.Model {options.get('name', type(self.encoder).__name__)}, {depth}{self.embed_dim}, "
-            f"{weights} weights, on {self.device}",
-            f"from {origin}" if origin else "",
-            f"hears {self.clip_duration_s:g} s at {self.sample_rate} Hz, {self.features.num_mel_bins} mel bins; "
-            f"longer sounds are cut into windows, shorter ones {shorter}",
-            "no classifier: embeds, cannot predict" if self.head is None else classes,
-        ]
-        return "\n  ".join(filter(None, lines)) + ">"
+        return described(self)
 
     @property
     def embed_dim(self) -> int:
@@ -257,6 +234,40 @@ class Model:
         times = np.array([(frame.start_s, frame.end_s) for frame, _ in frames])
         return times, torch.stack([row for _, row in frames])
 
+    def explain(
+        self,
+        wav: Clip,
+        sample_rate: float | None = None,
+        *,
+        label: str | None = None,
+        embedding: bool = False,
+        method: str = "relevance",
+        layout: str | None = None,
+        pad: str | None = None,
+        batch_size: int = 4,
+    ) -> Explanation:
+        """Where in the spectrogram of one sound its result comes from; arguments not said here as in `embed`.
+
+        Args:
+            wav: one sound.
+            sample_rate: as in `embed`.
+            label: the class to explain; None: the likeliest one, or the embedding where there is no classifier.
+            embedding: explain that although there is a classifier.
+            method: `relevance` (of gradients and attention) or `rollout` (of attention alone, the same for all labels).
+            layout: as in `embed`.
+            pad: as in `embed`.
+            batch_size: windows at once; each holds the attention weights of all layers, twice.
+
+        Raises:
+            ValueError: also where there is no such class, or the model has no attention weights to show.
+        """
+        sounds, several = self._sounds(wav, sample_rate, layout)
+        if several:
+            raise ValueError("explain takes one sound at a time; call it once per sound")
+        return explain(
+            self, next(sounds), label=label, embedding=embedding, method=method, pad=pad, batch_size=batch_size
+        )
+
     def require_head(self) -> nn.Module:
         """The classifier.
 
@@ -266,20 +277,6 @@ class Model:
         if self.head is None:
             raise ValueError(NO_CLASSIFIER)
         return self.head
-
-    def read(
-        self, wav: Clip | Sequence[Clip], sample_rate: float | None = None, *, layout: str | None = None
-    ) -> tuple[list[Tensor], bool]:
-        """Sounds as mono float32 (S,) at the model's rate on the CPU, and whether several were given."""
-        sounds, several = self._sounds(wav, sample_rate, layout)
-        return list(sounds), several
-
-    def read_file(self, path: str) -> Decoded:
-        """A file's samples at the model's rate, and the full scale that they were divided by; errors as `read_wav`."""
-        return read_scaled(
-            path, sample_rate=self.sample_rate, keep_silent=bool(self.meta.get("keep_silent")),
-            time_expansion=self.meta.get("time_expansion") or 1.0,
-        )  # fmt: skip
 
     def windows(self, clip: Tensor, *, pad: str | None = None) -> Tensor:
         """(S,) -> (W, num_samples): padded (`zeros`: by NaN), or cut into windows spread evenly over its length."""
@@ -351,50 +348,3 @@ class Model:
         found = [(piece.start_s, piece.end_s, rows) for piece, rows in heard]  # samples are not kept
         self._say_once(cutter.padding_note(lengths), about="padding")
         return found, several
-
-    def _sounds(
-        self, wav: Clip | Sequence[Clip], sample_rate: float | None, layout: str | None
-    ) -> tuple[Iterator[Tensor], bool]:
-        """Sounds as mono (S,) at the model's rate, read when they are asked for, and whether they are several."""
-        if isinstance(wav, str | Path):
-            return map(self._file, [wav]), False
-        if is_array(wav):
-            arrays, several = split_sounds(as_array(wav), layout=layout, shortest=self.features.window_samples)
-            return (self._samples(array, sample_rate) for array in arrays), several
-        if not isinstance(wav, Sequence) or not len(wav):
-            raise ValueError(
-                f"a sound is a path or an array, or a list of at least one of them; not {called(wav)}; {TWO_ARGUMENTS}"
-            )
-        for each in wav:
-            if not isinstance(each, str | Path) and not is_array(each):
-                raise ValueError(f"a list of sounds must hold paths and arrays, not {called(each)}; {TWO_ARGUMENTS}")
-        return (self._one(each, sample_rate, layout) for each in wav), True
-
-    def _one(self, wav: Clip, sample_rate: float | None, layout: str | None) -> Tensor:
-        if isinstance(wav, str | Path):
-            return self._file(wav)
-        return self._samples(one_sound(as_array(wav), layout=layout), sample_rate)
-
-    def _file(self, path: str | Path) -> Tensor:
-        if Path(path).is_dir():
-            raise ValueError(f"{path}: a folder; give a list of its sounds, or use `vcrast predict` and `vcrast embed`")
-        found = self.read_file(str(path))
-        self._say_scale(found.scale, str(path))
-        return torch.from_numpy(found.wav)
-
-    def _samples(self, sound: np.ndarray, sample_rate: float | None) -> Tensor:
-        """One sound (S,) or (S, C) as what a file with these samples is read as."""
-        if sample_rate is None:
-            self._say_once(f"no sample_rate given: {self.sample_rate} Hz assumed, the model's", about="rate")
-        wav, scale = to_mono(sound, self.sample_rate if sample_rate is None else sample_rate, self.sample_rate)
-        self._say_scale(scale, "an array")
-        return torch.from_numpy(wav)
-
-    def _say_scale(self, scale: float, where: str) -> None:
-        if scale != 1.0:
-            self._say_once(f"{where}: samples beyond 1, divided by their full scale {scale:g}", about="full scale")
-
-    def _say_once(self, text: str | None, *, about: str) -> None:
-        if text is not None and about not in self._said:
-            self._said.add(about)
-            log.warning(text)

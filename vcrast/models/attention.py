@@ -1,7 +1,8 @@
 """Multi-head self-attention with an exchangeable backend (ATTENTIONS).
 
 A backend is a module that gets q, k, v, each (B, H, N, K), and returns (B, H, N, K). It owns no projection, so weights
-learnt under one backend fit another.
+learnt under one backend fit another. One whose result is linear in v may also have `weights(q, k)`, (B, H, N, N) with
+weights(q, k) @ v equal to the result: what `vcrast explain` looks at.
 """
 
 from __future__ import annotations
@@ -76,7 +77,15 @@ class SoftmaxAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, H, N, K) each -> (B, H, N, K); the softmax is at least fp32."""
-        # q is scaled before the product: in fp16 large logits overflow first.
-        logits = (q * self.scale) @ k.transpose(-2, -1)
-        weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        return weights.to(v.dtype) @ v
+        return self.weights(q, k).to(v.dtype) @ v
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, H, N, K) each -> (B, H, N, N), at least fp32; each row adds up to 1."""
+        return softmax_weights(q, k, self.scale)
+
+
+def softmax_weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T): (B, H, N, K) each -> (B, H, N, N), at least fp32."""
+    # q is scaled before the product: in fp16 large logits overflow first.
+    logits = (q * scale) @ k.transpose(-2, -1)
+    return logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))

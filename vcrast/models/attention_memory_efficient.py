@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from vcrast.config.registry import ATTENTIONS
+from vcrast.models.attention import softmax_weights
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class MemoryEfficientAttention(nn.Module):
                 raise ValueError(no_kernel(q)) from error
             say_once("cuda", q.dtype, "PyTorch's fused attention (flash, cuDNN or memory-efficient)")
         return mixed
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """(B, H, N, K) each -> (B, H, N, N), those that the kernels never write out; at least fp32."""
+        return softmax_weights(q, k, q.shape[-1] ** -0.5)
 
     def kernel_name(self, q: Tensor) -> str:
         """What `vcrast doctor` shows for tensors like these; errors as in `use_xformers`."""
