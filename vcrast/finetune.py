@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from vcrast.config.registry import OBJECTIVES
 from vcrast.config.schema import Config
 from vcrast.data.corpus import Corpus
 from vcrast.data.dataset import ClipDataset
-from vcrast.data.loader import mean_by_clip, training_batches
+from vcrast.data.loader import Batch, mean_by_clip, training_batches
 from vcrast.data.sampling import check_sampling, class_clips, sampling_chances
 from vcrast.evaluation.metrics import accuracy, mean_average_precision
 from vcrast.models.export import export
@@ -46,7 +46,7 @@ def finetune(job: Job) -> dict[str, Any]:
     """Train encoder and classifier on the labelled training clips of the fold; returns the stage's numbers."""
     options = job.config.finetune
     objective, origin = build_classifier(job)
-    learnt, held, validation = job.train if job.learnt is None else job.learnt, job.held_out, None
+    learnt, held, validation = learnt_from(job), job.held_out, None
     if held is not None:
         validation = Validation(metric_of(options, multilabel=job.multilabel), options.validation.patience)
     per_epoch = len(job.train) // options.batch_size
@@ -90,13 +90,23 @@ def finetune(job: Job) -> dict[str, Any]:
         "" if held is None else f" ({len(held)} held out for validation)", stage.num_steps, options.batch_size,
         f"{num_parameters(objective):,}", " (the encoder is frozen)" if objective.frozen else "",
     )  # fmt: skip
-    batches = training_batches(
-        learnt, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=stage.first,
-        num_steps=stage.num_steps, num_workers=job.config.data.num_workers, device=job.device, rank=rank(),
-        world_size=world_size(), chances=sampling_chances(learnt.clips, options.sampling), patience=job.patience,
-    )  # fmt: skip
-    train(stage, batches)
+    train(stage, batches_of(job, stage.first, stage.num_steps))
     return finish(job, stage, objective)
+
+
+def learnt_from(job: Job) -> ClipDataset:
+    """The clips that finetuning learns from."""
+    return job.train if job.learnt is None else job.learnt
+
+
+def batches_of(job: Job, first: int, num_steps: int) -> Iterator[Batch]:
+    """This process's batches of the steps first, ..., num_steps - 1."""
+    options, learnt = job.config.finetune, learnt_from(job)
+    return training_batches(
+        learnt, batch_size=options.batch_size, seed=job.seed("finetune"), start_step=first, num_steps=num_steps,
+        num_workers=job.config.data.num_workers, device=job.device, rank=rank(), world_size=world_size(),
+        chances=sampling_chances(learnt.clips, options.sampling), patience=job.patience,
+    )  # fmt: skip
 
 
 def check_finetuning(config: Config, corpus: Corpus, folds: Sequence[str]) -> None:

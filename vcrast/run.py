@@ -29,6 +29,7 @@ from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.finetune import check_finetuning, finetune
 from vcrast.models.pretrained import check_checkpoint
 from vcrast.pretrain import pretrain, time_of_a_step
+from vcrast.runs.bad_step import find_bad_step
 from vcrast.runs.budget import planned
 from vcrast.runs.check import check_parts, check_sizes, fold_notes, folds_of
 from vcrast.runs.checkpoint import latest_step
@@ -237,7 +238,7 @@ def run_stages(job: Job, plan: FoldPlan) -> None:
         try:
             result = STAGES[stage](job)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; {way_out(job, stage)}") from error
+            raise FloatingPointError(f"{error}; {way_out(job, stage)}{way_in(job)}") from error
         job.summary.record(job.fold, stage, result)
         # Also what makes the others wait until the first process has written what the next stage reads.
         if asked := job.interrupt.agreed():
@@ -256,6 +257,13 @@ def way_out(job: Job, stage: str) -> str:
             "starts from its weights"
         )
     return f'a new run with model.checkpoint={folder} "stages=[finetune,evaluate]" and a lower finetune.optim.lr'
+
+
+def way_in(job: Job) -> str:
+    """How to find the cause of a loss that is not finite, in words."""
+    return (
+        f"; `vcrast replay {shlex.quote(str(job.run_dir))}` says where it began" if find_bad_step(job.run_dir) else ""
+    )
 
 
 def jobs(

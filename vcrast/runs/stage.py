@@ -20,6 +20,7 @@ from vcrast.features.draws import Draws
 from vcrast.models.export import describe, to_plain
 from vcrast.objectives.base import Objective
 from vcrast.runs import checkpoint
+from vcrast.runs.bad_step import keep_bad_step
 from vcrast.runs.clock import Clock, overall_speed, peak_memory_bytes
 from vcrast.runs.interrupt import Interrupted
 from vcrast.runs.job import Job
@@ -133,6 +134,7 @@ class Stage:
         self.saved_at = time.monotonic()
         self.earlier_s, self.started = 0.0, time.perf_counter()
         self.clock, self.progress = Clock(), self._progress()
+        self.clips: dict[int, Tensor] = {}  # of the last two steps: a bad one is known when the next has begun
 
     def _progress(self) -> Progress:
         return Progress(self.name, self.job.fold, self.num_steps, start_step=self.first, shown=is_rank_zero())
@@ -156,6 +158,7 @@ class Stage:
             self.name, self.described(), parts=tuple(self.objective.parts), note=self.objective.note
         )
         self.progress = self._progress()
+        self.engine.on_bad_loss = lambda number: keep_bad_step(self.job, self.name, number - 1, self.engine, self.clips)
         self._plan(clip_shape)
 
     def described(self) -> dict[str, Metric]:
@@ -231,11 +234,15 @@ class Stage:
                 several can save only together, and the others wait in the step.
         """
         try:
-            return next(batches)
+            batch = next(batches)
         except (Interrupted, NoBatchError):
             if world_size() == 1 and step > self.first:
                 self.save(step)
             raise
+        self.clips = {number: self.clips[number] for number in (step - 1,) if number in self.clips}
+        if isinstance(batch, Batch):
+            self.clips[step] = batch.index
+        return batch
 
     def data_ready(self) -> None:
         """Note that the batch is here."""

@@ -158,6 +158,8 @@ class TorchEngine(Engine):
         if found is None:
             return
         (in_a_row, _, scale, culprit, finite, bad_loss), names, step = found
+        if bad_loss:
+            self.tell_bad_loss(step)
         if in_a_row < MAX_BAD_STEPS[self.precision] and scale >= 1:
             return
         what = "the loss" if finite and bad_loss else f"the gradient of {names[int(culprit)]}"

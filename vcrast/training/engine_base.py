@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,6 +33,8 @@ class Engine(ABC):
         can_undo: a step can be undone after its backward has begun, and so be tried out and repeated.
         loss_scale: of fp16; None in other precisions.
         num_steps: so far, skipped ones included.
+        on_bad_loss: called once, on all processes, when a step is known whose loss is not finite, with its number from
+            1. On CUDA that is one step later; the weights still are those that it began with.
     """
 
     can_undo: ClassVar[bool]
@@ -56,6 +58,7 @@ class Engine(ABC):
         self.device, self.clip_grad_norm = torch.device(device), clip_grad_norm
         self.loss_scale = LossScale(self.device) if precision == "fp16" else None
         self.num_steps = 0
+        self.on_bad_loss: Callable[[int], None] | None = None
         self.bad_loss = torch.zeros((), dtype=torch.bool, device=self.device)
         self.skips = torch.zeros(2, device=self.device)  # in a row, in total
         self.buffers: list[tuple[Tensor, Tensor]] = []
@@ -128,6 +131,18 @@ class Engine(ABC):
         Raises:
             ValueError: see `check_loss_scale`; other parameters.
         """
+
+    def tell_bad_loss(self, number: int) -> None:
+        """Call `on_bad_loss`, the first time."""
+        tell, self.on_bad_loss = self.on_bad_loss, None
+        if tell is not None:
+            tell(number)
+
+    def weights_before(self) -> dict[str, Tensor]:
+        """The module's state before a forward of a step that is not over; with gathered weights."""
+        before = {id(buffer): value for buffer, value in self.buffers}
+        state = {name: before.get(id(buffer), buffer) for name, buffer in self.module.named_buffers()}
+        return {name: state.get(name, value) for name, value in self.module.state_dict().items()}
 
     @property
     def num_skipped(self) -> int:

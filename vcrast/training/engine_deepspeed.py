@@ -169,6 +169,8 @@ class DeepSpeedEngine(Engine):
         in_a_row = int(self.skips[0])
         lost_loss = bad and bool(average(self.bad_loss.float()) > 0)
         self.bad_loss = torch.zeros_like(self.bad_loss)
+        if lost_loss:
+            self.tell_bad_loss(self.num_steps)
         if in_a_row < MAX_BAD_STEPS[self.precision] and scale >= 1:
             return
         what = "the loss" if lost_loss else "a gradient (engine=torch names it)"
