@@ -20,6 +20,8 @@ SYNONYMS = {
     "evaluate": ("test", "eval", "score", "validate"),
     "predict": ("infer", "inference", "classify", "label", "tag"),
     "embed": ("features", "extract", "embeddings", "encode"),
+    "explain": ("attention", "rollout", "saliency", "relevance", "attribution"),
+    "replay": ("debug", "nan", "overflow"),
     "report": ("plot", "show", "visualize"),
     "compare": ("diff", "table"),
     "vcr": ("vicreg",),

@@ -47,6 +47,7 @@ class Explanation:
         in_padding: share of the map that lay in what fills a short sound, and is not in `values`.
         wav: (S,) float32, the sound as the model read it.
         sample_rate: of `wav`, Hz.
+        frame_s: from one frame to the next, s.
     """
 
     values: np.ndarray
@@ -60,6 +61,7 @@ class Explanation:
     in_padding: float
     wav: np.ndarray
     sample_rate: int
+    frame_s: float
 
     def share(self, start_s: float, end_s: float) -> float:
         """Share of the map between two times, 0 to 1; of an even map it is the share of the time."""
@@ -100,7 +102,7 @@ def explain(
         times_s=middles, frequencies_hz=np.array(features.centres_hz), method=method, label=name, score=score,
         windows_s=np.array([starts, ends]).T / model.sample_rate,
         in_padding=1 - kept / total if len(starts) == 1 and len(wav) < model.num_samples and total > 0 else 0.0,
-        wav=wav.numpy(), sample_rate=model.sample_rate,
+        wav=wav.numpy(), sample_rate=model.sample_rate, frame_s=features.shift_samples / model.sample_rate,
     )  # fmt: skip
 
 

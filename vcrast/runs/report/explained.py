@@ -67,7 +67,8 @@ def draw(found: Explanation) -> bytes:
     shared = -(-len(found.values) // MOST_FRAMES)
     low, high = np.quantile(found.spectrogram, (DARK, BRIGHT))
     duration_s = len(found.wav) / found.sample_rate
-    edges = (0.0, duration_s, 0.0, float(len(found.frequencies_hz)))
+    half = found.frame_s / 2
+    edges = (found.times_s[0] - half, found.times_s[-1] + half, 0.0, float(len(found.frequencies_hz)))
     shown: dict[str, Any] = {"extent": edges, "origin": "lower", "aspect": "auto"}
     spectrogram, values = (joined_frames(each, shared).T for each in (found.spectrogram, found.values))
     with house_style():
