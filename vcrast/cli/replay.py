@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
         FileNotFoundError: no such run.
         ValueError: the kept step or the settings are damaged, or the data is not as it was.
     """
-    from vcrast.config.saved import read_saved
     from vcrast.runs.bad_step import find_bad_step
 
-    read_saved(arguments.folder / "config.yaml")
+    if not (arguments.folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{arguments.folder}/config.yaml: no such file; give the folder of a run")
     path = find_bad_step(arguments.folder)
     if path is None:
         print("nothing to replay: no step of this run had a loss that was not finite")

@@ -40,7 +40,7 @@ def keep_bad_step(job: Job, stage: str, step: int, engine: Engine, clips: Mappin
     """
     where, place = f"fold {job.fold} {stage}, step {step + 1}", job.run_dir / FOLDER
     if broadcast_object(find_bad_step(job.run_dir) is not None if is_rank_zero() else None):
-        log.warning("%s: the loss is not finite; %s keeps an earlier step", where, place)
+        log.warning("%s: the loss is not finite; %s keeps the first such step of the run", where, place)
         return
     numbers = gather_rows(clips[step].cpu()).tolist() if step in clips else None
     with engine.gathered_weights():
