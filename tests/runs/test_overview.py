@@ -3,34 +3,11 @@ import os
 import time
 
 import pytest
-import yaml
+from run_folders import make_run
 
 from vcrast.cli.main import main
-from vcrast.config.metric import Metric
 from vcrast.runs.lock import NAME
-from vcrast.runs.overview import TAIL_BYTES, find_run_folders, last_line, look
-
-SHOWN = {
-    "knn_accuracy": Metric("Accuracy, nearest neighbours", "percent", "higher", "kNN", headline="knn")._asdict(),
-    "own_error": Metric("Error", "fixed", "lower")._asdict(),
-}
-
-
-def make_run(folder, *, recipe="esc10", accuracy=None, begun=("1",), done=("1",), report=True, **more):
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"recipe": recipe}))
-    (folder / "overrides.txt").write_text("# now  vcrast run\n")
-    numbers = {"evaluate": {"knn_accuracy": accuracy, "own_error": 1 - accuracy}} if accuracy is not None else {}
-    summary = {
-        "recipe": recipe, "folds": {fold: {"pretrain": {"steps": 40}, **numbers} for fold in done},
-        "inputs": {fold: {"pretrain": {"steps": 40}} for fold in begun}, "metrics": {"evaluate": SHOWN}, **more,
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(summary))
-    lines = [{"fold": begun[-1], "stage": "pretrain", "step": step, "loss": 1.0} for step in (10, 20)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"fold": "1", "st')
-    if report:
-        (folder / "report.html").write_text("<html>")
-    return folder
+from vcrast.runs.overview import TAIL_BYTES, find_run_folders, last_lines, look
 
 
 @pytest.fixture
@@ -56,7 +33,7 @@ def test_states_and_places(runs):
     assert {name: each.state for name, each in found.items()} == {
         "first": "done", "9_seed-0": "stopped", "10_seed-1": "done", "now": "running"
     }  # fmt: skip
-    assert found["9_seed-0"].at == "fold 2 pretrain 20 of 40"
+    assert str(found["9_seed-0"].place) == "fold 2 pretrain 20 of 40"
     assert found["first"].numbers == {"knn_accuracy": 0.6, "own_error": pytest.approx(0.4)}
     assert found["first"].headline == "knn_accuracy"
     assert found["now"].headline == ""
@@ -79,9 +56,9 @@ def test_damaged_files_are_said_and_hide_no_run(runs, capsys):
 def test_the_last_line_of_a_long_file(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step, "text": "x" * 90}) + "\n" for step in range(TAIL_BYTES // 50)))
-    assert last_line(path)["step"] == TAIL_BYTES // 50 - 1
+    assert last_lines(path)[-1]["step"] == TAIL_BYTES // 50 - 1
     path.write_text("")
-    assert last_line(path) is None
+    assert last_lines(path) == []
 
 
 def test_ls_prints_a_row_a_run(runs, capsys):

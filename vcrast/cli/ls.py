@@ -53,13 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def cells(each: Overview, top: Path) -> tuple[str, ...]:
     """A run as text, its folder as seen from `top`."""
-    name = each.headline
-    number = f"{each.shown[name].short or name} {each.shown[name].text(each.numbers[name])}" if name else ""
     warned = f", {each.warnings} warning{'s' * (each.warnings > 1)}" if each.warnings else ""
-    damaged = ", summary.json damaged" if each.fault else ""
+    if "summary.json: damaged" in each.fault:
+        warned += ", summary.json damaged"
+    elif each.fault:
+        warned += f", {each.fault}"
     where = each.folder.name if each.folder == top else str(each.folder.relative_to(top))
-    at = "" if each.state == "done" else each.at
-    return (where, each.recipe, each.state + warned + damaged, at, number, age(each.age_s))
+    left = f", {age(each.place.left_s)} left" if each.state == "running" and each.place.left_s else ""
+    at = "" if each.state == "done" else f"{each.place}{left}"
+    return (where, each.recipe, each.state + warned, at, each.number, age(each.age_s))
 
 
 def age(seconds: float) -> str:
@@ -73,7 +75,8 @@ def age(seconds: float) -> str:
 def as_json(each: Overview) -> dict[str, Any]:
     """A run as plain data."""
     return {
-        "folder": str(each.folder), "recipe": each.recipe, "state": each.state, "at": each.at, "age_s": each.age_s,
+        "folder": str(each.folder), "recipe": each.recipe, "state": each.state, "at": str(each.place),
+        "left_s": each.place.left_s, "samples_per_s": each.place.samples_per_s, "age_s": each.age_s,
         "numbers": dict(each.numbers), "warnings": each.warnings, "fault": each.fault,
     }  # fmt: skip
 

@@ -26,6 +26,7 @@ from vcrast.cli import (
     submit,
     sync,
     table,
+    watch,
 )
 from vcrast.cli import list as list_
 from vcrast.cli import run as run_
@@ -54,6 +55,7 @@ VERBS = {
     "table": table,
     "ls": ls,
     "best": best,
+    "watch": watch,
     "sync": sync,
 }
 

@@ -104,7 +104,7 @@ def read_run(folder: str | Path, *, arrays: bool = True) -> RunRecord:
     record = RunRecord(folder)
     record.config_text = _text(record, "config.yaml", "the resolved settings")
     record.config = _yaml(record)
-    record.commands, record.overrides = _overrides(folder / "overrides.txt")
+    record.commands, record.overrides = read_overrides(folder / "overrides.txt")
     record.env = _json(record, "env.json", "the machine and the versions")
     record.lines = _lines(record)
     record.summary = _json(record, "summary.json", "the final numbers: the run has not finished")
@@ -136,7 +136,7 @@ def _yaml(record: RunRecord) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _overrides(path: Path) -> tuple[list[str], list[str]]:
+def read_overrides(path: Path) -> tuple[list[str], list[str]]:
     """The command lines of a run, one per start, and the overrides of the first.
 
     A start is a comment `# <date> <time>  <command>`, followed by its overrides, one a line.

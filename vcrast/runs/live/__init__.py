@@ -1,0 +1,1 @@
+"""Serve a page that shows runs while they run."""
