@@ -28,6 +28,7 @@ from vcrast.runs.validation import Validation
 from vcrast.train import train
 from vcrast.training.average import copy_weights
 from vcrast.training.exact import Split
+from vcrast.training.loss_scale import LossScale
 from vcrast.training.schedule import Cosine
 
 BATCH, STEPS, SAMPLES = 6, 4, 16000
@@ -122,6 +123,19 @@ def interrupt():
 def folder(tmp_path):
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
+
+
+def test_the_loss_scale_of_fp16_and_the_steps_it_skipped_are_logged(folder, interrupt, tmp_path):
+    plain = Begun(folder, interrupt)
+    plain.train()
+    assert not {"loss_scale", "skipped_steps"} & next(plain.job.log.lines("pretrain", "1")).keys()
+    (tmp_path / "scaled").mkdir()
+    scaled = Begun(tmp_path / "scaled", interrupt)
+    scaled.stage.engine.loss_scale = LossScale(torch.device("cpu"), scale=2.0**12, growth_interval=3)
+    scaled.train()
+    lines = list(scaled.job.log.lines("pretrain", "1"))
+    assert [line["loss_scale"] for line in lines] == [2**12, 2**12, 2**13, 2**13]
+    assert [line["skipped_steps"] for line in lines] == [0, 0, 0, 0]
 
 
 def test_without_a_gpu_the_batch_is_not_cut_unless_asked(folder, interrupt, tmp_path, caplog):

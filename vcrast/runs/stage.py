@@ -278,6 +278,8 @@ class Stage:
             "lr": lr,
             **speed,
         }
+        if self.engine.loss_scale is not None:
+            values |= {"loss_scale": self.engine.loss_scale.scale, "skipped_steps": self.engine.skips[1]}
         self.job.log.log(self.name, self.job.fold, done, values)
         self.progress.update(done, loss=outcome.loss, parts=outcome.parts, samples_per_s=speed["samples_per_s"])
 
