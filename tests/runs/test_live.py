@@ -50,7 +50,8 @@ def served(runs):
     thread = threading.Thread(target=serve, args=(server,), kwargs={"stay": False, "say": said.append}, daemon=True)
     thread.start()
     yield server, said, thread
-    (runs / "a<b>live" / NAME).unlink(missing_ok=True)
+    for name in ("a<b>live", "next"):
+        (runs / name / NAME).unlink(missing_ok=True)
     thread.join(20)
     assert not thread.is_alive()
 
@@ -212,16 +213,18 @@ def test_a_reader_sees_it_grow_and_end(runs, served):
         assert line.get_attribute("d").count("L") == 3
         assert "at step 40" in page.locator(".chart").first.get_attribute("aria-label")
 
+        running(runs / "next")
+        page.locator("#legend li", has_text="next").wait_for()  # what begins is shown while nothing was chosen
+
         # Keyboard alone: read a curve, choose another run.
         page.locator(".chart").first.focus()
         page.keyboard.press("Home")
-        assert page.locator(".readout").first.inner_text().startswith("step 10: fold 1 0.1")
+        assert page.locator(".readout").first.inner_text().startswith("step 10: a<b>live 0.1, next 0.1")
         page.keyboard.press("ArrowRight")
         assert page.locator(".readout").first.inner_text().startswith("step 20")
-        page.locator("#runs input").nth(2).focus()
+        page.locator("#runs tr", has_text="over").locator("input").focus()
         page.keyboard.press("Space")
-        page.locator("#legend li").nth(1).wait_for()
-        assert "over" in page.inner_text("#legend")
+        page.locator("#legend li", has_text="over").wait_for()
         page.fill("#find", "halted")
         assert page.locator("#runs tbody tr:visible").count() == 1
         page.fill("#find", "")
@@ -233,11 +236,12 @@ def test_a_reader_sees_it_grow_and_end(runs, served):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
         (runs / "a<b>live" / NAME).unlink()
+        (runs / "next" / NAME).unlink()
         page.locator("#news", has_text="all runs have ended").wait_for()
         thread.join(20)
         assert not thread.is_alive()
-        page.locator("#runs input").nth(1).check()  # fetched before the server left
-        page.locator("#legend li").nth(2).wait_for()
+        page.locator("#runs tr", has_text="halted").locator("input").check()  # fetched before the server left
+        page.locator("#legend li", has_text="halted").wait_for()
         page.wait_for_timeout(300)
         assert page.said == []
     assert "all runs have ended" in said

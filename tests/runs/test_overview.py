@@ -40,6 +40,30 @@ def test_states_and_places(runs):
     assert found["10_seed-1"].warnings == 2
 
 
+def test_a_run_says_how_long_its_stage_takes_and_what_it_logged(runs, capsys):
+    folder = runs / "synth" / "now"
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step, at in ((10, 0), (20, 20), (30, 5000), (32, 5004)):  # a pause of more than an hour between two starts
+            line = {"fold": "1", "stage": "pretrain", "step": step, "time": at, "loss": 0.5, "samples_per_s": 8.0}
+            file.write(json.dumps(line) + "\n")
+    found = look(folder)
+    assert (found.place.left_s, found.place.samples_per_s, found.number) == (16.0, 8.0, "loss 0.5")
+    assert main(["ls", str(runs), "--state", "running"]) == 0
+    assert "fold 1 pretrain 32 of 40, 16 s left  loss 0.5" in capsys.readouterr().out
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"fold": "1", "stage": "pretrain", "step": 32, "knn_accuracy": 0.25}) + "\n")
+    assert look(folder).number == "kNN 25.0 %"
+
+
+def test_the_age_of_a_run_that_hangs_grows_though_its_lock_is_alive(runs):
+    folder = runs / "synth" / "now"
+    for path in folder.iterdir():
+        if path.name != NAME:
+            os.utime(path, (time.time() - 5000,) * 2)
+    assert look(folder).state == "running"
+    assert 4990 < look(folder).age_s < 5100
+
+
 def test_a_lock_without_heartbeat_is_no_running_run(runs):
     lock = runs / "synth" / "now" / NAME
     os.utime(lock, (time.time() - 1000,) * 2)
@@ -83,6 +107,6 @@ def test_best_is_first_in_the_numbers_own_direction(runs, capsys):
     assert capsys.readouterr().out.strip() == str(runs / "esc10" / "sweep" / "9_seed-0")
     assert main(["best", "evaluate.own_error", str(runs)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["0.100", "0.300", "0.400"]
+    assert [line.split()[:2] for line in lines[1:]] == [["0.100", "1"], ["0.300", "1"], ["0.400", "1"]]
     assert main(["best", "knn_acuracy", str(runs)]) == 2
     assert "did you mean knn_accuracy?" in capsys.readouterr().err

@@ -46,6 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.path:
         print(having[0].folder)
         return 0
-    rows = [(each.shown[name].text(each.numbers[name]), str(each.folder), each.recipe, each.state) for each in having]
-    show((having[0].shown[name].short or name, "run", "recipe", "state"), rows)
+    rows = [
+        (each.shown[name].text(each.numbers[name]), str(each.num_folds), str(each.folder), each.recipe, each.state)
+        for each in having
+    ]
+    show((having[0].shown[name].short or name, "folds", "run", "recipe", "state"), rows)
     return 0

@@ -203,7 +203,7 @@ def serve(server: Server, *, stay: bool, say: Callable[[str], None]) -> None:
 
 def _linger(server: Server, most_s: float = HIDDEN_S) -> None:
     """Wait until an open page has heard of the end and fetched what it shows then; a second Ctrl-C does not wait."""
-    began, quiet_s = time.monotonic(), 1.5 * server.watched.every_s
+    began, quiet_s = time.monotonic(), 1.5 * min(1.0, server.watched.every_s)
     silent_s = began - server.asked_at
     if silent_s > HIDDEN_S:
         return
