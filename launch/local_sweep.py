@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from vcrast.config.atomic import write_atomic
+from vcrast.runs.overview import SWEEP
 
 from .arguments import Arguments, Program, resumed_folder
 from .processes import FORWARDED, launch
 from .several import Job, environments, run_several
 from .sweep import plan
 
-FILE = "sweep.json"
 STOPPED = {128 + number for number in FORWARDED}  # exit codes of a run that a signal asked to save and leave
 
 
@@ -39,7 +39,7 @@ def start(arguments: Arguments, program: Program) -> int:
     if resumed_folder(arguments.overrides) is not None:
         raise ValueError("-m: run.resume=FOLDER goes on with all runs of the sweep in FOLDER by itself; leave -m out")
     base, runs = plan(arguments)
-    for taken in (base / FILE, base / "config.yaml"):
+    for taken in (base / SWEEP, base / "config.yaml"):
         if taken.exists():
             raise ValueError(
                 f"run.dir={base}: {taken.name} is there already; go on with {shlex.quote(f'run.resume={base}')}"
@@ -62,7 +62,7 @@ def start(arguments: Arguments, program: Program) -> int:
 
 def is_sweep_folder(folder: str | Path | None) -> bool:
     """Whether a folder holds a sweep that was begun here."""
-    return folder is not None and (Path(folder) / FILE).is_file()
+    return folder is not None and (Path(folder) / SWEEP).is_file()
 
 
 def go_on(base: Path, program: Program, changes: Sequence[str] = ()) -> int:
@@ -73,7 +73,7 @@ def go_on(base: Path, program: Program, changes: Sequence[str] = ()) -> int:
         program: the launcher that each run is handed to.
         changes: `key=value` words for the runs that are not done, on top of their own.
     """
-    listed = json.loads((base / FILE).read_text(encoding="utf-8"))
+    listed = json.loads((base / SWEEP).read_text(encoding="utf-8"))
     print(f"sweep: {len(listed)} runs in {base}", flush=True)
     jobs = num_jobs(listed, changes)
     if jobs > 1:
@@ -179,4 +179,4 @@ def _conclude(base: Path, listed: Sequence[dict[str, Any]], program: Program) ->
 
 
 def _write(base: Path, listed: Sequence[dict[str, Any]]) -> None:
-    write_atomic(base / FILE, json.dumps(listed, indent=2) + "\n")
+    write_atomic(base / SWEEP, json.dumps(listed, indent=2) + "\n")

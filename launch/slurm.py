@@ -8,6 +8,7 @@ python launch/slurm.py data shard NAME --out DIR --parts N                      
 from __future__ import annotations
 
 import importlib.util
+import json
 import shlex
 import shutil
 import sys
@@ -171,6 +172,9 @@ def show_script(base: Path, runs: Sequence[PlannedRun], program: Program) -> int
 
 def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Program) -> int:
     """Copy the code, submit, and say where everything is."""
+    from vcrast.config.atomic import write_atomic
+    from vcrast.runs.overview import ARRAY
+
     from .slurm_job import BatchJob
     from .snapshot import take, take_own_options
     from .submission import Submission, why_never
@@ -185,6 +189,12 @@ def hand_over(base: Path, runs: Sequence[PlannedRun], cluster: str, program: Pro
         if is_new:  # a refused job leaves no run behind
             shutil.rmtree(base)
         raise
+    if len(jobs) > 1:
+        listed = [
+            {"folder": run.folder.name, "varied": list(run.varied), "job": job.job_id}
+            for run, job in zip(runs, jobs, strict=True)
+        ]
+        write_atomic(base / ARRAY, json.dumps(listed, indent=2) + "\n")
     print("\n".join(receipt(base, runs, jobs, cluster, code)), flush=True)
     warning = why_never(jobs[0].job_id) if cluster == "slurm" else None
     if warning:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import SoftFileLease
@@ -19,6 +20,7 @@ from launch.submission import Submission, choose_cluster, clean_environment
 from launch.sweep import bound, plan
 from vcrast.config.resume import resolve
 from vcrast.run import run
+from vcrast.runs.live.watched import Watched
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = "run.device=cpu"
@@ -174,6 +176,24 @@ def test_a_warning_before_python_is_ready_does_not_end_the_process(tmp_path):
     program = "import os, signal; os.kill(os.getpid(), signal.SIGUSR2); os.kill(os.getpid(), signal.SIGUSR1); print(1)"
     done = subprocess.run([*slurm.shlex.split(command), "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def test_an_array_lists_its_runs_for_who_watches_them(tmp_path, capsys, monkeypatch):
+    def submit(self, cluster, jobs):
+        paths = SimpleNamespace(stdout=self.folder / "log.out")
+        task = SimpleNamespace(paths=paths)
+        return [SimpleNamespace(job_id=f"7_{n}", task=lambda _, task=task: task) for n in range(len(jobs))]
+
+    monkeypatch.setattr(Submission, "submit", submit)
+    monkeypatch.setattr("launch.snapshot.take", lambda root, aside: aside.mkdir(parents=True) or aside)
+    assert main(["-m", *small(tmp_path / "sweep", CPU), "run.seed=3,4", "slurm.cluster=local"]) == 0
+    assert "submitted 2 jobs" in capsys.readouterr().out
+    rows = Watched(tmp_path).listing()["runs"]
+    assert rows == []
+    rows = Watched(tmp_path / "sweep").listing()["runs"]
+    assert [(row["id"], row["state"], row["recipe"]) for row in rows] == [
+        ("0_seed-3", "waiting", "job 7_0"), ("1_seed-4", "waiting", "job 7_1")
+    ]  # fmt: skip
 
 
 def start_here(folder, capsys, *more):

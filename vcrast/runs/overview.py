@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RUNNING, STOPPED, DONE = "running", "stopped", "done"
 STATES = (RUNNING, STOPPED, DONE)
+SWEEP, ARRAY = "sweep.json", "array.json"  # the runs of a sweep on this machine, of one submitted to Slurm
 TAIL_BYTES = 2**16  # of metrics.jsonl: its last line lies there
 PACE_LINES = 20  # the latest, whose pace says how long the rest takes
 TOLD = {

@@ -14,7 +14,7 @@ from vcrast.config.saved import read_summary
 from vcrast.runs.failure import LOG
 from vcrast.runs.live.curves import Curves
 from vcrast.runs.lock import NAME, SILENT_S
-from vcrast.runs.overview import RUNNING, Overview, find_run_folders, look
+from vcrast.runs.overview import ARRAY, RUNNING, SWEEP, Overview, find_run_folders, look
 from vcrast.runs.record import read_overrides
 
 EVERY_S = 2.0
@@ -163,19 +163,21 @@ class Watched:
 
     def _read_waiting(self, faults: list[str]) -> Any:
         """Runs of sweeps that have not begun, as rows."""
-        for path in sorted({self.top, *(each.folder.parent for each in self._runs.values())}):
+        tops = sorted({self.top, *(each.folder.parent for each in self._runs.values())})
+        for path in [top / name for top in tops for name in (SWEEP, ARRAY)]:
             try:
-                listed = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+                listed = json.loads(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
-                faults.append(f"{path / 'sweep.json'}: {error}")
+                faults.append(f"{path}: {error}")
                 continue
             for run in listed if isinstance(listed, list) else ():
-                folder = path / str(run.get("folder"))
+                folder = path.parent / str(run.get("folder"))
                 if folder.is_relative_to(self.top) and run.get("exit_code") is None and not folder.is_dir():
+                    job = f"job {run['job']}" if "job" in run else ""
                     yield {
-                        "id": self._name(folder), "recipe": "", "differences": list(map(str, run.get("varied") or ())),
+                        "id": self._name(folder), "recipe": job, "differences": list(map(str, run.get("varied") or ())),
                         "state": WAITING, "stage": "", "number": "", "warnings": 0, "fault": "",
                     }  # fmt: skip
 
