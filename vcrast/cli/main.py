@@ -102,8 +102,11 @@ class Parser(argparse.ArgumentParser):
         return super().add_subparsers(**options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As usual, options first, then what is left of the words; argparse calls back while it does so."""
-        if self.has_verbs or self.mixing:
+        """As usual, options first, then what is left of the words; argparse calls back while it does so.
+
+        Not for help: while argparse mixes, words have no defaults that it could tell.
+        """
+        if self.has_verbs or self.mixing or {"-h", "--help"} & set(args or ()):
             return super().parse_known_args(args, namespace)
         self.mixing = True
         try:
