@@ -79,11 +79,10 @@ def show_lines(header: Sequence[str], rows: Sequence[ComparedRow], notes: Sequen
     from rich.console import Console
     from rich.markup import escape
 
+    from vcrast.runs.report.compare_table import as_markdown
+
     if form == "markdown":
-        print(
-            "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *(row.cells for row in rows)))
-        )
-        print("".join(f"\n- {note}" for note in notes))
+        print(as_markdown(header, rows, notes))
         return
     console = Console()
     console.print(table(header, rows))

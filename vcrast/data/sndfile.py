@@ -88,9 +88,10 @@ def encode(
     return file.getvalue()
 
 
-def can_write(format_name: str) -> bool:
-    """Whether this libsndfile encodes a format; before 1.1 it has no MP3."""
-    return format_name in sf.available_formats()
+def can_write(format_name: str, subtype: str | None = None) -> bool:
+    """Whether this libsndfile encodes a format, and a codec in it; before 1.1 it has no MP3."""
+    known = format_name in sf.available_formats()
+    return known and (subtype is None or subtype in sf.available_subtypes(format_name))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ from vcrast.cli.main import main
 from vcrast.config.compose import compose
 from vcrast.data.streams import OF_THE_BATCH, doppelgangers
 from vcrast.data.synth.space import Parameter
-from vcrast.runs.report.listening import picture_address, shown, wav_address
+from vcrast.runs.report.listening import picture_address, shown, sound_address, wav_address
 
 
 def content(address):
@@ -84,6 +84,20 @@ def test_wav_and_picture_by_hand():
     pixels = np.asarray(Image.open(io.BytesIO(content(picture_address(fbank, -10.0, 0.0)))).convert("L")).astype(int)
     assert pixels.shape == (3, 2)
     assert pixels[0, 0] > pixels[2, 0] + 50  # the highest band is the top row
+
+
+def test_a_short_file_in_what_libsndfile_writes(monkeypatch):
+    tone = 0.5 * torch.sin(torch.arange(16000) * 0.3)
+    opus = content(sound_address(tone, 16000))
+    assert opus[:4] == b"OggS"
+    assert b"OpusHead" in opus
+    assert len(opus) < 8000
+    assert b"vorbis" in content(sound_address(tone, 44100))
+    assert sound_address(torch.zeros(96), 96000).startswith("data:audio/wav")
+    monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "", "MP3": ""})
+    assert sound_address(tone, 16000).startswith("data:audio/mpeg")
+    monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "", "FLAC": ""})
+    assert sound_address(tone, 16000).startswith("data:audio/wav")
 
 
 def test_numbers_are_short():

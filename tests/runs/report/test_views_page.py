@@ -14,7 +14,7 @@ from vcrast.cli.main import main
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import build_views
-from vcrast.runs.report.views_page import ALONE, alone, audible, in_words, is_on, sound_address
+from vcrast.runs.report.views_page import ALONE, alone, audible, in_words, is_on
 
 RATE = 16000
 OFF = shipped("views/none")
@@ -121,13 +121,6 @@ def test_a_dataset_needs_no_flag_and_shows_its_labels(tmp_path, monkeypatch):
     page = (tmp_path / "views.html").read_text(encoding="utf-8")
     assert re.findall(r"<h2>([^<]+)</h2>", page) == ["dog (dog.wav)", "rain (rain.wav)"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sounds", "views.html"]
-
-
-def test_a_wav_file_where_there_is_no_mp3(monkeypatch):
-    assert sound_address(torch.zeros(96), 96000).startswith("data:audio/wav")
-    assert sound_address(torch.zeros(4800), 48000).startswith("data:audio/mpeg")
-    monkeypatch.setattr("soundfile.available_formats", lambda: {"WAV": "", "FLAC": ""})
-    assert sound_address(torch.zeros(4800), 48000).startswith("data:audio/wav")
 
 
 def test_mistakes_are_named(tmp_path, capsys):

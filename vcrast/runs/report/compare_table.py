@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vcrast.config.metric import Metric, significant
@@ -37,6 +38,17 @@ def lines(found: Comparison) -> tuple[list[str], list[ComparedRow]]:
                 signed = [cell(metric, pair, signed=True) for metric, pair in zip(metrics, clips, strict=True)]
                 rows.append(ComparedRow([f"the same by clip, {count} clips", "", *signed], aside=True))
     return header, rows
+
+
+def markdown(found: Comparison) -> str:
+    """The lines as a Markdown table, and the notes below it."""
+    return as_markdown(*lines(found), found.notes)
+
+
+def as_markdown(header: Sequence[str], rows: Sequence[ComparedRow], notes: Sequence[str]) -> str:
+    """Lines as a Markdown table, and notes below it."""
+    drawn = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *(row.cells for row in rows))]
+    return "\n".join([*drawn, "".join(f"\n- {note}" for note in notes)])
 
 
 def cell(metric: Metric, estimate: Estimate | None, *, signed: bool = False) -> str:

@@ -12,12 +12,21 @@ import matplotlib.image
 import torch
 from torch import Tensor
 
+from vcrast.data.sndfile import can_write, encode
 from vcrast.data.synth.pairs import Doppelgangers
 from vcrast.data.synth.space import Parameter
 from vcrast.runs.report.style import SEQUENTIAL
 from vcrast.runs.report.write import address, write_page
 
 DARK, BRIGHT = 0.05, 0.999  # quantiles of a page's log-mel values that become the ends of the colours
+
+CODECS = (
+    ("OGG", "OPUS", "audio/ogg", (8000, 12000, 16000, 24000, 48000), 0.94),
+    ("OGG", "VORBIS", "audio/ogg", None, 0.9),
+    ("MP3", "MPEG_LAYER_III", "audio/mpeg", (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 0.1),
+)
+"""Container, codec, MIME type, the rates that it takes (None: any that a player has) and how much it compresses."""
+FASTEST_HZ = 48000  # that browsers play; faster sounds stay WAV files
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,16 @@ def wav_address(wav: Tensor, sample_rate: int) -> str:
         file.setframerate(sample_rate)
         file.writeframes((wav.clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
     return address("audio/wav", buffer.getvalue())
+
+
+def sound_address(wav: Tensor, sample_rate: int) -> str:
+    """(S,) in [-1, 1] -> an Opus file as a data address; Vorbis, MP3 or WAV where Opus lacks the rate or the writer."""
+    for container, codec, kind, rates, compression in CODECS:
+        fits = sample_rate in rates if rates else sample_rate <= FASTEST_HZ
+        if fits and can_write(container, codec):
+            coded = encode(wav.numpy(), sample_rate, format_name=container, subtype=codec, compression=compression)
+            return address(kind, coded)
+    return wav_address(wav, sample_rate)
 
 
 def picture_address(fbank: Tensor, low: float, high: float, kind: str = "png") -> str:

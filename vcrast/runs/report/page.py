@@ -14,9 +14,29 @@ from vcrast.runs.record import RunRecord, read_run
 from vcrast.runs.report import figures
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.headline import headline, wall_seconds
-from vcrast.runs.report.numbers import stack_folds
+from vcrast.runs.report.lead import differences, lead, planned
+from vcrast.runs.report.map_svg import HEIGHT, WIDTH, ClipMap, clip_map, script
+from vcrast.runs.report.misjudged import Mistake, Mistakes, heard, mistakes
+from vcrast.runs.report.numbers import principal_plane, stack_folds
 from vcrast.runs.report.style import undrawn
+from vcrast.runs.report.tables import class_rows, loss_terms, stage_tables, time_table
+from vcrast.runs.report.tested import Player, clips_of_fold
 from vcrast.runs.report.write import address, write_page
+
+BUDGET = 2_850_000  # bytes of a page; figures come first, sounds take what they leave
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """How many test clips a page lets hear: of the misjudged ones, and of the map."""
+
+    misjudged: int
+    mapped: int
+
+
+ALL, FEW, NONE = Sounds(12, 120), Sounds(8, 0), Sounds(0, 0)
+"""Of `vcrast report`; of the end of a run, which must not wait for it; of `--no-sound`."""
+MOST_MISTAKES = 12
 
 
 @dataclass(frozen=True)
@@ -28,20 +48,35 @@ class Section:
     notes: list[str]
     source: str
     wide: bool
+    part: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A figure to try: it is left out, with the reason, where the run lacks its numbers."""
+    """A figure to try: it is left out, with the reason, where the run lacks its numbers.
+
+    Attributes:
+        name: of its file in `figures/`.
+        title: above it.
+        text: how to read it.
+        draw: makes it, or raises what is then said of it.
+        part: of the page where it stands: `mistakes`, `learning`, `seen`; empty for a file that the page does not show.
+    """
 
     name: str
     title: str
     text: str
     draw: Callable[[], Drawn]
+    part: str = "learning"
 
 
-def write_report(folder: str | Path) -> Path:
+def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None = None) -> Path:
     """Write `figures/*.png` and `report.html` of a run, finished or not.
+
+    Args:
+        folder: of the run.
+        sounds: how many clips can be heard on the page.
+        out: the page; None for `report.html` in the folder.
 
     Returns:
         The path of the page.
@@ -50,24 +85,86 @@ def write_report(folder: str | Path) -> Path:
         FileNotFoundError: the folder is not a run folder.
     """
     record = read_run(folder)
+    page = out or record.folder / "report.html"
     missing = list(record.missing)
     # Wide figures last: between narrow ones they would leave holes beside those.
     sections = sorted(_sections(record, missing), key=lambda section: section.wide)
-    page = record.folder / "report.html"
+    budget = BUDGET - sum(len(section.source) for section in sections) - len(record.config_text)
+    player = Player(record, budget=budget) if sounds != NONE else None
+    wrong, worst = _mistakes(record, player, sounds, missing)
+    shown_map = _shown_map(record, player, sounds)
+    program, allowed = script()
     write_page(
         page,
         "template.html",
         recipe=record.recipe,
-        folder=record.folder.name,
-        facts=facts(record),
-        headline=headline(record.summary),
+        folder=record.folder.resolve().name,
+        lead=lead(record),
+        planned=planned(record),
+        differences=differences(record),
         warnings=[str(text) for text in record.summary.get("warnings") or []],
+        stages=stage_tables(record),
+        headline=headline(record.summary),
+        wrong=wrong,
+        worst=worst,
+        by_class=list(class_rows(record)),
+        map=shown_map,
+        size=(WIDTH, HEIGHT),
+        script=program,
+        allowed=allowed,
+        silent=_silent(player, sounds, record.folder),
+        losses=loss_terms(record),
+        time=time_table(record),
+        sections={part: [each for each in sections if each.part == part] for part in ("mistakes", "learning", "seen")},
+        undrawn=undrawn(record.classes),
         missing=missing,
-        sections=sections,
+        facts=facts(record),
         config=record.config_text,
         environment=list(shown(record.env)),
     )
     return page
+
+
+def _mistakes(
+    record: RunRecord, player: Player | None, sounds: Sounds, missing: list[str]
+) -> tuple[Mistakes | None, list[Mistake]]:
+    try:
+        found = mistakes(record, MOST_MISTAKES)
+    except ValueError as error:
+        missing.append(f"Misjudged clips: {error}")
+        return None, []
+    silent = found.worst[sounds.misjudged :]
+    return found, (heard(found.worst[: sounds.misjudged], player) if player else []) + silent
+
+
+def _shown_map(record: RunRecord, player: Player | None, sounds: Sounds) -> ClipMap | None:
+    """The map of the first fold that has embeddings: each fold has its own encoder, so folds cannot share axes."""
+    for fold, arrays in record.evaluations.items():
+        if "embeddings" in arrays:
+            try:
+                plane = principal_plane(arrays["embeddings"])
+            except ValueError:  # which the plan of the same figure has told
+                return None
+            clips = clips_of_fold(record, fold)
+            return clip_map(
+                *plane, arrays.get("labels"), record.classes, clips, player=player, most_sounds=sounds.mapped
+            )
+    return None
+
+
+def _silent(player: Player | None, sounds: Sounds, folder: Path) -> list[str]:
+    """Why some clips cannot be heard, in words."""
+    if player is None:
+        return []
+    found = []
+    if player.faults:
+        more = f", and {len(player.faults) - 1} more" if len(player.faults) > 1 else ""
+        found.append(f"Some clips can no longer be heard: {player.faults[0]}{more}.")
+    if player.left_out:
+        found.append(f"{player.left_out} clips had no room on a page of {BUDGET / 1e6:.2g} MB.")
+    if sounds == FEW:
+        found.append(f"Written at the end of the run, with few sounds; vcrast report {folder} adds those of the map.")
+    return found
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -110,11 +207,13 @@ def _sections(record: RunRecord, missing: list[str]) -> Iterator[Section]:
             missing.append(f"{plan.title}: {error.args[0] if error.args else error}")
             continue
         png = drawn.save(pictures / f"{plan.name}.png")
-        yield Section(plan.title, plan.text, _notes(drawn, record.classes), address("image/png", png), drawn.wide)
+        if plan.part:
+            notes = _notes(drawn, record.classes)
+            yield Section(plan.title, plan.text, notes, address("image/png", png), drawn.wide, plan.part)
 
 
 def plans(record: RunRecord) -> list[Plan]:
-    """Every figure that a complete run has, in the order of the page."""
+    """Every figure that a complete run has, in the order of the page; a new one is a line here, with its part."""
     lines, classes = record.lines, record.classes
     return [
         Plan("accuracy", "Accuracy while finetuning",
@@ -124,12 +223,8 @@ def plans(record: RunRecord) -> list[Plan]:
         Plan("confusion", "Confusion matrix",
              "A row holds the test clips of one class, a column what they were taken for; the diagonal is right. "
              f"Counts are added over the folds, colour is the share of the row. {undrawn(classes)}",
-             lambda: _confusion(record)),
-        Plan("embedding_map", "Map of the embeddings",
-             "Each mark is a test clip. Classes that form separate clouds are told apart by the encoder; the axes "
-             "show only the two largest directions, so clouds that overlap here may still be apart. "
-             f"{undrawn(classes)}",
-             lambda: _map(record)),
+             lambda: _confusion(record), "mistakes"),
+        Plan("embedding_map", "Map of the embeddings", "", lambda: _map(record), ""),  # the page has one to play
         Plan("collapse", "Does the embedding stay alive?",
              "Std and rank should stay well above zero. A std near 0 means that every clip gets the same "
              "embedding; a rank that falls towards 1 means that all differ along one direction only. Nearest "
@@ -138,16 +233,16 @@ def plans(record: RunRecord) -> list[Plan]:
         Plan("loss_finetune", "Loss of finetuning",
              record.note("finetune") or "It should fall and flatten.",
              lambda: _loss(record, "finetune")),
-        Plan("learning_rate", "Learning rate",
-             "Warm-up, then decay. A loss that jumps while the rate is highest asks for a lower rate.",
-             lambda: figures.rate_figure(lines)),
         Plan("loss_pretrain", "Loss of pretraining",
              record.note("pretrain") or "It should fall and flatten.",
              lambda: _loss(record, "pretrain")),
+        Plan("learning_rate", "Learning rate",
+             "Warm-up, then decay. A loss that jumps while the rate is highest asks for a lower rate.",
+             lambda: figures.rate_figure(lines)),
         Plan("views", "What the encoder saw",
              "Each row is one clip and what pretraining makes of it. Two views should differ visibly, and a listener "
              "should still recognise the sound in both; of masked patches enough must be left to guess the others.",
-             lambda: _views(record)),
+             lambda: _views(record), "seen"),
     ]  # fmt: skip
 
 

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor
 from torchaudio.functional import griffinlim
 
-from vcrast.data.sndfile import can_write, encode
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import Views, build_views
-from vcrast.runs.report.listening import BRIGHT, DARK, Sound, picture_address, wav_address
-from vcrast.runs.report.write import address, write_page
+from vcrast.runs.report.listening import BRIGHT, DARK, Sound, picture_address, sound_address
+from vcrast.runs.report.write import write_page
 
 WINDOW_S = (
     0.064  # of the spectra whose phase is made again; the front end's own 25 ms are too short for it to sound well
 )
 ROUNDS = 32  # of Griffin and Lim's iteration
 LOUDEST = 0.9  # sample of a clip's sounds on the page, all scaled alike
-MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 ALONE: dict[str, dict[str, Any]] = {
     "rolled": {"roll": True},
@@ -243,11 +241,3 @@ def audible(views: Views, wavs: Tensor, draws: Draws, view: str) -> Tensor:
         torch.manual_seed(0)  # of the phases that the iteration starts from
         made = griffinlim(power, **shape, power=2.0, n_iter=ROUNDS, momentum=0.99, length=wavs.shape[1], rand_init=True)
     return torch.where(torch.tensor(changed).unsqueeze(1), made, heard)
-
-
-def sound_address(wav: Tensor, sample_rate: int) -> str:
-    """(S,) in [-1, 1] -> an MP3 file as a data address; a WAV file where MP3 lacks the rate or cannot be written."""
-    if sample_rate not in MP3_RATES or not can_write("MP3"):
-        return wav_address(wav, sample_rate)
-    coded = encode(wav.numpy(), sample_rate, format_name="MP3", subtype="MPEG_LAYER_III", compression=0.1)
-    return address("audio/mpeg", coded)
