@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=None, metavar="FILE",
-        help="default: report.html in the run's folder or that of the runs, of several here; - is standard output",
+        help="or a folder; - is standard output (default: report.html in the folder of the run or runs, else here)",
     )  # fmt: skip
     parser.add_argument("--no-sound", action="store_true", help="a smaller page, without players and spectrograms")
     parser.add_argument(
@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(text_of(arguments, formats[0], single=single), end="")
         return 0
     home = arguments.runs[0] if len(arguments.runs) == 1 else Path()
-    base = arguments.out or home / "report.html"
+    out = arguments.out
+    base = out / "report.html" if out is not None and out.is_dir() else out or home / "report.html"
     paths = {each: base if base.suffix == SUFFIXES[each] else base.with_suffix(SUFFIXES[each]) for each in formats}
     for each, path in paths.items():
         if each == "html":

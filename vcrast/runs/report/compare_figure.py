@@ -44,7 +44,8 @@ def dots_figure(found: Comparison) -> Drawn:
     names = [found.name(variant) for variant in found.variants]
     places = range(len(names))
     with house_style():
-        figure, axes = new_figure(2.2 + 3.2 * len(data), 1.1 + 0.42 * len(names), 1, len(data), sharey=True)
+        beside = 0.6 + 0.085 * max(len(plain(name, LABEL)) for name in names)  # inches that the names take
+        figure, axes = new_figure(beside + 3.2 * len(data), 1.1 + 0.42 * len(names), 1, len(data), sharey=True)
         for axis, (metric, values) in zip(axes, data.items(), strict=True):
             if first := values[names[0]]:
                 axis.axvline(sum(first) / len(first), color=GREY, linewidth=1.0)
@@ -55,7 +56,7 @@ def dots_figure(found: Comparison) -> Drawn:
                     axis.plot([sum(own) / len(own)], [place], "|", color=colour, markersize=18, markeredgewidth=2)
             axis.set_xlabel(title(found, metric))
             axis.margins(x=0.1)
-            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_locator(MaxNLocator(4))
         axes[0].set_yticks(list(places), [plain(name, LABEL) for name in names])
         axes[0].set_ylim(len(names) - 0.5, -0.5)
     return Drawn(figure, data)

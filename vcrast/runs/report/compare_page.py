@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from vcrast.runs.report.compare_figure import curves_figure, dots_figure
 from vcrast.runs.report.compare_table import lines, rows_per_run
 from vcrast.runs.report.figures import Drawn
+from vcrast.runs.report.lead import Lead, split_unit
 from vcrast.runs.report.write import address, write_page
 
 if TYPE_CHECKING:
     from vcrast.runs.compare import Comparison
 
+MOST_LEADS = 6
 FIGURES = (
     (
         "Every run",
@@ -37,13 +39,15 @@ def write_comparison(found: Comparison, path: Path) -> None:
     sections, missing = [], []
     for title, text, draw in FIGURES:
         try:
-            source = inlined(draw(found))
-            sections.append({"title": title, "text": text, "source": source, "notes": [], "wide": True})
+            drawn = draw(found)
+            sections.append({"title": title, "text": text, "source": inlined(drawn), "notes": [], "wide": drawn.wide})
         except (ValueError, KeyError) as error:
             missing.append(str(error.args[0]))
     write_page(
         path,
         "compare.html",
+        leads=leads(found),
+        leading=found.metric(found.metrics[0]).label,
         variants=found.variants,
         num_runs=sum(len(variant.runs) for variant in found.variants),
         folds=found.folds,
@@ -55,6 +59,19 @@ def write_comparison(found: Comparison, path: Path) -> None:
         run_header=run_header,
         run_rows=run_rows,
     )
+
+
+def leads(found: Comparison) -> list[Lead]:
+    """The first metric of each variant, large; none where there are too many to be read at a glance."""
+    name, variants = found.metrics[0], found.variants
+    metric, large = found.metric(name), []
+    for variant in variants if len(variants) <= MOST_LEADS else ():
+        if (mean := found.estimate(variant, name)) is not None:
+            value, unit = split_unit(metric.text(mean.mean))
+            spread = "" if mean.error is None else f"± {split_unit(metric.text(mean.error))[0]}"
+            runs = f"{mean.count} run{'s' * (mean.count != 1)}"
+            large.append(Lead(found.name(variant), value, unit, spread, runs, []))
+    return large
 
 
 def inlined(drawn: Drawn) -> str:

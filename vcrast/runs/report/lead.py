@@ -106,7 +106,8 @@ def between(metric: Metric, mean: Any, std: Any) -> str:
         return "" if mean is None else str(mean)
     number, unit = split_unit(metric.text(float(mean)))
     if isinstance(std, int | float) and std > 0 and metric.format not in ("duration", "bytes", "count"):
-        number += f" ± {split_unit(metric.text(float(std)))[0]}"
+        scatter = f"{std:.2g}" if metric.format == "significant" else split_unit(metric.text(float(std)))[0]
+        number += f" ± {scatter}"
     return f"{number} {unit}".strip()
 
 
