@@ -41,7 +41,8 @@ class RunRecord:
     def classes(self) -> list[str]:
         """The class names; numbers where the run ended before its summary was written."""
         names = [str(name) for name in self.summary.get("classes") or []]
-        columns = [arrays["scores"].shape[1] for arrays in self.evaluations.values() if "scores" in arrays]
+        every = self.evaluations.values()
+        columns = [arrays[name].shape[1] for arrays in every for name in ("scores", "labels") if name in arrays]
         return names or [f"class {number}" for number in range(max(columns, default=0))]
 
     def metrics(self, stage: str) -> dict[str, Metric]:

@@ -59,10 +59,18 @@ def test_stages_stand_beside_the_untrained_encoder_and_costs_apart(record):
     rows = {row[0]: row[1:] for row in tables["evaluate"].rows}
     assert rows["Accuracy, nearest neighbours"] == ["60.0 %", "31.0 %"]
     assert rows["Accuracy, finetuned"] == ["82.5 ± 3.5 %", "–"]  # noqa: RUF001
-    assert not {"Wall time", "Loss"} & {row[0] for row in tables["pretrain"].rows} - {"Loss"}
+    assert not {"Wall time", "Invariance term", "Floor of the loss"} & {row[0] for row in tables["pretrain"].rows}
     [terms] = loss_terms(record)
     assert [row[0] for row in terms.rows][:2] == ["Loss", "Invariance term"]
     assert ["Floor of the loss", "21.2", "21.2"] in terms.rows
+
+
+def test_what_is_said_in_words_stands_below(record):
+    summary = json.loads(json.dumps(record.summary))
+    summary["folds"]["1"]["evaluate"]["long_clips"] = "windows of 5 s, averaged"
+    [table] = [each for each in stage_tables(replace(record, summary=summary)) if each.title == "evaluate"]
+    assert table.notes == ["Clips longer than the model's: windows of 5 s, averaged."]
+    assert "Clips longer than the model's" not in [row[0] for row in table.rows]
 
 
 def test_time_of_a_sample_is_split(record):

@@ -33,7 +33,13 @@ def markdown(record: RunRecord) -> str:
         lines += [f"Commit {record.commit[:10]}{changed}, torch {record.torch}, {record.device}.", ""]
     for small in (*stage_tables(record), *loss_terms(record), time_table(record)):
         if small.rows:
-            lines += [f"### {small.title[:1].upper()}{small.title[1:]}", "", *table(small), ""]
+            lines += [
+                f"### {small.title[:1].upper()}{small.title[1:]}",
+                "",
+                *table(small),
+                "",
+                *(f"{text}\n" for text in small.notes),
+            ]
     lines += [f"- {text}" for text in record.summary.get("warnings") or []]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,12 @@ UNTRAINED = "untrained_"
 
 @dataclass(frozen=True)
 class Small:
-    """A table: title, header, rows of text cells, the first of which names the row."""
+    """A table: title, header, rows of text cells, the first of which names the row, and what is said below it."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
 
 
 def stage_tables(record: RunRecord) -> list[Small]:
@@ -45,9 +46,12 @@ def _stage(record: RunRecord, stage: str) -> Small:
         for name, value in mean.items()
         if name not in shown and isinstance(value, int | float | str)
     }
-    rows = []
+    rows, notes = [], []
     for name, metric in {**shown, **plain}.items():
         if name in (*COSTS, *parts) or name.startswith(UNTRAINED):
+            continue
+        if isinstance(words := mean.get(name), str):
+            notes.append(f"{metric.label}: {words}.")
             continue
         cells = [between(metric, mean.get(name), std.get(name))]
         if untrained:
@@ -55,7 +59,7 @@ def _stage(record: RunRecord, stage: str) -> Small:
             cells.append(between(metric, mean.get(before), std.get(before)))
         if any(cells):
             rows.append([metric.label, *(cell or MISSING for cell in cells)])
-    return Small(stage, ["", *(["trained", "untrained"] if untrained else [_over(record)])], rows)
+    return Small(stage, ["", *(["trained", "untrained"] if untrained else [_over(record)])], rows, notes)
 
 
 def _over(record: RunRecord) -> str:
@@ -134,8 +138,9 @@ class ClassRow:
 
 
 def class_rows(record: RunRecord) -> Iterator[ClassRow]:
-    """A row for each class that has test clips; none where no fold has scores."""
-    scored = [arrays for arrays in record.evaluations.values() if "scores" in arrays and "labels" in arrays]
+    """A row for each class that has test clips; none where no fold has finite scores."""
+    having = [arrays for arrays in record.evaluations.values() if "scores" in arrays and "labels" in arrays]
+    scored = [arrays for arrays in having if np.isfinite(arrays["scores"]).all()]
     columns, counts = [], []
     for arrays in scored:
         scores, labels = torch.from_numpy(arrays["scores"]), torch.from_numpy(arrays["labels"])
