@@ -7,6 +7,7 @@ from browser import opened
 from fabricated_run import fabricate, give_sounds
 
 from vcrast.cli.main import main
+from vcrast.runs.report.page import plans
 
 CLASSES = ["dog", "rain", "sea waves"]
 LUMINANCE = """
@@ -38,7 +39,9 @@ async (id) => {
 def address(tmp_path_factory):
     folder = fabricate(tmp_path_factory.mktemp("runs") / "esc10", folds=("1",), classes=CLASSES)
     give_sounds(folder, num_clips=24)
-    assert main(["report", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vcrast.runs.report.page.plans", lambda record: plans(record)[:2])  # figures take longest
+        assert main(["report", str(folder)]) == 0
     return f"file://{folder / 'report.html'}"
 
 
@@ -92,3 +95,17 @@ def test_it_can_be_read_in_the_dark_and_on_paper(address):
         page.emulate_media(media="print")
         assert page.evaluate("[...document.querySelectorAll('audio')].every((each) => !each.offsetHeight)")
         assert page.evaluate("document.querySelector('article img').offsetHeight") > 0
+
+
+@pytest.mark.slow
+def test_several_runs_are_read_on_a_phone_in_the_dark(tmp_path, monkeypatch):
+    monkeypatch.setattr("vcrast.runs.report.compare_page.FIGURES", ())
+    for seed in (0, 1):
+        folder = fabricate(tmp_path / f"run_{seed}", folds=("1",), classes=CLASSES)
+        (folder / "config.yaml").write_text(f"run: {{seed: {seed}}}\nattention: {{name: {'a' * (1 + 60 * seed)}}}\n")
+    assert main(["report", str(tmp_path)]) == 0
+    with opened(f"file://{tmp_path / 'report.html'}", dark=True, width=390) as page:
+        assert page.locator(".value").all_inner_texts() == ["80.0", "80.0"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert min(page.evaluate(LUMINANCE, ["h1", ".value", ".soft", "td", "summary", ".leads code"])) >= 4.5
+        assert page.said == []

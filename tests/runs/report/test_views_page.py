@@ -49,7 +49,7 @@ def test_the_page_stands_alone_and_holds_every_change_of_every_clip(page):
     assert "vcrast data preview synth source.duration_s=0.5 views=sounds run.seed=3 --views --clips 2" in page
     titles = ["the clip", "view 1", "view 2", *ALONE]
     assert re.findall(r"<h3>([^<]+)</h3>", page) == titles * 2
-    players = re.findall(r'<audio[^>]* src="data:audio/mpeg;base64,([^"]+)"', page)
+    players = re.findall(r'<audio[^>]* src="data:audio/ogg;base64,([^"]+)"', page)
     for coded in players:
         wav, rate = soundfile.read(io.BytesIO(base64.b64decode(coded)))
         assert rate == RATE

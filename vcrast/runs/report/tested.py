@@ -19,6 +19,8 @@ from vcrast.features.fbank import Fbank, build_fbank
 from vcrast.runs.record import Arrays, RunRecord
 from vcrast.runs.report.listening import BRIGHT, DARK, Sound, picture_address, sound_address
 
+NEEDED = {"path", "start", "duration"}
+COLUMNS = NEEDED | {"label", "fold"}
 LOUDEST = 0.9  # sample of a sound on the page: clips are heard alike however loud they were recorded
 
 
@@ -56,12 +58,18 @@ def name_of(clip: Clip) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of clips, without the columns of their scores, of which there may be hundreds."""
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file))
+        lines = csv.reader(file)
+        places = {name: place for place, name in enumerate(next(lines, [])) if name in COLUMNS}
+        last = max(places.values(), default=0)
+        cells = [line[: last + 1] for line in lines if line]
     # A file that was cut or edited tells nothing for certain.
-    return rows if all({"path", "start", "duration"} <= row.keys() and None not in row.values() for row in rows) else []
+    if not places.keys() >= NEEDED or any(len(line) <= last for line in cells):
+        return []
+    return [{name: line[place] for name, place in places.items()} for line in cells]
 
 
 def _agree(rows: list[dict[str, str]], arrays: Arrays, classes: list[str]) -> bool:
