@@ -63,6 +63,8 @@ def test_stages_stand_beside_the_untrained_encoder_and_costs_apart(record):
     [terms] = loss_terms(record)
     assert [row[0] for row in terms.rows][:2] == ["Loss", "Invariance term"]
     assert ["Floor of the loss", "21.2", "21.2"] in terms.rows
+    [unlogged] = loss_terms(replace(record, lines=[]))
+    assert ["Floor of the loss", "–", "21.2"] in unlogged.rows  # noqa: RUF001
 
 
 def test_what_is_said_in_words_stands_below(record):

@@ -88,11 +88,16 @@ def loss_terms(record: RunRecord) -> list[Small]:
     for stage in evaluation_first(record.summary):
         parts, shown = record.parts(stage), described(record.summary, stage)
         rows = []
+        last = means(record, stage)[0]
         for name in ["loss", *parts] if parts else []:
-            ends = list(curves(record.lines, stage, name).values())
-            if ends and name in shown:
-                texts = [shown[name].text(statistics.fmean(float(y[at]) for _, y in ends)) for at in (0, -1)]
-                rows.append([shown[name].label, *texts])
+            if name not in shown:
+                continue
+            metric, ends = shown[name], list(curves(record.lines, stage, name).values())
+            if ends:
+                texts = [metric.text(statistics.fmean(float(y[at]) for _, y in ends)) for at in (0, -1)]
+                rows.append([metric.label, *texts])
+            elif isinstance(last.get(name), int | float):  # of a run with fewer steps than it logs one of
+                rows.append([metric.label, MISSING, metric.text(last[name])])
         if rows:
             found.append(Small(f"Terms of the loss, {stage}", ["", "first logged", "last"], rows))
     return found
