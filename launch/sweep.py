@@ -54,9 +54,8 @@ def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
         config = resolve(arguments.overrides)
         with own_folder(config, arguments) as folder:
             return folder, [PlannedRun(config, folder, bound(arguments.overrides, folder))]
-    points, first = points_of(arguments)
-    runs = []
-    with own_folder(first, arguments) as base:
+    points, runs = points_of(arguments), []
+    with own_folder(_resolved(points[0], arguments), arguments) as base:
         for number, (overrides, varied) in enumerate(points):
             folder = base / folder_name(varied, number, len(points))
             words = bound(overrides, folder)
@@ -64,19 +63,26 @@ def plan(arguments: Arguments) -> tuple[Path, list[PlannedRun]]:
     return base, runs
 
 
-def points_of(arguments: Arguments) -> tuple[list[Point], Config]:
-    """The runs of a sweep or of a table, and the settings of the first; errors as in `plan`."""
-    if not arguments.table:
-        points = expand(arguments.overrides)
-        return points, resolve(points[0][0])
-    from . import table
+def points_of(arguments: Arguments) -> list[Point]:
+    """The runs of a command line: one, those of a sweep, or those of a table.
 
-    points = table.points(arguments.table, arguments.scale, arguments.overrides)
-    first = resolve(points[0][0])
-    if not names_folder(arguments.overrides):  # runs/<recipe>/<time>, of the recipe that was typed
-        time = Path(str(first.run.dir)).name
-        first.run.dir = f"runs/{TABLES}/{table.folder_of(arguments.table)}_{time}"
-    return points, first
+    Raises:
+        ValueError: see `expand`, and `points` of `table.py`.
+    """
+    if arguments.table:
+        from . import table
+
+        return table.points(arguments.table, arguments.scale, arguments.overrides)
+    return expand(arguments.overrides) if arguments.sweep else [(arguments.overrides, ())]
+
+
+def _resolved(first: Point, arguments: Arguments) -> Config:
+    """The settings of the first run; without a folder of its own, a table has runs/<recipe that was typed>/<time>."""
+    config = resolve(first[0])
+    if arguments.table and not names_folder(arguments.overrides):
+        name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"table-{arguments.table}")
+        config.run.dir = f"runs/{TABLES}/{name}_{Path(str(config.run.dir)).name}"
+    return config
 
 
 def folder_name(varied: Sequence[str], number: int, count: int) -> str:

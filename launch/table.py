@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 
 from vcrast.config.compose import compose, to_dict
@@ -54,8 +53,3 @@ def _refuse_differing(table: Table, words: Sequence[str]) -> None:
     for word in words:
         if word.partition("=")[0] in differing:
             raise ValueError(f"{word}: the rows of table {table.name} differ in {word.partition('=')[0]}; leave it out")
-
-
-def folder_of(name: str) -> str:
-    """The name of a table as part of a folder's."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", f"table-{name}")
