@@ -206,8 +206,8 @@ def stop_after(overrides, folder, num_steps):
     """Begin a run and end it as Ctrl-C would, at the given step of pretraining."""
     program = (
         "import os, signal, sys; from vcrast.training.engine import TorchEngine; step = TorchEngine.step\n"
-        "def stopping(self, lr):\n"
-        "    result = step(self, lr)\n"
+        "def stopping(self, *given, **named):\n"
+        "    result = step(self, *given, **named)\n"
         f"    self.num_steps == {num_steps} and os.kill(os.getpid(), signal.SIGINT)\n"
         "    return result\n"
         "TorchEngine.step = stopping\n"

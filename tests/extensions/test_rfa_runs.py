@@ -141,7 +141,7 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_bit_for_bit(finished
         "import os, sys\n"
         "from vcrast.training.engine import TorchEngine\n"
         "step = TorchEngine.step\n"
-        "TorchEngine.step = lambda self, lr: os._exit(9) if self.num_steps == 7 else step(self, lr)\n"
+        "TorchEngine.step = lambda self, *args, **kw: os._exit(9) if self.num_steps == 7 else step(self, *args, **kw)\n"
         "from vcrast.cli.start import start\n"
         "sys.exit(start(sys.argv[1:], dry_run=False, show_config=False))\n"
     )
