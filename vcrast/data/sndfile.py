@@ -22,7 +22,10 @@ SUFFIXES = (
 )  # fmt: skip
 """Kinds of files that libsndfile reads."""
 Opener = Callable[[], BinaryIO]
-BLOCK_FRAMES = 1 << 20
+# An MP3 has 576 or 1152 samples in a frame (MP1 384). Where a read ends within one, libsndfile sometimes gives other
+# samples for the rest of it, so every read but the last ends where a frame does.
+CODEC_FRAME = 1152
+BLOCK_FRAMES = 910 * CODEC_FRAME
 CHECKED = ("WAV", "WAVEX", "AIFF", "OGG")  # kinds of files that libsndfile quietly shortens, see `missing_end`
 UNKNOWN_FRAMES = 2**62
 NO_LENGTH = "its header declares no length; convert it, for instance with `flac -d` and `flac`, or install ffmpeg"
@@ -58,8 +61,7 @@ def read(path: str, start_s: float, duration_s: float | None, opener: Opener | N
         wanted = frames - start if duration_s is None else min(frames - start, max(1, round(duration_s * rate)))
         exact = file.format != "MP3" or _declares_length(path, opener)
         try:
-            _go_to(file, start)
-            wav, peak = mix_down(_blocks(file, wanted), find_peak=floats)
+            wav, peak = mix_down(_stretch(file, start, wanted), find_peak=floats)
         except sf.SoundFileRuntimeError as error:
             raise AudioFault(path, f"cannot be decoded ({_reason(error)})") from None
     missing_s = (wanted - len(wav)) / rate
@@ -147,14 +149,21 @@ def _open(path: str, opener: Opener | None) -> Iterator[Any]:
         yield file
 
 
-def _go_to(file: Any, start: int) -> None:
-    """Go to frame `start`; read up to it where libsndfile cannot seek (GSM 6.10, G.721, G.723)."""
+def _stretch(file: Any, start: int, wanted: int) -> Iterator[np.ndarray]:
+    """Read `wanted` frames from frame `start` on; what must be decoded before them is dropped.
+
+    That is all before them where libsndfile cannot seek (GSM 6.10, G.721, G.723).
+    """
     position = 0
     if start and file.seekable():
         position = max(0, start - round(RUN_UP_S.get(file.subtype, 0.0) * file.samplerate))
+        position -= position % CODEC_FRAME
         file.seek(position)
-    for _ in _blocks(file, start - position):
-        pass
+    skipped = start - position
+    for block in _blocks(file, skipped + wanted):
+        if skipped < len(block):
+            yield block[skipped:]
+        skipped = max(0, skipped - len(block))
 
 
 def _blocks(file: Any, wanted: int) -> Iterator[np.ndarray]:
