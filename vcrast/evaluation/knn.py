@@ -24,10 +24,7 @@ class NearestNeighbours(Evaluation):
     metrics = probe_metrics("knn", "nearest neighbours", short="kNN")
 
     def __init__(self, *, k: int, temperature: float) -> None:
-        if k < 1:
-            raise ValueError(f"evaluation.knn.k={k}: must be 1 or more")
-        if not temperature > 0:
-            raise ValueError(f"evaluation.knn.temperature={temperature}: must be above 0")
+        check_neighbours("knn", k, temperature)
         self.k, self.temperature = k, temperature
 
     def measure(self, given: Features) -> dict[str, float]:
@@ -36,6 +33,18 @@ class NearestNeighbours(Evaluation):
         k = min(self.k, len(train.label))
         self.score = knn_predict(train.embedding, train.label, test.embedding, k=k, temperature=self.temperature)
         return probe_values("knn", self.score, test.label, multilabel=multilabel)
+
+
+def check_neighbours(name: str, k: int, temperature: float) -> None:
+    """Refuse options of the evaluation `name` out of their range.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if k < 1:
+        raise ValueError(f"evaluation.{name}.k={k}: must be 1 or more")
+    if not temperature > 0:
+        raise ValueError(f"evaluation.{name}.temperature={temperature}: must be above 0")
 
 
 def knn_predict(
