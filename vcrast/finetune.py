@@ -24,6 +24,7 @@ from vcrast.objectives.base import Task
 from vcrast.objectives.class_weights import class_weights
 from vcrast.objectives.supervised import Supervised
 from vcrast.runs.epochs import check_epochs, epochs_to_keep, keep_epoch, tell_missed
+from vcrast.runs.first_head import start_head
 from vcrast.runs.job import Job
 from vcrast.runs.parts import build_engine, build_schedule
 from vcrast.runs.stage import Stage, Watch, num_parameters
@@ -51,6 +52,7 @@ def finetune(job: Job) -> dict[str, Any]:
         validation = Validation(metric_of(options, multilabel=job.multilabel), options.validation.patience)
     per_epoch = len(job.train) // options.batch_size
     schedule = build_schedule(options.schedule, options.optim, options, per_epoch)
+    start_head(job, objective, learnt)
     engine = build_engine(job, objective, options.optim, options)
 
     def test_now(done: int) -> None:

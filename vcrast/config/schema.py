@@ -122,6 +122,8 @@ class FinetuneConfig:
     patch_stride: list[int] | None
     drop_path: float
     freeze_encoder: bool
+    head: str
+    head_weight_decay: float
     sampling: str
     clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)

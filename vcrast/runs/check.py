@@ -26,6 +26,7 @@ from vcrast.features.fbank import build_fbank
 from vcrast.features.views import build_views
 from vcrast.objectives.base import Objective
 from vcrast.objectives.supervised import Supervised
+from vcrast.runs.first_head import check_head
 from vcrast.runs.job import build_encoder, task_of
 from vcrast.runs.parts import build_schedule, peak_lr
 from vcrast.runs.watch import check_watch
@@ -98,6 +99,8 @@ def _check_stage(config: Config, stage: str, corpus: Corpus | None) -> None:
         _build_stream(config, corpus)
     with torch.device("meta"):  # shapes without values: a large model takes no time and no memory
         objective = _build_objective(config, stage, corpus)
+    if isinstance(objective, Supervised) and not pretrains:
+        check_head(options, objective)
     if options.batch_size < objective.smallest_batch:
         raise ValueError(
             f"{stage}.batch_size={options.batch_size}: objective={own.objective['name']} needs at least "

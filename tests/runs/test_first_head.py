@@ -1,0 +1,116 @@
+"""`finetune.head=linear_probe`: the classifier starts as a probe of the encoder."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from parts import make_ast
+from shipped import shipped, shipped_options
+from small_run import small, whole_and_stopped
+from torch.nn import functional as F
+
+from vcrast.config.compose import compose
+from vcrast.config.registry import OBJECTIVES
+from vcrast.config.resume import resolve
+from vcrast.data.loader import Batch
+from vcrast.evaluation.embedding import Embedder
+from vcrast.features.fbank import Fbank
+from vcrast.features.views import build_views
+from vcrast.objectives.base import Task
+from vcrast.run import run
+from vcrast.runs.check import check_parts
+from vcrast.runs.first_head import start_head
+
+NUM, CLASSES, DECAY = 30, 3, 0.05
+
+
+def parts(tmp_path, head="linear_probe", *, multilabel=False):
+    """A fold of 30 clips of noise, louder by class, and the classifier that finetuning would train."""
+    draws = torch.Generator().manual_seed(0)
+    label = torch.arange(NUM) % CLASSES
+    wavs = 0.02 * (1 + label[:, None]) * torch.randn(NUM, 4000, generator=draws)
+    labels = F.one_hot(label).float()
+    if multilabel:
+        labels[::4] = 0
+        labels[1::5] = 1
+    fbank = Fbank(**shipped("features/fbank", sample_rate=16000, num_mel_bins=16, mean=-4.0, std=4.0))
+
+    def batches(clips, part):
+        for places in torch.arange(part.start, part.stop).split(7):
+            yield Batch(wavs[places], labels[places], places)
+
+    torch.manual_seed(1)
+    task = Task(CLASSES, multilabel, fbank.num_frames(4000), 16)
+    objective = OBJECTIVES.build(
+        shipped_options("objective/supervised"), encoder=make_ast(), task=task,
+        views=build_views(shipped_options("views/none"), fbank=fbank),
+    )  # fmt: skip
+    job = SimpleNamespace(
+        config=SimpleNamespace(finetune=SimpleNamespace(head=head, head_weight_decay=DECAY)), fold="1",
+        multilabel=multilabel, checkpoints=lambda stage: tmp_path / stage, embedder=lambda: Embedder(fbank, batches),
+    )  # fmt: skip
+    with torch.no_grad():
+        read = torch.cat([objective.encoder(fbank(wav[None])).values.mean(dim=1) for wav in wavs])
+    return job, objective, F.layer_norm(read.double(), read.shape[1:], eps=1e-5), labels.numpy()
+
+
+def test_it_is_the_logistic_regression_of_scikit_learn_on_what_the_classifier_reads(tmp_path):
+    models = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    job, objective, read, labels = parts(tmp_path)
+    start_head(job, objective, range(NUM))
+    standardised = ((read - read.mean(dim=0)) / read.std(dim=0)).numpy()
+    oracle = models.LogisticRegression(C=1 / (NUM * DECAY), tol=1e-10, max_iter=10_000)
+    oracle.fit(standardised, labels.argmax(axis=1))
+    with torch.no_grad():
+        logits = objective.head[1].double()(read).numpy()
+    expected = oracle.decision_function(standardised)
+    np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), expected, rtol=0, atol=2e-3)
+    assert (logits.argmax(axis=1) == labels.argmax(axis=1)).mean() > 0.8
+
+
+def test_of_several_labels_each_class_has_a_regression_of_its_own(tmp_path):
+    models = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    job, objective, read, labels = parts(tmp_path, multilabel=True)
+    start_head(job, objective, range(NUM))
+    standardised = ((read - read.mean(dim=0)) / read.std(dim=0)).numpy()
+    with torch.no_grad():
+        logits = objective.head[1].double()(read).numpy()
+    for number in range(CLASSES):
+        oracle = models.LogisticRegression(C=1 / (NUM * DECAY), tol=1e-10, max_iter=10_000)
+        oracle.fit(standardised, labels[:, number])
+        np.testing.assert_allclose(logits[:, number], oracle.decision_function(standardised), rtol=0, atol=2e-3)
+
+
+def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
+    job, objective, _, _ = parts(tmp_path, head="random")
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    start_head(job, objective, range(NUM))
+    job.config.finetune.head = "linear_probe"
+    after_random = {name: value.clone() for name, value in objective.state_dict().items()}
+    start_head(job, objective, range(NUM))
+    changed = [name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])]
+    assert all(torch.equal(value, before[name]) for name, value in after_random.items())
+    assert changed == ["head.1.weight", "head.1.bias"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("finetune.head=probe", r"finetune\.head=probe: .*linear_probe"),
+        ("finetune.head_weight_decay=-1", r"finetune\.head_weight_decay=-1"),
+        ("model=htsat finetune.head=linear_probe", "a classifier of its own"),
+    ],
+)
+def test_what_cannot_start_is_refused_before_the_first_step(words, said):
+    with pytest.raises(ValueError, match=said):
+        check_parts(compose(["stages=[finetune]", *words.split()]))
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(tmp_path, monkeypatch):
+    def go(folder):
+        words = small(folder, "stages=[finetune]", "finetune.head=linear_probe", "checkpoint.every_steps=2")
+        return run(resolve(words), words)
+
+    whole_and_stopped(go, tmp_path, monkeypatch, at=6)

@@ -1,0 +1,83 @@
+"""Choose what the classifier starts from: random weights, or a linear probe of the encoder."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from vcrast.config.schema import FinetuneConfig
+from vcrast.config.words import suggest
+from vcrast.data.dataset import ClipDataset
+from vcrast.evaluation.linear_probe import fit_linear
+from vcrast.evaluation.metrics import accuracy
+from vcrast.objectives.supervised import Supervised
+from vcrast.runs.checkpoint import find_latest
+from vcrast.runs.job import Job
+from vcrast.training.dist import broadcast_object, is_rank_zero
+
+log = logging.getLogger(__name__)
+
+HEADS = ("random", "linear_probe")
+MOST_ITERATIONS = 1000  # of L-BFGS, which ends where nothing changes any more
+
+
+def check_head(options: FinetuneConfig, objective: Supervised) -> None:
+    """Refuse a start of the classifier that there is not.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if options.head not in HEADS:
+        raise ValueError(f"finetune.head={options.head}: {suggest(options.head, HEADS)}")
+    if options.head_weight_decay < 0:
+        raise ValueError(f"finetune.head_weight_decay={options.head_weight_decay}: must not be negative")
+    if options.head == "linear_probe":
+        linear_layers(objective)
+
+
+def linear_layers(objective: Supervised) -> tuple[nn.Module, nn.Linear]:
+    """The norm and the linear map of a classifier that has no more.
+
+    Raises:
+        ValueError: the backbone brings a classifier of its own.
+    """
+    head = objective.head
+    if isinstance(head, nn.Sequential) and len(head) == 2 and isinstance(head[1], nn.Linear):
+        return head[0], head[1]
+    raise ValueError(
+        "finetune.head=linear_probe: this model brings a classifier of its own, which a probe of clip vectors does not "
+        "fit; set finetune.head=random"
+    )
+
+
+@torch.no_grad()
+def start_head(job: Job, objective: Supervised, clips: ClipDataset) -> None:
+    """Give the classifier the weights of a linear probe of the encoder, if `finetune.head` asks for it (LP-FT).
+
+    A random classifier changes the encoder while it is still wrong. This one begins where the frozen features end. A
+    finetuning that goes on from a checkpoint has its classifier there.
+
+    Args:
+        job: of the fold.
+        objective: encoder with its weights, and classifier, on the device; no engine holds them yet.
+        clips: with labels, those that finetuning learns from.
+
+    Source: Kumar et al. 2022, arXiv:2202.10054.
+    """
+    options = job.config.finetune
+    goes_on = broadcast_object(is_rank_zero() and find_latest(job.checkpoints("finetune")) is not None)
+    if options.head == "random" or goes_on:
+        return
+    norm, last = linear_layers(objective)
+    embedding, label, _ = job.embedder()(objective.encoder, clips)
+    features = norm(embedding.to(last.weight)).double().cpu()
+    probe = fit_linear(
+        features, label, multilabel=job.multilabel, steps=MOST_ITERATIONS, weight_decay=options.head_weight_decay
+    )
+    # Processes may differ in the last digits.
+    last.weight.copy_(broadcast_object(probe.weight))
+    last.bias.copy_(broadcast_object(probe.bias))
+    right = "" if job.multilabel else f", {accuracy(probe(features), label.argmax(dim=1)):.1%} of them rightly"
+    log.info("fold %s finetune: the classifier starts as a linear probe of %d clips%s", job.fold, len(label), right)
