@@ -54,6 +54,7 @@ def test_a_run_folder_answers_every_question(finished):
     assert summary["mean"]["evaluate"]["accuracy"] == fold["evaluate"]["accuracy"]
     assert (finished / "figures").is_dir()
     assert len(list((finished / "figures").glob("*.png"))) >= 4
+    assert "<h2>What attention looks at</h2>" in (finished / "report.html").read_text()
 
 
 def test_every_step_is_logged_once_and_in_order(finished):

@@ -43,7 +43,9 @@ def test_a_complete_run_has_every_figure_and_nothing_missing(complete):
     folder, page = complete
     expected = ["accuracy", "collapse", "confusion", "embedding_map", "learning_rate", "loss_finetune", "loss_pretrain"]
     assert sorted(path.stem for path in (folder / "figures").iterdir()) == [*expected, "views"]
-    assert "Not in this report" not in page
+    assert re.findall("<li>(.*?)</li>", page.split("Not in this report")[1]) == [  # it has no recordings
+        "What attention looks at: no file of the run tells the test clips of fold 1"
+    ]
     assert page.count("<figure") == 8  # the map is drawn by the page itself
 
 

@@ -16,9 +16,9 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from vcrast.config.atomic import write_atomic
-from vcrast.runs.report.listening import BRIGHT, DARK
+from vcrast.runs.report.listening import BRIGHT, DARK, sound_address
 from vcrast.runs.report.style import COLOURS, SEQUENTIAL, house_style, new_figure
-from vcrast.runs.report.views_page import LOUDEST, sound_address
+from vcrast.runs.report.tested import LOUDEST
 from vcrast.runs.report.write import address, write_page
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 MOST_FRAMES = 4000  # of a picture: what is drawn of longer sounds are means over neighbouring frames
 PLAYED_S = 600.0  # a longer sound is not put into the page
 TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
-FULL = 0.995  # quantile of a map's values above which its colour is opaque
+FULL = 0.995  # quantile of a map's values above which its colour is as opaque as it gets
+OPAQUE = 0.9
 BAR_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600)
 MOST_BARS = 60
 SHOWN = 5
@@ -65,20 +66,19 @@ def in_words(found: Explanation) -> str:
 def draw(found: Explanation) -> bytes:
     """A PNG: the spectrogram, the map over it, and the map's share along time."""
     shared = -(-len(found.values) // MOST_FRAMES)
-    low, high = np.quantile(found.spectrogram, (DARK, BRIGHT))
+    low, high = colour_range(found)
     duration_s = len(found.wav) / found.sample_rate
     half = found.frame_s / 2
     edges = (found.times_s[0] - half, found.times_s[-1] + half, 0.0, float(len(found.frequencies_hz)))
     shown: dict[str, Any] = {"extent": edges, "origin": "lower", "aspect": "auto"}
-    spectrogram, values = (joined_frames(each, shared).T for each in (found.spectrogram, found.values))
+    spectrogram = joined_frames(found.spectrogram, shared).T
     with house_style():
         figure, (plain, over, along) = new_figure(
             min(16.0, 8.0 + duration_s / 10), 6.6, 3, 1, sharex=True, height_ratios=(3, 3, 1)
         )
         plain.imshow(spectrogram, cmap=SEQUENTIAL, vmin=low, vmax=high, interpolation="nearest", **shown)
         plain.set_title("Spectrogram")
-        over.imshow(spectrogram, cmap="gray_r", vmin=low, vmax=2 * high - low, interpolation="nearest", **shown)
-        over.imshow(coloured(values), interpolation="nearest", **shown)
+        over.imshow(overlaid(found, shared), interpolation="nearest", **shown)
         over.set_title(f"{found.method.capitalize()}: the stronger the colour, the more")
         for axis in (plain, over):
             mel_axis(axis, found.frequencies_hz)
@@ -95,14 +95,24 @@ def draw(found: Explanation) -> bytes:
             return drawn.getvalue()
 
 
-def coloured(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(F, T) -> (F, T, 4): one colour, as opaque as the value is large."""
+def overlaid(found: Explanation, shared: int = 1) -> NDArray[np.float64]:
+    """(F, T / shared, 3): the spectrogram in grey, over it the map: one colour, as opaque as its value is large.
+
+    Of `shared` neighbouring frames their mean is drawn; the lowest mel bin is the first row.
+    """
+    spectrogram, values = (joined_frames(each, shared).T for each in (found.spectrogram, found.values))
+    low, high = colour_range(found)
+    dark = ((spectrogram - low) / (2 * (high - low))).clip(0, 1)[..., None]  # the loudest is half dark
     above = values[values > 0]
     top = float(np.quantile(above, FULL)) if above.size else 1.0
-    picture = np.empty((*values.shape, 4))
-    picture[..., :3] = to_rgb(COLOURS[3])
-    picture[..., 3] = (values / top).clip(0, 1) * 0.9
-    return picture
+    opaque = (values / top).clip(0, 1)[..., None] * OPAQUE
+    return (1 - opaque) * (1 - dark) + opaque * np.array(to_rgb(COLOURS[3]))
+
+
+def colour_range(found: Explanation) -> tuple[float, float]:
+    """Log-mel energies that get the ends of the colours."""
+    low, high = np.quantile(found.spectrogram, (DARK, BRIGHT))
+    return float(low), max(float(high), float(low) + 1e-3)
 
 
 def joined_frames(values: NDArray[Any], count: int) -> NDArray[Any]:

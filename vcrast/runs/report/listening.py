@@ -7,9 +7,11 @@ import wave
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vcrast.data.sndfile import can_write, encode
@@ -120,16 +122,16 @@ def sound_address(wav: Tensor, sample_rate: int) -> str:
 
 def picture_address(fbank: Tensor, low: float, high: float, kind: str = "png") -> str:
     """(T, F) log-mel values -> a picture with low frequencies at the bottom, as a data address; `jpeg` is smaller."""
+    return pixels_address(fbank.T.flip(0).numpy(), kind, vmin=low, vmax=high, cmap=SEQUENTIAL)
+
+
+def pixels_address(pixels: NDArray[Any], kind: str, **colours: Any) -> str:
+    """(rows, columns) numbers, coloured as `colours` say, or (rows, columns, 3) in [0, 1] -> an address; top row first.
+
+    `kind` is png or jpeg.
+    """
     buffer = io.BytesIO()
-    matplotlib.image.imsave(
-        buffer,
-        fbank.T.flip(0).numpy(),
-        vmin=low,
-        vmax=high,
-        cmap=SEQUENTIAL,
-        format=kind,
-        pil_kwargs={"optimize": True},
-    )
+    matplotlib.image.imsave(buffer, pixels, format=kind, pil_kwargs={"optimize": True}, **colours)
     return address(f"image/{kind}", buffer.getvalue())
 
 

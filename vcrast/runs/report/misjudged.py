@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from vcrast.data.clip import Clip
 from vcrast.runs.record import RunRecord
 from vcrast.runs.report.listening import Sound
 from vcrast.runs.report.tested import Player, clips_of_fold, name_of
+
+if TYPE_CHECKING:
+    from vcrast.runs.report.looked import Look
 
 LONGEST_S = 5.0  # of a clip that is played
 
@@ -29,6 +32,7 @@ class Mistake:
         score: of `taken`.
         own: the lowest score of its own classes.
         sound: player and picture, if it can be heard.
+        look: what spoke for `taken`, if it can be told.
     """
 
     fold: str
@@ -38,6 +42,7 @@ class Mistake:
     score: float
     own: float
     sound: Sound | None = None
+    look: Look | None = None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from vcrast.runs.report import figures
 from vcrast.runs.report.figures import Drawn
 from vcrast.runs.report.headline import headline, wall_seconds
 from vcrast.runs.report.lead import differences, lead, planned
+from vcrast.runs.report.looked import Looked, Looker, looked_at, with_looks, with_sound
 from vcrast.runs.report.map_svg import HEIGHT, WIDTH, ClipMap, clip_map, script
 from vcrast.runs.report.misjudged import Mistake, Mistakes, heard, mistakes
 from vcrast.runs.report.numbers import principal_plane, stack_folds
@@ -28,13 +29,24 @@ BUDGET = 2_700_000  # bytes of figures and sounds, which take what figures leave
 
 @dataclass(frozen=True)
 class Sounds:
-    """How many test clips a page lets hear: of the misjudged ones, and of the map."""
+    """How many test clips a page lets hear, and in how many it shows what was looked at.
+
+    Attributes:
+        misjudged: that are heard.
+        mapped: that are heard on the map of the embeddings.
+        looked: judged right, with a map of attention.
+        misled: misjudged, with a map of attention.
+        looking_s: how long maps of attention may take, but for the first.
+    """
 
     misjudged: int
     mapped: int
+    looked: int
+    misled: int
+    looking_s: float
 
 
-ALL, FEW, NONE = Sounds(12, 120), Sounds(8, 0), Sounds(0, 0)
+ALL, FEW, NONE = Sounds(12, 120, 6, 12, 300.0), Sounds(8, 0, 3, 0, 4.0), Sounds(0, 0, 6, 12, 300.0)
 """Of `vcrast report`; of the end of a run, which must not wait for it; of `--no-sound`."""
 MOST_MISTAKES = 12
 
@@ -89,9 +101,16 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
     missing = list(record.missing)
     # Wide figures last: between narrow ones they would leave holes beside those.
     sections = sorted(_sections(record, missing), key=lambda section: section.wide)
-    budget = BUDGET - sum(len(section.source) for section in sections) - len(record.config_text)
-    player = Player(record, budget=budget) if sounds != NONE else None
-    wrong, worst = _mistakes(record, player, sounds, missing)
+    looker = Looker(record, seconds=sounds.looking_s)
+    looked, looked_by = _looked(looker, sounds, missing)
+    wrong, worst = _mistakes(record, looker, sounds, missing)
+    looks = [each.look for each in looked] + [each.look for each in worst if each.look]
+    pictures = [section.source for section in sections] + [look.picture for look in looks]
+    player = None
+    if sounds != NONE:
+        player = Player(record, budget=BUDGET - sum(map(len, pictures)) - len(record.config_text))
+        looked = with_sound(looked, player)
+        worst = heard(worst[: sounds.misjudged], player) + worst[sounds.misjudged :]
     shown_map = _shown_map(record, player, sounds)
     program, allowed = script()
     write_page(
@@ -107,12 +126,15 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
         headline=headline(record.summary),
         wrong=wrong,
         worst=worst,
+        looked=looked,
+        looked_by=looked_by,
+        late=looker.late,
         by_class=list(class_rows(record)),
         map=shown_map,
         size=(WIDTH, HEIGHT),
         script=program,
         allowed=allowed,
-        silent=_silent(player, sounds, record.folder),
+        silent=_silent(player, sounds, record.folder, maps=bool(looked)),
         losses=loss_terms(record),
         time=time_table(record),
         sections={part: [each for each in sections if each.part == part] for part in ("mistakes", "learning", "seen")},
@@ -125,16 +147,24 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
     return page
 
 
+def _looked(looker: Looker, sounds: Sounds, missing: list[str]) -> tuple[list[Looked], str]:
+    """Clips with a map of attention, and whose it is."""
+    try:
+        return looked_at(looker, sounds.looked)
+    except ValueError as error:
+        missing.append(f"What attention looks at: {error}")
+        return [], ""
+
+
 def _mistakes(
-    record: RunRecord, player: Player | None, sounds: Sounds, missing: list[str]
+    record: RunRecord, looker: Looker, sounds: Sounds, missing: list[str]
 ) -> tuple[Mistakes | None, list[Mistake]]:
     try:
         found = mistakes(record, MOST_MISTAKES)
     except ValueError as error:
         missing.append(f"Misjudged clips: {error}")
         return None, []
-    silent = found.worst[sounds.misjudged :]
-    return found, (heard(found.worst[: sounds.misjudged], player) if player else []) + silent
+    return found, with_looks(found.worst[: sounds.misled], looker) + found.worst[sounds.misled :]
 
 
 def _shown_map(record: RunRecord, player: Player | None, sounds: Sounds) -> ClipMap | None:
@@ -152,7 +182,7 @@ def _shown_map(record: RunRecord, player: Player | None, sounds: Sounds) -> Clip
     return None
 
 
-def _silent(player: Player | None, sounds: Sounds, folder: Path) -> list[str]:
+def _silent(player: Player | None, sounds: Sounds, folder: Path, *, maps: bool) -> list[str]:
     """Why some clips cannot be heard, in words."""
     if player is None:
         return []
@@ -163,7 +193,10 @@ def _silent(player: Player | None, sounds: Sounds, folder: Path) -> list[str]:
     if player.left_out:
         found.append(f"{player.left_out} clips had no room on a page of {BUDGET / 1e6:.2g} MB.")
     if sounds == FEW:
-        found.append(f"Written at the end of the run, with few sounds; vcrast report {folder} adds those of the map.")
+        more = ", and what was looked at in the misjudged clips" if maps else ""
+        found.append(
+            f"Written at the end of the run, with few sounds; vcrast report {folder} adds those of the map{more}."
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vcrast.config.saved import load_config
 from vcrast.data.audio import MEMBERS, READERS, is_address, read_wav
@@ -80,6 +81,25 @@ def _agree(rows: list[dict[str, str]], arrays: Arrays, classes: list[str]) -> bo
     return all(row["label"] == classes[number] for row, number in zip(rows, labels.argmax(axis=1), strict=True))
 
 
+def read_clip(record: RunRecord, clip: Clip, *, sample_rate: int, longest_s: float) -> NDArray[np.float32]:
+    """(S,) samples of a test clip at `sample_rate`, what is longer cut; errors are those of its file or its store."""
+    if is_address(clip.path) and clip.path.partition("://")[0] not in {*READERS, *MEMBERS}:
+        # A path into an archive or to a generator that is not known yet: the dataset must be opened.
+        import_sources((record.config.get("data") or {}).get("module"))
+        if clip.path.partition("://")[0] not in {*READERS, *MEMBERS}:
+            build_corpus(load_config(record.folder / "config.yaml").data)
+    return read_wav(
+        clip.path, sample_rate=sample_rate, start_s=clip.start_s,
+        duration_s=min(clip.duration_s or longest_s, longest_s), keep_silent=True, time_expansion=clip.time_expansion,
+    )  # fmt: skip
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    quoted = isinstance(error, KeyError) and error.args
+    return " ".join(str(error.args[0] if quoted else error).split()) or type(error).__name__
+
+
 class Player:
     """Reads the few clips that a page lets hear, as long as they fit into it.
 
@@ -109,16 +129,12 @@ class Player:
         if self.fbank is None or self.budget <= 0:
             self.left_out += self.fbank is not None
             return None
-        rate, length_s = self.fbank.sample_rate, min(clip.duration_s or longest_s, longest_s)
+        rate = self.fbank.sample_rate
         try:
-            self._open(clip.path)
-            wav = read_wav(
-                clip.path, sample_rate=rate, start_s=clip.start_s, duration_s=length_s, keep_silent=True,
-                time_expansion=clip.time_expansion,
-            )  # fmt: skip
+            wav = read_clip(self.record, clip, sample_rate=rate, longest_s=longest_s)
             drawn = self._picture(torch.from_numpy(wav)) if picture else ""
         except Exception as error:  # whatever a codec or a store raises: the page says it and goes on
-            self.faults.append(" ".join(str(error.args[0] if error.args else repr(error)).split()))
+            self.faults.append(reason(error))
             return None
         scale = LOUDEST / max(float(np.abs(wav).max()), 1e-6)
         found = Sound(sound_address(torch.from_numpy(wav * scale), rate), drawn)
@@ -130,13 +146,6 @@ class Player:
         fbank = self.fbank(wav[None])[0]
         low, high = torch.quantile(fbank.flatten()[:1_000_000], torch.tensor([DARK, BRIGHT])).tolist()
         return picture_address(fbank, low, max(high, low + 1e-3), "jpeg")
-
-    def _open(self, path: str) -> None:
-        """Open the dataset, where a path leads into an archive or to a generator that is not known yet."""
-        if is_address(path) and path.partition("://")[0] not in {*READERS, *MEMBERS}:
-            import_sources(self.data.get("module"))
-            if path.partition("://")[0] not in {*READERS, *MEMBERS}:
-                build_corpus(load_config(self.record.folder / "config.yaml").data)
 
     def _fbank(self) -> Fbank | None:
         """What draws the pictures: the run's filterbank; without its settings no sound can be read."""
