@@ -139,15 +139,22 @@ def test_the_teacher_follows_and_waits_when_a_step_is_skipped(make_encoder, plai
 
 
 def test_what_the_report_shows(make_encoder, plain_views, make_draws):
-    objective = make_joint("vcr", make_encoder(), plain_views(num_local=2, patch_drop=0.5, drop="time_frequency"))
-    shown = objective.examples(torch.randn(3, 64), make_draws(3))
-    assert list(shown) == ["view 1", "view 2", "local view"]
+    objective = make_joint(
+        "vcr", make_encoder(), plain_views(num=3, num_local=2, patch_drop=0.5, drop="time_frequency")
+    )
+    wavs, draws = torch.randn(3, 64), make_draws(3)
+    shown = objective.examples(wavs, draws)
+    assert list(shown) == ["view 1", "view 2", "view 3", "view 4 (local)", "view 5 (local)"]
     gone = shown["view 1"].isnan()
     assert (gone.all(dim=2) | ~gone.any(dim=2)).all()  # whole columns
     assert gone.any(dim=2).sum(dim=1).tolist() == [4, 4, 4]
     gone = shown["view 2"].isnan()
     assert (gone.all(dim=1) | ~gone.any(dim=1)).all()  # whole rows
-    assert shown["local view"].shape == (3, 4, 8)
+    for name, title in zip(objective.names, shown, strict=True):
+        left = ~shown[title].isnan()
+        assert left.any()
+        assert torch.equal(shown[title][left], objective.prepare(make_batch(wavs), draws)[name][left])
+    assert [len(shown[f"view {number} (local)"][0]) for number in (4, 5)] == [4, 4]
 
 
 @pytest.mark.parametrize(

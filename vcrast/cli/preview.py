@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vcrast.config.schema import Config
+    from vcrast.models.backbone import Backbone
 
 LONGEST_S = 5.0  # of the clips on a page of views, which stays below 3 MB so
 
@@ -24,7 +25,7 @@ def add_preview(verbs: Any) -> None:
         "preview",
         help="write a page to listen to: generated pairs, or the views of a dataset",
         description="Write a page to listen to. Of a source of generated pairs it holds pairs and their parameters; "
-        "with --views, or of a dataset, some clips as two complete views and with each change of their sound alone.",
+        "with --views, or of a dataset, some clips, all complete views of each, and each change of its sound alone.",
     )
     preview.add_argument("name", metavar="NAME", help="a source of generated pairs (synth, audiopg), or a dataset")
     preview.add_argument(
@@ -97,8 +98,20 @@ def preview_views(args: argparse.Namespace, *, generated: bool) -> Path:
         sample_rate=data.sample_rate,
         seed=config.run.seed,
         recordings=recordings(config.views, root=data.root, sample_rate=data.sample_rate),
+        encoder=_encoder(config, wavs[0].shape[1]),
         command=shlex.join(["vcrast", "data", "preview", *words]),
     )
+
+
+def _encoder(config: Config, num_samples: int) -> Backbone:
+    """The model of a run on clips of this length, as far as its tokens need it: without most of its layers."""
+    from vcrast.features.fbank import build_fbank
+    from vcrast.runs.job import build_encoder
+
+    config.data.clip_duration_s = num_samples / config.data.sample_rate
+    config.model = {**config.model, **({"depth": 1} if "depth" in config.model else {})}
+    fbank = build_fbank({**config.features, "name": "fbank"}, sample_rate=config.data.sample_rate)
+    return build_encoder(config, fbank, patch_stride=config.pretrain.patch_stride)
 
 
 def _pairs(config: Config) -> Any:

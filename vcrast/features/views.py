@@ -182,10 +182,17 @@ class Views(nn.Module):
         local = "" if self.local is None else self.local.dropping.setting.replace("views.", "views.local.")
         return self.dropping.setting or local
 
+    def of(self, view: str) -> Views:
+        """What makes a view: these, or those of the local ones."""
+        return self if self.local is None or view not in self.local_names else self.local
+
     def num_frames(self, view: str, num_frames: int) -> int:
         """Frames of a view of clips that have `num_frames`."""
-        own = self if self.local is None or view not in self.local_names else self.local
-        return max(1, round(own.crop * num_frames))
+        return max(1, round(self.of(view).crop * num_frames))
+
+    def first_frames(self, draws: Draws, view: str, num_frames: int) -> Tensor:
+        """(b,) int64: where the stretch begins that a view keeps of each clip; `views.crop` is below 1."""
+        return starts(draws.uniform(f"{view}/crop"), num_frames - self.num_frames(view, num_frames))
 
     def two(self, wavs: Tensor, draws: Draws) -> Tensor:
         """Waveforms -> (2, B, [C,] T, F): two views, `a` and `b`, with independent draws.
@@ -213,8 +220,8 @@ class Views(nn.Module):
         """
         if len(wavs) != draws.size:
             raise ValueError(f"{len(wavs)} clips and draws for {draws.size}: they must agree")
-        if self.local is not None and view in self.local_names:
-            return self.local.make(wavs, draws, view)
+        if self.of(view) is not self:
+            return self.of(view).make(wavs, draws, view)
         power = self.change_power(self.fbank.power(self.change_wavs(wavs, draws, view)), draws, view)
         fbank = self.fbank.normalize(self.fbank.log_mel(power))
         if self.noise_std > 0:
@@ -230,9 +237,8 @@ class Views(nn.Module):
 
     def keep(self, draws: Draws, view: str, grid: tuple[int, int]) -> Tensor | None:
         """The tokens of a view that stay, see `vcrast.features.dropping.Dropping.keep`; None where all do."""
-        own = self if self.local is None or view not in self.local_names else self.local
         number = self.names.index(view) % self.num if view in self.names else 0
-        return own.dropping.keep(draws, view, grid, number)
+        return self.of(view).dropping.keep(draws, view, grid, number)
 
     def change_wavs(self, wavs: Tensor, draws: Draws, view: str) -> Tensor:
         """(B, S) waveforms of a view, before the changes of their spectra."""
@@ -297,6 +303,12 @@ class Views(nn.Module):
         return fbank.masked_fill(hidden if fbank.ndim == 3 else hidden.unsqueeze(1), 0.0)
 
 
+def titles_of(views: Any) -> dict[str, str]:
+    """What each view is called where it is shown, in order; sorted by nature they are in that order, too."""
+    local = views.local_names
+    return {name: f"view {n}{' (local)' if name in local else ''}" for n, name in enumerate(views.names, start=1)}
+
+
 def roll(clips: Tensor, shifts: Tensor) -> Tensor:
     """(B, S) waveforms or (B, T, F) filterbanks, moved circularly to later by (B,) places, each clip by its own."""
     length = clips.shape[1]
@@ -306,11 +318,19 @@ def roll(clips: Tensor, shifts: Tensor) -> Tensor:
 
 def crop(fbank: Tensor, place: Tensor, num_frames: int) -> Tensor:
     """(B, T, F) filterbanks -> (B, num_frames, F), each from a start that (B,) places in [0, 1) choose."""
-    room = fbank.shape[1] - num_frames
+    return part_from(fbank, starts(place, fbank.shape[1] - num_frames), num_frames)
+
+
+def starts(place: Tensor, room: int) -> Tensor:
+    """(B,) places in [0, 1) -> (B,) int64 in [0, room], each as likely."""
     # A float32 place just below 1 may round up to `room + 1`.
-    first = (place * (room + 1)).long().clamp(max=room).unsqueeze(1)
-    source = first + torch.arange(num_frames, device=fbank.device)
-    return fbank.gather(1, source.unsqueeze(2).expand(-1, -1, fbank.shape[2]))
+    return (place * (room + 1)).long().clamp(max=room)
+
+
+def part_from(clips: Tensor, first: Tensor, length: int) -> Tensor:
+    """(B, S) waveforms or (B, T, F) filterbanks -> (B, length[, F]), each from its own place of (B,) on."""
+    source = first.unsqueeze(1) + torch.arange(length, device=clips.device)
+    return clips.gather(1, source if clips.ndim == 2 else source.unsqueeze(2).expand(-1, -1, clips.shape[2]))
 
 
 def stretch(power: Tensor, rates: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vcrast.config.metric import Metric
 from vcrast.features.draws import Draws
+from vcrast.features.views import titles_of
 from vcrast.models.backbone import Backbone
 from vcrast.models.projector import Projector
 from vcrast.objectives.base import (
@@ -200,15 +201,12 @@ class JointEmbedding(Objective):
         return f"the projections' std is {std:.2g}, where {reachable:.2g} can be reached"
 
     def examples(self, wavs: Tensor, draws: Draws) -> Clips:
-        """See `Objective`: the first two views and the first local one; tokens that leave the encoder are NaN."""
-        shown = [*self.whole[:2], *self.names[len(self.whole) :][:1]]
+        """See `Objective`: all views, the whole ones first; tokens that leave the encoder are NaN."""
         made = prepare_views(self.encoder, self.views, wavs, draws, self.names)
-        titles = [f"view {number + 1}" if name in self.whole else "local view" for number, name in enumerate(shown)]
-        found = {}
-        for title, name in zip(titles, shown, strict=True):
-            fbank, keep = made[name], made.get(f"{name}/keep")
-            found[title] = fbank if keep is None else left_of(self.encoder, fbank, keep)
-        return found
+        return {
+            title: left_of(self.encoder, made[name], made[f"{name}/keep"]) if f"{name}/keep" in made else made[name]
+            for name, title in titles_of(self.views).items()
+        }
 
     def after_step(self, progress: float, skipped: Tensor) -> None:
         """Move the teacher."""

@@ -86,6 +86,26 @@ def test_views_figure_is_in_seconds():
     assert drawn.figure.axes[0].images[0].get_extent() == [0, 2.5, 0, 128]
 
 
+def test_all_views_stand_on_one_scale_of_time_the_last_names_last():
+    names = [*(f"view {number} (local)" for number in (10, 3, 4)), "original", "view 2", "view 1"]
+    lengths = {"original": 200, "view 1": 150, "view 2": 150}
+    views = {name: np.random.default_rng(0).normal(size=(2, lengths.get(name, 60), 16)) for name in names}
+    views["view 3 (local)"][:, :, 8:] = np.nan
+    drawn = views_figure(views, frame_shift_ms=10)
+    wanted = ["original", "view 1", "view 2", "view 3 (local)", "view 4 (local)", "view 10 (local)"]
+    assert list(drawn.data) == wanted
+    panels = drawn.figure.axes[: len(wanted)]
+    assert [" ".join(axis.get_title(loc="left").split()) for axis in panels] == ["clip", *wanted[1:]]
+    drawn.figure.draw_without_rendering()
+    for axis, name in zip(panels, wanted, strict=True):
+        assert axis.images[0].get_extent()[:2] == [0, pytest.approx(lengths.get(name, 60) / 100)]
+        seconds = axis.get_xlim()[1]
+        assert axis.get_window_extent().width / seconds == pytest.approx(
+            panels[0].get_window_extent().width / 2.0, rel=0.02
+        )
+    assert drawn.figure.get_figwidth() < 16
+
+
 def test_class_marks_differ_between_the_first_64_classes():
     assert len({class_mark(number) for number in range(64)}) == 64
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from shipped import shipped
 
 from vcrast.cli.main import main
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import build_views
-from vcrast.runs.report.views_page import ALONE, alone, audible, in_words, is_on
+from vcrast.runs.report.views_page import ALONE, alone, audible, cropped, in_words, is_on
 
 RATE = 16000
 OFF = shipped("views/none")
@@ -57,6 +58,38 @@ def test_the_page_stands_alone_and_holds_every_change_of_every_clip(page):
         assert 0.001 < np.abs(wav).max() <= 1
     assert len(players) == page.count('src="data:image/jpeg') == 2 * len(titles)
     assert page.count("(off in these views)") == 2 * 2  # the room and another sound
+
+
+def test_all_views_are_shown_whole_ones_first_local_ones_in_their_own_length(tmp_path):
+    path = tmp_path / "views.html"
+    words = ["source.duration_s=1.0", "views=multicrop", "model=tiny", "--views", "--clips", "1", "--out", str(path)]
+    assert main(["data", "preview", "synth", *words]) == 0
+    page = path.read_text(encoding="utf-8")
+    titles = ["the clip", "view 1", "view 2", *(f"view {number} (local)" for number in range(3, 9))]
+    assert re.findall(r"<h3>([^<]+)</h3>", page)[: len(titles) + 1] == [*titles, "rolled"]
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))).convert("L"))
+        for coded in re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    ]
+    # 98 frames of 10 ms, of which 3/4 and 0.3 stay; patches of 16 by 16, of which the upper or lower half of 8 rows.
+    assert [picture.shape[1] for picture in pictures[:9]] == [98, *[74] * 2, *[29] * 6]
+    whites = [(picture[:, :16] > 250).all(axis=1).sum() for picture in pictures[:9]]
+    assert whites == [0, 0, 0, *[pytest.approx(64, abs=2)] * 6]
+    assert re.findall(r'style="width: ([\d.]+)%"', page) == ["75.5"] * 2 + ["29.6"] * 6
+    assert page.count("tokens: 4 of 8 stay") == 6
+    lengths = [
+        soundfile.info(io.BytesIO(base64.b64decode(coded))).duration
+        for coded in re.findall(r'<audio[^>]* src="data:audio/ogg;base64,([^"]+)"', page)
+    ]
+    assert lengths[:9] == pytest.approx([1.0, *[0.755] * 2, *[0.305] * 6], abs=0.05)
+
+
+def test_the_sound_of_a_crop_is_what_its_picture_shows():
+    views, draws = make(OFF, crop=0.4), Draws(0, 0, 3)
+    wavs = torch.randn(3, RATE) * torch.linspace(0.01, 1, RATE)
+    heard = cropped(views, audible(views, wavs, draws, "b"), draws, "b")
+    torch.testing.assert_close(views.fbank(heard), views.make(wavs, draws, "b"), rtol=0, atol=1e-3)
+    assert in_words(views, draws, "b", RATE)[0].keys() == {"crop"}
 
 
 def test_numbers_on_the_page_are_those_of_the_draws(page):

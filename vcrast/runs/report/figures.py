@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vcrast.config.atomic import write_atomic
+from vcrast.config.words import natural
 from vcrast.runs.record import Arrays
 from vcrast.runs.report.numbers import Curve, confusion, curves, most_frequent, moving_mean, principal_plane
 from vcrast.runs.report.style import GREY, SEQUENTIAL, class_mark, class_names, fold_colour, house_style, new_figure
 
 Lines = Sequence[Mapping[str, Any]]
+WIDEST_VIEWS, NARROWEST_VIEW = 12.0, 0.8  # inches, of all views of a clip and of one
 
 
 @dataclass(frozen=True)
@@ -138,42 +141,49 @@ def accuracy_figure(lines: Lines, num_classes: int = 0) -> Drawn:
     return Drawn(figure, data)
 
 
-def views_figure(views: Arrays, *, frame_shift_ms: float, num_clips: int = 4) -> Drawn:
-    """Clips beside what the objective made of each, its two views say, as spectrograms.
+def views_figure(views: Arrays, *, frame_shift_ms: float) -> Drawn:
+    """Clips beside what the objective made of each, its views say, as spectrograms on one scale of time.
 
     Args:
-        views: (n, [C,] T, F) each: `original`, and whatever `Objective.examples` names.
+        views: (n, [C,] T, F) each: `original`, and whatever `Objective.examples` names, of any lengths T; columns are
+            sorted by these names.
         frame_shift_ms: between frames.
-        num_clips: at most so many rows.
 
     Raises:
         KeyError: there is no original.
     """
-    columns = {"original": "clip", **{key: key for key in views if key != "original"}}
+    num_clips = 4 if len(views) <= 4 else 3  # many views make large files
+    columns = ["original", *sorted((key for key in views if key != "original"), key=natural)]
     shown = {key: views[key][:num_clips].astype(np.float32) for key in columns}
     # Of several channels (features=quaternion) the first is the log-mel energy.
     shown = {key: value[:, 0] if value.ndim == 4 else value for key, value in shown.items()}
     rows = len(shown["original"])
     low, high = np.percentile(shown["original"], [2, 99.5])
+    lengths = [value.shape[1] for value in shown.values()]
+    inch = min(2.9 / lengths[0], WIDEST_VIEWS / sum(lengths))  # a frame's
+    widths = [max(inch * length, NARROWEST_VIEW) for length in lengths]
     with house_style():
         figure, axes = new_figure(
-            2.9 * len(columns) + 0.7, 1.75 * rows + 0.5, rows, len(columns), sharex=True, sharey=True
+            sum(widths) + 0.7, 1.75 * rows + 0.5, rows, len(columns), sharey=True, width_ratios=widths
         )
         for number, axis in enumerate(axes):
             row, column = divmod(number, len(columns))
-            picture = shown[list(columns)[column]][row]
-            seconds = len(picture) * frame_shift_ms / 1000
+            picture = shown[columns[column]][row]
+            scale = frame_shift_ms / 1000
             image = axis.imshow(
                 picture.T, origin="lower", aspect="auto", cmap=SEQUENTIAL, vmin=low, vmax=high,
-                extent=(0, seconds, 0, picture.shape[1]), interpolation="nearest",
+                extent=(0, len(picture) * scale, 0, picture.shape[1]), interpolation="nearest",
             )  # fmt: skip
+            axis.set_xlim(0, widths[column] / inch * scale)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=max(1, round(2 * widths[column])), steps=[1, 2, 5, 10]))
             axis.grid(visible=False)
             if row == 0:
-                axis.set_title(list(columns.values())[column])
-            if row == rows - 1:
-                axis.set_xlabel("time (s)")
+                name = "clip" if column == 0 else columns[column]
+                axis.set_title(textwrap.fill(name, max(8, int(9 * widths[column]))))
+            axis.tick_params(labelbottom=row == rows - 1)
             if column == 0:
                 axis.set_ylabel("mel bin")
+        figure.supxlabel("time (s)", fontsize=10)
         figure.colorbar(image, ax=axes, shrink=min(1.0, 2.5 / rows), label="normalised log-mel energy")
     return Drawn(figure, dict(shown))
 

@@ -105,13 +105,11 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
     looked, looked_by = _looked(looker, sounds, missing)
     wrong, worst = _mistakes(record, looker, sounds, missing)
     looks = [each.look for each in looked] + [each.look for each in worst if each.look]
-    pictures = [section.source for section in sections] + [look.picture for look in looks]
-    player = None
-    if sounds != NONE:
-        player = Player(record, budget=BUDGET - sum(map(len, pictures)) - len(record.config_text))
+    taken = [record.config_text, *(section.source for section in sections), *(look.picture for look in looks)]
+    player = Player(record, budget=BUDGET - sum(map(len, taken))) if sounds != NONE else None
+    if player:
         looked = with_sound(looked, player)
         worst = heard(worst[: sounds.misjudged], player) + worst[sounds.misjudged :]
-    shown_map = _shown_map(record, player, sounds)
     program, allowed = script()
     write_page(
         page,
@@ -130,7 +128,7 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
         looked_by=looked_by,
         late=looker.late,
         by_class=list(class_rows(record)),
-        map=shown_map,
+        map=_shown_map(record, player, sounds),  # after the other sounds, of which it takes those of its clips
         size=(WIDTH, HEIGHT),
         script=program,
         allowed=allowed,
@@ -273,8 +271,9 @@ def plans(record: RunRecord) -> list[Plan]:
              "Warm-up, then decay. A loss that jumps while the rate is highest asks for a lower rate.",
              lambda: figures.rate_figure(lines)),
         Plan("views", "What the encoder saw",
-             "Each row is one clip and what pretraining makes of it. Two views should differ visibly, and a listener "
-             "should still recognise the sound in both; of masked patches enough must be left to guess the others.",
+             "Each row is one clip and what pretraining makes of it, on one scale of time; white is what the encoder "
+             "does not get. Views should differ visibly, and a listener should still recognise the sound in each whole "
+             "one; of masked patches enough must be left to guess the others.",
              lambda: _views(record), "seen"),
     ]  # fmt: skip
 

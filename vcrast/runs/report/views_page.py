@@ -14,7 +14,9 @@ from torchaudio.functional import griffinlim
 
 from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
-from vcrast.features.views import Views, build_views
+from vcrast.features.views import Views, build_views, part_from, titles_of
+from vcrast.models.backbone import Backbone
+from vcrast.objectives.masked import left_of
 from vcrast.runs.report.listening import BRIGHT, DARK, Sound, picture_address, sound_address
 from vcrast.runs.report.write import write_page
 
@@ -50,16 +52,18 @@ class Heard:
         title: what was changed.
         text: how much, empty for nothing.
         sound: player and picture.
+        share: of the clip's length.
     """
 
     title: str
     text: str
     sound: Sound
+    share: float
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A clip of the page: itself and its two views, then each change alone."""
+    """A clip of the page: itself and its views, then each change alone."""
 
     name: str
     views: list[Heard]
@@ -77,13 +81,14 @@ def write_views_page(
     sample_rate: int,
     seed: int,
     recordings: Sequence[Tensor],
+    encoder: Backbone,
     command: str,
 ) -> Path:
     """Write the page.
 
     Args:
         path: of the page; written aside and renamed.
-        wavs: (n, S) clips, and (n, S) what the second view is made of: the same, or the other sound of a pair.
+        wavs: (n, S) clips; of pairs the first sounds and the second ones, of which views are made in turns.
         names: n, of the clips.
         views: the options of the views that a run would have.
         off: those of views that change nothing.
@@ -91,6 +96,7 @@ def write_views_page(
         sample_rate: Hz.
         seed: of all draws.
         recordings: of `views.background_folder`.
+        encoder: of clips of this length; tells the tokens that views take away.
         command: that makes the page again, shown on it.
 
     Returns:
@@ -103,22 +109,21 @@ def write_views_page(
 
     def column(title: str, options: Mapping[str, Any], wav: Tensor, view: str) -> Column:
         made = build_views(options, fbank=fbank, recordings=recordings if options["background_folder"] else ())
-        return Column(
-            title,
-            in_words(made, draws, view, wav.shape[1]),
-            audible(made, wav, draws, view),
-            made.make(wav, draws, view),
-        )
+        own, picture = made.of(view), made.make(wav, draws, view)
+        words, heard = in_words(own, draws, view, wav.shape[1]), audible(own, wav, draws, view)
+        return Column(title, words, cropped(own, heard, draws, view), left(encoder, made, picture, draws, view, words))
 
     columns = [column("the clip", off, wavs[0], "a")]
-    columns += [column(f"view {n}", views, wav, view) for n, view, wav in zip((1, 2), "ab", wavs, strict=True)]
+    titles = titles_of(build_views(views, fbank=fbank, recordings=recordings))
+    columns += [column(title, views, wavs[n % len(wavs)], view) for n, (view, title) in enumerate(titles.items())]
+    num_views = len(columns)
     columns += [column(title, options, wavs[0], "a") for title, options in alone(views, off)]
-    for each in columns[3:]:
+    for each in columns[num_views:]:
         more = "" if is_on(each.title, views) else " (off in these views)"
         each.words = [{each.title: words.get(each.title, "") + more} for words in each.words]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_page(
-        path, "views.html", clips=[_shown(name, n, columns, sample_rate) for n, name in enumerate(names)],
+        path, "views.html", clips=[_shown(name, n, columns, num_views, sample_rate) for n, name in enumerate(names)],
         command=command, seconds=f"{wavs[0].shape[1] / sample_rate:g}", seed=seed,
     )  # fmt: skip
     return path
@@ -134,8 +139,8 @@ class Column:
     pictures: Tensor
 
 
-def _shown(name: str, n: int, columns: Sequence[Column], sample_rate: int) -> Shown:
-    """Clip n of all columns, the first of which is the clip itself."""
+def _shown(name: str, n: int, columns: Sequence[Column], num_views: int, sample_rate: int) -> Shown:
+    """Clip n of all columns, the first of which is the clip itself and then, up to `num_views`, its views."""
     low, high = torch.quantile(columns[0].pictures[n].flatten()[:1_000_000], torch.tensor([DARK, BRIGHT])).tolist()
     loudest = max(float(column.heard[n].abs().max()) for column in columns)
     scale = LOUDEST / max(loudest, 1e-6)
@@ -144,8 +149,10 @@ def _shown(name: str, n: int, columns: Sequence[Column], sample_rate: int) -> Sh
         words = column.words[n]
         text = words.get(column.title) or "; ".join(f"{title}: {word}" for title, word in words.items())
         picture = picture_address(column.pictures[n], low, high, "jpeg")
-        sounds.append(Heard(column.title, text, Sound(sound_address(column.heard[n] * scale, sample_rate), picture)))
-    return Shown(name, sounds[:3], sounds[3:])
+        sound = Sound(sound_address(column.heard[n] * scale, sample_rate), picture)
+        share = column.pictures.shape[1] / columns[0].pictures.shape[1]
+        sounds.append(Heard(column.title, text, sound, share))
+    return Shown(name, sounds[:num_views], sounds[num_views:])
 
 
 def alone(views: Mapping[str, Any], off: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -213,7 +220,36 @@ def in_words(views: Views, draws: Draws, view: str, num_samples: int) -> list[di
         say("time stretch", views.rates(draws, view), lambda n: f"{n:.2f} times as fast", 1)
     if "pitch_semitones" in strengths:
         say("pitch", strengths["pitch_semitones"], lambda n: f"{n:+.1f} semitones", 0)
+    if views.crop < 1:
+        frames = views.fbank.num_frames(num_samples)
+        shift_s, kept = views.fbank.shift_samples / rate, views.num_frames(view, frames)
+        begin = views.first_frames(draws, view, frames) * shift_s
+        say("crop", begin, lambda n: f"{kept * shift_s:.2f} s from {n:.2f} s on")
     return found
+
+
+def cropped(views: Views, heard: Tensor, draws: Draws, view: str) -> Tensor:
+    """(B, S) sounds -> (B, S'): the stretch that the view keeps of each."""
+    if views.crop == 1:
+        return heard
+    fbank, frames = views.fbank, views.fbank.num_frames(heard.shape[1])
+    length = (views.num_frames(view, frames) - 1) * fbank.shift_samples + fbank.window_samples
+    return part_from(heard, views.first_frames(draws, view, frames) * fbank.shift_samples, length)
+
+
+def left(
+    encoder: Backbone, views: Views, pictures: Tensor, draws: Draws, view: str, words: Sequence[dict[str, str]]
+) -> Tensor:
+    """(B, T, F) pictures with NaN where their tokens leave the encoder; how many do is added to the words."""
+    if not views.of(view).dropping.setting:
+        return pictures
+    grid = encoder.grid(pictures.shape[-2])
+    keep = views.keep(draws, view, grid)
+    if keep is None:
+        return pictures
+    for each in words:
+        each["tokens"] = f"{keep.shape[1]} of {grid[0] * grid[1]} stay"
+    return left_of(encoder, pictures, keep)
 
 
 def audible(views: Views, wavs: Tensor, draws: Draws, view: str) -> Tensor:
