@@ -201,12 +201,13 @@ class JointEmbedding(Objective):
         return f"the projections' std is {std:.2g}, where {reachable:.2g} can be reached"
 
     def examples(self, wavs: Tensor, draws: Draws) -> Clips:
-        """See `Objective`: all views, the whole ones first; tokens that leave the encoder are NaN."""
+        """See `Objective`: all views, the whole ones first; tokens that leave the encoder or are masked are NaN."""
         made = prepare_views(self.encoder, self.views, wavs, draws, self.names)
-        return {
-            title: left_of(self.encoder, made[name], made[f"{name}/keep"]) if f"{name}/keep" in made else made[name]
-            for name, title in titles_of(self.views).items()
-        }
+        shown = {}
+        for name, title in titles_of(self.views).items():
+            keep = self.views.keep(draws, name, self.encoder.grid(made[name].shape[-2]))
+            shown[title] = made[name] if keep is None else left_of(self.encoder, made[name], keep)
+        return shown
 
     def after_step(self, progress: float, skipped: Tensor) -> None:
         """Move the teacher."""

@@ -99,8 +99,7 @@ def write_report(folder: str | Path, *, sounds: Sounds = FEW, out: Path | None =
     record = read_run(folder)
     page = out or record.folder / "report.html"
     missing = list(record.missing)
-    # Wide figures last: between narrow ones they would leave holes beside those.
-    sections = sorted(_sections(record, missing), key=lambda section: section.wide)
+    sections = sorted(_sections(record, missing), key=lambda section: section.wide)  # or wide ones leave holes
     looker = Looker(record, seconds=sounds.looking_s)
     looked, looked_by = _looked(looker, sounds, missing)
     wrong, worst = _mistakes(record, looker, sounds, missing)

@@ -241,7 +241,7 @@ def left(
     encoder: Backbone, views: Views, pictures: Tensor, draws: Draws, view: str, words: Sequence[dict[str, str]]
 ) -> Tensor:
     """(B, T, F) pictures with NaN where their tokens leave the encoder; how many do is added to the words."""
-    if not views.of(view).dropping.setting:
+    if not views.of(view).dropping.setting or not encoder.can_drop:
         return pictures
     grid = encoder.grid(pictures.shape[-2])
     keep = views.keep(draws, view, grid)
