@@ -138,10 +138,10 @@ def test_the_teacher_follows_and_waits_when_a_step_is_skipped(make_encoder, plai
     assert not make_joint("vcr", make_encoder(), plain_views()).moves_weights
 
 
-def test_what_the_report_shows(make_encoder, plain_views, make_draws):
-    objective = make_joint(
-        "vcr", make_encoder(), plain_views(num=3, num_local=2, patch_drop=0.5, drop="time_frequency")
-    )
+@pytest.mark.parametrize("mode", ["drop", "mask"])
+def test_what_the_report_shows(mode, make_encoder, plain_views, make_draws):
+    views = plain_views(num=3, num_local=2, patch_drop=0.5, drop="time_frequency", patch_drop_mode=mode)
+    objective = make_joint("vcr", make_encoder(), views)
     wavs, draws = torch.randn(3, 64), make_draws(3)
     shown = objective.examples(wavs, draws)
     assert list(shown) == ["view 1", "view 2", "view 3", "view 4 (local)", "view 5 (local)"]
