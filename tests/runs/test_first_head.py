@@ -86,7 +86,7 @@ def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
     job, objective, _, _ = parts(tmp_path, head="random")
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     start_head(job, objective, range(NUM))
-    job.config.finetune.head = "linear_probe"
+    job.config.finetune.head = "auto"
     after_random = {name: value.clone() for name, value in objective.state_dict().items()}
     start_head(job, objective, range(NUM))
     changed = [name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])]
@@ -105,6 +105,15 @@ def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
 def test_what_cannot_start_is_refused_before_the_first_step(words, said):
     with pytest.raises(ValueError, match=said):
         check_parts(compose(["stages=[finetune]", *words.split()]))
+
+
+def test_auto_leaves_a_classifier_of_the_models_own_as_it_is(tmp_path):
+    job, objective, _, _ = parts(tmp_path, head="auto")
+    objective.head = torch.nn.Sequential(torch.nn.Linear(16, CLASSES))
+    before = objective.head[0].weight.clone()
+    start_head(job, objective, range(NUM))
+    assert torch.equal(objective.head[0].weight, before)
+    check_parts(compose(["stages=[finetune]", "model=htsat", "finetune.head=auto"]))
 
 
 @pytest.mark.slow

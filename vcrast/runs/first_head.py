@@ -19,7 +19,7 @@ from vcrast.training.dist import broadcast_object, is_rank_zero
 
 log = logging.getLogger(__name__)
 
-HEADS = ("random", "linear_probe")
+HEADS = ("random", "linear_probe", "auto")
 MOST_ITERATIONS = 1000  # of L-BFGS, which ends where nothing changes any more
 
 
@@ -33,23 +33,19 @@ def check_head(options: FinetuneConfig, objective: Supervised) -> None:
         raise ValueError(f"finetune.head={options.head}: {suggest(options.head, HEADS)}")
     if options.head_weight_decay < 0:
         raise ValueError(f"finetune.head_weight_decay={options.head_weight_decay}: must not be negative")
-    if options.head == "linear_probe":
-        linear_layers(objective)
+    if options.head == "linear_probe" and linear_layers(objective) is None:
+        raise ValueError(
+            "finetune.head=linear_probe: this model brings a classifier of its own, which a probe of clip vectors does "
+            "not fit; set finetune.head=auto or random"
+        )
 
 
-def linear_layers(objective: Supervised) -> tuple[nn.Module, nn.Linear]:
-    """The norm and the linear map of a classifier that has no more.
-
-    Raises:
-        ValueError: the backbone brings a classifier of its own.
-    """
+def linear_layers(objective: Supervised) -> tuple[nn.Module, nn.Linear] | None:
+    """The norm and the linear map of a classifier; None where the backbone brings another one."""
     head = objective.head
     if isinstance(head, nn.Sequential) and len(head) == 2 and isinstance(head[1], nn.Linear):
         return head[0], head[1]
-    raise ValueError(
-        "finetune.head=linear_probe: this model brings a classifier of its own, which a probe of clip vectors does not "
-        "fit; set finetune.head=random"
-    )
+    return None
 
 
 @torch.no_grad()
@@ -66,11 +62,12 @@ def start_head(job: Job, objective: Supervised, clips: ClipDataset) -> None:
 
     Source: Kumar et al. 2022, arXiv:2202.10054.
     """
-    options = job.config.finetune
-    goes_on = broadcast_object(is_rank_zero() and find_latest(job.checkpoints("finetune")) is not None)
-    if options.head == "random" or goes_on:
+    options, layers = job.config.finetune, linear_layers(objective)
+    if options.head == "random" or layers is None:
         return
-    norm, last = linear_layers(objective)
+    if broadcast_object(is_rank_zero() and find_latest(job.checkpoints("finetune")) is not None):
+        return
+    norm, last = layers
     embedding, label, _ = job.embedder()(objective.encoder, clips)
     features = norm(embedding.to(last.weight)).double().cpu()
     probe = fit_linear(
