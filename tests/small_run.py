@@ -24,6 +24,7 @@ SMALL = (
     "pretrain.steps=12",
     "pretrain.log_every_steps=1",
     "pretrain.watch_clips=16",
+    "finetune.head=random",  # auto of the recipe embeds the training clips first
     "finetune.batch_size=16",
     "finetune.epochs=1",
     "finetune.steps=9",
