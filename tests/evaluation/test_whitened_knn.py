@@ -1,4 +1,4 @@
-"""Check whitening against scikit-learn, and that neighbours found in it do not depend on axes or scales."""
+"""Check whitening against scikit-learn, and its neighbours against plain ones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Choose what the classifier starts from: random weights, or a linear probe of the encoder."""
+"""Start the classifier from random weights or from a linear probe of the encoder."""
 
 from __future__ import annotations
 
