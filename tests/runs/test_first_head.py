@@ -7,7 +7,7 @@ import pytest
 import torch
 from parts import make_ast
 from shipped import shipped, shipped_options
-from small_run import small, whole_and_stopped
+from small_run import small, stop_and_go_on, weights_hash
 from torch.nn import functional as F
 
 from vcrast.config.compose import compose
@@ -15,6 +15,7 @@ from vcrast.config.registry import OBJECTIVES
 from vcrast.config.resume import resolve
 from vcrast.data.loader import Batch
 from vcrast.evaluation.embedding import Embedder
+from vcrast.evaluation.linear_probe import fit_linear
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import build_views
 from vcrast.objectives.base import Task
@@ -99,6 +100,7 @@ def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
     [
         ("finetune.head=probe", r"finetune\.head=probe: .*linear_probe"),
         ("finetune.head_weight_decay=-1", r"finetune\.head_weight_decay=-1"),
+        ("finetune.head_weight_decay=nan", r"finetune\.head_weight_decay=nan"),
         ("model=htsat finetune.head=linear_probe", "a classifier of its own"),
     ],
 )
@@ -117,9 +119,19 @@ def test_auto_leaves_a_classifier_of_the_models_own_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_stopped_and_resumed_is_the_uninterrupted_one(tmp_path, monkeypatch):
+def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_and_fits_no_probe_again(tmp_path, monkeypatch):
+    fits = []
+
+    def fit(*given, **options):
+        fits.append(len(given[0]))
+        return fit_linear(*given, **options)
+
     def go(folder):
         words = small(folder, "stages=[finetune]", "finetune.head=linear_probe", "checkpoint.every_steps=2")
         return run(resolve(words), words)
 
-    whole_and_stopped(go, tmp_path, monkeypatch, at=6)
+    monkeypatch.setattr("vcrast.runs.first_head.fit_linear", fit)
+    go(tmp_path / "whole")
+    stop_and_go_on(go, tmp_path / "stopped", monkeypatch, at=6)
+    assert weights_hash(tmp_path / "stopped") == weights_hash(tmp_path / "whole")
+    assert fits == [48, 48]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,8 +33,8 @@ def check_head(options: FinetuneConfig, objective: Supervised) -> None:
     """
     if options.head not in HEADS:
         raise ValueError(f"finetune.head={options.head}: {suggest(options.head, HEADS)}")
-    if options.head_weight_decay < 0:
-        raise ValueError(f"finetune.head_weight_decay={options.head_weight_decay}: must not be negative")
+    if not 0 <= options.head_weight_decay < math.inf:
+        raise ValueError(f"finetune.head_weight_decay={options.head_weight_decay}: must be a number of 0 or more")
     if options.head == "linear_probe" and linear_layers(objective) is None:
         raise ValueError(
             "finetune.head=linear_probe: this model brings a classifier of its own, which a probe of clip vectors does "
@@ -68,13 +70,15 @@ def start_head(job: Job, objective: Supervised, clips: ClipDataset) -> None:
     if broadcast_object(is_rank_zero() and find_latest(job.checkpoints("finetune")) is not None):
         return
     norm, last = layers
-    embedding, label, _ = job.embedder()(objective.encoder, clips)
-    features = norm(embedding.to(last.weight)).double().cpu()
-    probe = fit_linear(
-        features, label, multilabel=job.multilabel, steps=MOST_ITERATIONS, weight_decay=options.head_weight_decay
-    )
-    # Processes may differ in the last digits.
-    last.weight.copy_(broadcast_object(probe.weight))
-    last.bias.copy_(broadcast_object(probe.bias))
-    right = "" if job.multilabel else f", {accuracy(probe(features), label.argmax(dim=1)):.1%} of them rightly"
-    log.info("fold %s finetune: the classifier starts as a linear probe of %d clips%s", job.fold, len(label), right)
+    embedding, label, _ = job.embedder()(objective.encoder, clips)  # each process a part, all get all
+    fitted: Any = None
+    if is_rank_zero():
+        features = norm(embedding.to(last.weight)).double().cpu()
+        decay = options.head_weight_decay
+        probe = fit_linear(features, label, multilabel=job.multilabel, steps=MOST_ITERATIONS, weight_decay=decay)
+        right = "" if job.multilabel else f", {accuracy(probe(features), label.argmax(dim=1)):.1%} of them rightly"
+        log.info("fold %s finetune: the classifier starts as a linear probe of %d clips%s", job.fold, len(label), right)
+        fitted = probe.weight, probe.bias
+    weight, bias = broadcast_object(fitted)
+    last.weight.copy_(weight)
+    last.bias.copy_(bias)
