@@ -246,7 +246,7 @@ def edit(folder: Path, change) -> None:
 
 def test_an_export_from_before_an_option_computes_what_it_did(tmp_path):
     encoder, _ = write(tmp_path)
-    for key in ("class_tokens", "pool", "positions_stride", "norms", "norm_eps"):
+    for key in ("class_tokens", "pool", "readout", "positions_stride", "norms", "norm_eps"):
         edit(tmp_path, lambda found, key=key: found["model"].pop(key))
     edit(tmp_path, lambda found: found["features"].pop("window", None))
     wav = noise(WINDOW)

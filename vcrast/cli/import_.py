@@ -100,7 +100,7 @@ def run_words(model: Options, usual: Options, features: Options, usual_features:
     named = option_with(model)
     own = [f"model.{key}={model[key]}" for key in SIZES if key in model and model[key] != usual[key]]
     sizes = [f"model={named}"] if named else own
-    others = ("patch_size", "positions", "positions_stride", "class_tokens", "pool", "norms", "norm_eps")
+    others = ("patch_size", "positions", "positions_stride", "class_tokens", "pool", "readout", "norms", "norm_eps")
     words = [f"model.{key}={worded(model[key])}" for key in others if model[key] != usual[key]]
     if model["patch_stride"] != model["patch_size"]:
         words.append(f"finetune.patch_stride={worded(model['patch_stride'])}")

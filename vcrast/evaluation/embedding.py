@@ -129,9 +129,9 @@ def in_form(form: Form, encoder: Backbone, tokens: Tokens) -> Tensor:
 
 
 def pooled(encoder: Backbone, tokens: Tokens) -> Tensor:
-    """(b, D) vectors in fp32, or (b, L, D) of all layers where the tokens carry them."""
+    """(b, R) read-outs in fp32, or (b, L, D) pooled vectors of all layers where the tokens carry them."""
     if not tokens.hidden:
-        return encoder.pool(tokens).float()
+        return encoder.read_out(tokens).float()
     layers = [tokens._replace(values=values, class_tokens=None) for values in tokens.hidden]
     return torch.stack([encoder.pool(layer).float() for layer in layers], dim=1)
 

@@ -137,7 +137,7 @@ class Target:
         encoder = self.model.encoder
         if self.number is None:
             assert self.direction is not None
-            return encoder.pool(tokens) @ self.direction.to(tokens.values.device)
+            return encoder.read_out(tokens) @ self.direction.to(tokens.values.device)
         logits = classify(encoder, self.model.require_head(), tokens)
         common = 0.0 if self.model.multilabel or logits.shape[1] == 1 else logits.mean(dim=1)
         return logits[:, self.number] - common

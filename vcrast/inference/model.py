@@ -80,7 +80,7 @@ class Model(Reading):
     @property
     def embed_dim(self) -> int:
         """D: length of an embedding."""
-        return int(self.encoder.embed_dim)
+        return int(self.encoder.readout_dim)
 
     def embed(
         self,
@@ -91,7 +91,7 @@ class Model(Reading):
         pad: str | None = None,
         batch_size: int = 32,
     ) -> Tensor:
-        """A clip's vector, as the backbone pools its tokens.
+        """A clip's vector, as the backbone reads it off its tokens (`model.readout`).
 
         Args:
             wav: one sound, or several (see the class).
@@ -299,7 +299,7 @@ class Model(Reading):
 
     def vectors(self, tokens: Tokens) -> Tensor:
         """(B, D): what `embed` gives for B windows."""
-        return self.encoder.pool(tokens)
+        return self.encoder.read_out(tokens)
 
     def probabilities(self, tokens: Tokens) -> Tensor:
         """(B, C): what `predict` gives for B windows, in the order of `labels`."""

@@ -15,6 +15,7 @@ from vcrast.models.backbone import Backbone, Tokens, upcast
 from vcrast.models.block import Block
 from vcrast.models.patch_embed import PatchEmbed, whole_pair
 from vcrast.models.pos_embed import LearnedPositions, SinCosPositions
+from vcrast.models.readout import row_statistics
 
 
 @MODELS.register("ast")
@@ -35,6 +36,8 @@ class AST(Backbone):
         class_tokens: K learned tokens beside the patches, which see them and are seen: 0, 1 (cls) or 2 (AST's and
             SSAST's cls and distillation token). Their positions are part of them.
         pool: a clip's vector: `mean` of its patch tokens, or of its `class` tokens, as in the AST.
+        readout: what classifiers, probes and embeddings read: that vector (`pool`), or the `statistics` over time of
+            each row of patches, see `vcrast.models.readout`.
         norms: `pre` (before each branch, and one at the end), `open` (the same without the one at the end), or `post`
             (behind each branch, and one of the embedded tokens).
         norm_eps: what norms add to the variance.
@@ -67,6 +70,7 @@ class AST(Backbone):
         positions_stride: Sequence[int] | None,
         class_tokens: int,
         pool: str,
+        readout: str,
         norms: str,
         norm_eps: float,
         drop_path: float,
@@ -83,7 +87,7 @@ class AST(Backbone):
         check_norms(norms, norm_eps)
         self.embed_dim, self.num_mel_bins, self.num_frames = embed_dim, num_mel_bins, num_frames
         self.drop_path, self.positions = drop_path, positions
-        self.pooled = checked_pool(pool, class_tokens)
+        self.pooled, self.readout = checked_pool(pool, class_tokens), checked_readout(readout, pool)
         stride = patch_size if patch_stride is None else patch_stride
         self.patch_embed = PatchEmbed(
             embed_dim=embed_dim, patch_size=patch_size, patch_stride=stride, num_channels=num_channels
@@ -200,6 +204,15 @@ class AST(Backbone):
             return super().pool(tokens)
         return upcast(tokens.class_tokens).mean(dim=1)
 
+    def read_out(self, tokens: Tokens) -> Tensor:
+        """See `Backbone`."""
+        return self.pool(tokens) if self.readout == "pool" else row_statistics(tokens)
+
+    @property
+    def readout_dim(self) -> int:
+        """See `Backbone`."""
+        return self.embed_dim if self.readout == "pool" else 2 * self.embed_dim * self.grid(self.num_frames)[1]
+
     def embed(self, fbank: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, [C,] T, F) -> (B, N, D) patches, those under `mask` (B, N) replaced, plus positions."""
         if fbank.shape[-1] != self.num_mel_bins:
@@ -239,6 +252,19 @@ def checked_pool(pool: str, class_tokens: int) -> str:
     if pool == "class" and not class_tokens:
         raise ValueError("model.pool=class: there is no class token; set model.class_tokens=1")
     return pool
+
+
+def checked_readout(readout: str, pool: str) -> str:
+    """Refuse a read-out that there is not, or one that does not read what is pooled.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if readout not in ("pool", "statistics"):
+        raise ValueError(f"model.readout={readout}: choose from pool, statistics")
+    if readout == "statistics" and pool != "mean":
+        raise ValueError(f"model.readout=statistics: reads the patches, not model.pool={pool}; set model.pool=mean")
+    return readout
 
 
 def check_norms(norms: str, norm_eps: float) -> None:

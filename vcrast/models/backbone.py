@@ -95,8 +95,20 @@ class Backbone(nn.Module, ABC):
         """(B, D): a clip's vector, the mean of its tokens, at least fp32."""
         return upcast(tokens.values).mean(dim=1)
 
+    def read_out(self, tokens: Tokens) -> Tensor:
+        """(B, `readout_dim`): what classifiers, probes and embeddings read of a clip, at least fp32.
+
+        Objectives of pretraining read `pool` instead, which any tokens that are left can fill.
+        """
+        return self.pool(tokens)
+
+    @property
+    def readout_dim(self) -> int:
+        """Length of `read_out`'s vectors."""
+        return self.embed_dim
+
     def build_head(self, num_classes: int) -> nn.Module | None:  # noqa: ARG002 - for others
-        """A classifier of its own, a `vcrast.models.classifier.TokenHead`; None: a linear one on `pool`'s vector."""
+        """A classifier of its own, a `vcrast.models.classifier.TokenHead`; None: a linear one on `read_out`."""
         return None
 
     def from_timm(  # for others

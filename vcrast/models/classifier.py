@@ -54,7 +54,7 @@ class TokenSemanticHead(TokenHead):
 def classify(encoder: Backbone, head: nn.Module, tokens: Tokens) -> Tensor:
     """(B, C) logits, at least fp32, of clips that `encoder` has made these tokens of."""
     with torch.autocast(tokens.values.device.type, enabled=False):
-        logits: Tensor = head(in_full(tokens) if isinstance(head, TokenHead) else upcast(encoder.pool(tokens)))
+        logits: Tensor = head(in_full(tokens) if isinstance(head, TokenHead) else upcast(encoder.read_out(tokens)))
         return logits
 
 

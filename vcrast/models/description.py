@@ -19,7 +19,7 @@ Options = Mapping[str, Any]
 SIZES = ("name", "embed_dim", "depth", "depths", "num_heads", "mlp_ratio")
 """What a file of `configs/model` decides, and what tells one such model from another."""
 ELSEWHERE = (
-    "positions", "positions_stride", "norms", "class_tokens", "patch_size", "linear", "attention", "module",
+    "readout", "positions", "positions_stride", "norms", "class_tokens", "patch_size", "linear", "attention", "module",
     "checkpoint", "drop_path", "patch_stride", "num_frames", "num_mel_bins", "num_channels",
 )  # fmt: skip
 """Options of a model that are compared in their own words, or may differ."""

@@ -35,7 +35,8 @@ OF_THE_MODEL = "of_the_model"
 """A head that `Backbone.build_head` builds."""
 TRUSTED = ("vcrast.", "extensions.")
 ADDED: dict[str, dict[str, Any]] = {
-    "model": {"class_tokens": 0, "pool": "mean", "positions_stride": None, "norms": "pre", "norm_eps": 1e-6},
+    "model": {"class_tokens": 0, "pool": "mean", "readout": "pool", "positions_stride": None, "norms": "pre",
+        "norm_eps": 1e-6},
     "features": {"window": "hann"},
 }  # fmt: skip
 """Options of the AST and of `Fbank` that older exports do not name, and what they computed."""

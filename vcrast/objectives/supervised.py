@@ -96,7 +96,7 @@ class Supervised(Objective):
         self.register_buffer("negative", None if weights is None else weights[1], persistent=False)
         self.frozen = False
         own = encoder.build_head(task.num_classes)
-        self.head = linear_head(encoder.embed_dim, task.num_classes) if own is None else own
+        self.head = linear_head(encoder.readout_dim, task.num_classes) if own is None else own
 
     def freeze_encoder(self) -> None:
         """Train the classifier alone, from now on; before the optimiser is made.
@@ -155,9 +155,9 @@ class Supervised(Objective):
         return {"loss": loss.mean(dim=1)}
 
 
-def linear_head(embed_dim: int, num_classes: int) -> nn.Sequential:
+def linear_head(dim: int, num_classes: int) -> nn.Sequential:
     """(b, D) -> (b, C): a norm and a linear map, which begins near 0."""
-    last = nn.Linear(embed_dim, num_classes)
+    last = nn.Linear(dim, num_classes)
     nn.init.trunc_normal_(last.weight, std=0.02)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.LayerNorm(embed_dim), last)
+    return nn.Sequential(nn.LayerNorm(dim), last)

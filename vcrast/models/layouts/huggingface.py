@@ -112,7 +112,7 @@ def read_huggingface(
         "name": "ast", "embed_dim": width, "depth": len(numbers), "patch_size": list(size), "positions": "learned",
         "num_heads": heads_of(width, wishes, where) if wishes.num_heads or not config else setup["num_attention_heads"],
         "mlp_ratio": len(weights["blocks.0.fc1.weight"]) / width, "class_tokens": 2, "pool": "class", "norms": "pre",
-        "norm_eps": float(setup["layer_norm_eps"]), "positions_stride": list(patches.stride),
+        "readout": "pool", "norm_eps": float(setup["layer_norm_eps"]), "positions_stride": list(patches.stride),
         "patch_stride": list(patches.stride), "num_frames": patches.num_frames, "num_mel_bins": patches.num_mel_bins,
     }  # fmt: skip
     norm, last = part(rest, "classifier.layernorm."), part(rest, "classifier.dense.")

@@ -60,7 +60,8 @@ def read_mae_ast(tensors: Weights, wishes: Wishes, where: str, around: Mapping[s
         "depth": len({name.split(".")[1] for name in weights if name.startswith("blocks.")}),
         "mlp_ratio": len(weights["blocks.0.fc1.weight"]) / width, "patch_size": list(size),
         "positions": "learned", "positions_stride": list(size), "patch_stride": list(size), "class_tokens": 0,
-        "pool": "mean", "norms": "post", "norm_eps": EPS, "num_frames": num_frames, "num_mel_bins": num_mel_bins,
+        "pool": "mean", "readout": "pool", "norms": "post", "norm_eps": EPS, "num_frames": num_frames,
+        "num_mel_bins": num_mel_bins,
     }  # fmt: skip
     taken = (f"{PATCHES}.", "encoder.", "batch_norm.")
     front, notes = statistics(tensors)

@@ -41,6 +41,9 @@ def refuse_other(description: Mapping[str, Any]) -> None:
         what = f"{model['class_tokens']} class tokens, pool={model['pool']}"
         found.append(f"{what}: its vector is always the mean of a class and a distillation token")
         ways.append("model.class_tokens=2 model.pool=class")
+    if model["readout"] != "pool":
+        found.append(f"readout={model['readout']}: its classifier reads that vector")
+        ways.append("model.readout=pool")
     if len(set(model["patch_size"])) > 1:
         found.append(f"patches of {list(model['patch_size'])}: its are square")
         ways.append("model.patch_size=[16,16]")

@@ -72,6 +72,7 @@ def sizes(own: Weights, size: Pair, wishes: Wishes, where: str) -> dict[str, Any
         "name": "ast", "embed_dim": width, "depth": len(blocks), "num_heads": heads_of(width, wishes, where),
         "mlp_ratio": hidden.shape[0] / width, "patch_size": list(size), "positions": "learned",
         "class_tokens": sum(name in own for name in ("cls_token", "dist_token")), "norms": "pre", "norm_eps": NORM_EPS,
+        "readout": "pool",
     }  # fmt: skip
 
 
