@@ -18,8 +18,8 @@ def make_ast(**options):
     """An AST of two narrow blocks on 18 frames of 16 bins."""
     sizes = {
         "name": "ast", "module": "vcrast.models.ast", "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0,
-        "patch_size": [4, 8], "positions": "sincos", "class_tokens": 0, "pool": "mean", "readout": "pool", "drop_path": 0.0,
-        "positions_stride": None, "norms": "pre", "norm_eps": 1e-6,
+        "patch_size": [4, 8], "positions": "sincos", "class_tokens": 0, "pool": "mean", "readout": "pool",
+        "drop_path": 0.0, "positions_stride": None, "norms": "pre", "norm_eps": 1e-6,
     }  # fmt: skip
     given = {
         "num_mel_bins": 16, "num_frames": 18, "num_channels": 1, "patch_stride": None,
