@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def finetune(job: Job) -> dict[str, Any]:
         validation = Validation(metric_of(options, multilabel=job.multilabel), options.validation.patience)
     per_epoch = len(job.train) // options.batch_size
     schedule = build_schedule(options.schedule, options.optim, options, per_epoch)
-    start_head(job, objective, learnt)
+    start_head(job, objective, learnt, partial(batches_of, job, 0))
     engine = build_engine(job, objective, options.optim, options)
 
     def test_now(done: int) -> None:

@@ -16,6 +16,7 @@ from vcrast.config.resume import resolve
 from vcrast.data.loader import Batch
 from vcrast.evaluation.embedding import Embedder
 from vcrast.evaluation.linear_probe import fit_linear
+from vcrast.features.draws import Draws
 from vcrast.features.fbank import Fbank
 from vcrast.features.views import build_views
 from vcrast.objectives.base import Task
@@ -23,10 +24,10 @@ from vcrast.run import run
 from vcrast.runs.check import check_parts
 from vcrast.runs.first_head import start_head
 
-NUM, CLASSES, DECAY = 30, 3, 0.05
+NUM, CLASSES, DECAY, BATCH = 30, 3, 0.05, 10
 
 
-def parts(tmp_path, head="linear_probe", *, multilabel=False):
+def parts(tmp_path, head="linear_probe", *, multilabel=False, readout="pool", head_views=0):
     """A fold of 30 clips of noise, louder by class, and the classifier that finetuning would train."""
     draws = torch.Generator().manual_seed(0)
     label = torch.arange(NUM) % CLASSES
@@ -41,15 +42,23 @@ def parts(tmp_path, head="linear_probe", *, multilabel=False):
         for places in torch.arange(part.start, part.stop).split(7):
             yield Batch(wavs[places], labels[places], places)
 
+    def training(count):
+        return (
+            Batch(wavs[places], labels[places], places)
+            for places in (torch.arange(BATCH) * (n + 1) % NUM for n in range(count))
+        )
+
     torch.manual_seed(1)
     task = Task(CLASSES, multilabel, fbank.num_frames(4000), 16)
     objective = OBJECTIVES.build(
-        shipped_options("objective/supervised"), encoder=make_ast(), task=task,
-        views=build_views(shipped_options("views/none"), fbank=fbank),
+        shipped_options("objective/supervised"), encoder=make_ast(readout=readout), task=task,
+        views=build_views(shipped_options("views/none", roll=True, patch_drop=0.5), fbank=fbank),
     )  # fmt: skip
+    options = SimpleNamespace(head=head, head_weight_decay=DECAY, head_views=head_views, batch_size=BATCH)
     job = SimpleNamespace(
-        config=SimpleNamespace(finetune=SimpleNamespace(head=head, head_weight_decay=DECAY)), fold="1",
+        config=SimpleNamespace(finetune=options), fold="1",
         multilabel=multilabel, checkpoints=lambda stage: tmp_path / stage, embedder=lambda: Embedder(fbank, batches),
+        draws=lambda stage, step, size: Draws(len(stage), step, size), training=training,
     )  # fmt: skip
     with torch.no_grad():
         read = torch.cat([objective.encoder(fbank(wav[None])).values.mean(dim=1) for wav in wavs])
@@ -59,7 +68,7 @@ def parts(tmp_path, head="linear_probe", *, multilabel=False):
 def test_it_is_the_logistic_regression_of_scikit_learn_on_what_the_classifier_reads(tmp_path):
     models = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
     job, objective, read, labels = parts(tmp_path)
-    start_head(job, objective, range(NUM))
+    start_head(job, objective, range(NUM), job.training)
     standardised = ((read - read.mean(dim=0)) / read.std(dim=0)).numpy()
     oracle = models.LogisticRegression(C=1 / (NUM * DECAY), tol=1e-10, max_iter=10_000)
     oracle.fit(standardised, labels.argmax(axis=1))
@@ -73,7 +82,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn_on_what_the_classifier_re
 def test_of_several_labels_each_class_has_a_regression_of_its_own(tmp_path):
     models = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
     job, objective, read, labels = parts(tmp_path, multilabel=True)
-    start_head(job, objective, range(NUM))
+    start_head(job, objective, range(NUM), job.training)
     standardised = ((read - read.mean(dim=0)) / read.std(dim=0)).numpy()
     with torch.no_grad():
         logits = objective.head[1].double()(read).numpy()
@@ -83,13 +92,41 @@ def test_of_several_labels_each_class_has_a_regression_of_its_own(tmp_path):
         np.testing.assert_allclose(logits[:, number], oracle.decision_function(standardised), rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("readout", ["pool", "statistics"])
+def test_of_views_it_is_the_regression_on_what_finetuning_reads_and_aims_at(tmp_path, readout):
+    models = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    job, objective, _, _ = parts(tmp_path, readout=readout, head_views=2)
+    start_head(job, objective, range(NUM), job.training)
+    read, targets = [], []
+    with torch.no_grad():
+        for number, batch in enumerate(job.training(6)):
+            inputs = objective.prepare(batch, job.draws("first head", number, BATCH))
+            tokens = objective.encoder(inputs["a"], keep=inputs["a/keep"])
+            assert tokens.values.shape[1] < objective.encoder.num_tokens(inputs["a"].shape[1])
+            read.append(objective.head[0](objective.encoder.read_out(tokens)).double())
+            targets.append(inputs["target"].double())
+    read, targets = torch.cat(read), torch.cat(targets)
+    assert ((targets > 0) & (targets < 1)).any()  # mixup
+    standardised = ((read - read.mean(dim=0)) / read.std(dim=0)).numpy()
+    # A soft target is one row of each class with its share as weight.
+    oracle = models.LogisticRegression(C=1 / (len(read) * DECAY), tol=1e-10, max_iter=10_000)
+    oracle.fit(
+        np.repeat(standardised, CLASSES, axis=0), np.tile(np.arange(CLASSES), len(read)), targets.flatten().numpy()
+    )
+    with torch.no_grad():
+        logits = objective.head[1].double()(read).numpy()
+    expected = oracle.decision_function(standardised)
+    np.testing.assert_allclose(logits - logits.mean(1, keepdims=True), expected, rtol=0, atol=2e-3)
+    assert objective.training
+
+
 def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
     job, objective, _, _ = parts(tmp_path, head="random")
     before = {name: value.clone() for name, value in objective.state_dict().items()}
-    start_head(job, objective, range(NUM))
+    start_head(job, objective, range(NUM), job.training)
     job.config.finetune.head = "auto"
     after_random = {name: value.clone() for name, value in objective.state_dict().items()}
-    start_head(job, objective, range(NUM))
+    start_head(job, objective, range(NUM), job.training)
     changed = [name for name, value in objective.state_dict().items() if not torch.equal(value, before[name])]
     assert all(torch.equal(value, before[name]) for name, value in after_random.items())
     assert changed == ["head.1.weight", "head.1.bias"]
@@ -101,6 +138,7 @@ def test_a_random_one_and_the_encoder_stay_as_they_are(tmp_path):
         ("finetune.head=probe", r"finetune\.head=probe: .*linear_probe"),
         ("finetune.head_weight_decay=-1", r"finetune\.head_weight_decay=-1"),
         ("finetune.head_weight_decay=nan", r"finetune\.head_weight_decay=nan"),
+        ("finetune.head_views=-1", r"finetune\.head_views=-1"),
         ("model=htsat finetune.head=linear_probe", "a classifier of its own"),
     ],
 )
@@ -113,7 +151,7 @@ def test_auto_leaves_a_classifier_of_the_models_own_as_it_is(tmp_path):
     job, objective, _, _ = parts(tmp_path, head="auto")
     objective.head = torch.nn.Sequential(torch.nn.Linear(16, CLASSES))
     before = objective.head[0].weight.clone()
-    start_head(job, objective, range(NUM))
+    start_head(job, objective, range(NUM), job.training)
     assert torch.equal(objective.head[0].weight, before)
     check_parts(compose(["stages=[finetune]", "model=htsat", "finetune.head=auto"]))
 
@@ -134,4 +172,4 @@ def test_a_run_stopped_and_resumed_is_the_uninterrupted_one_and_fits_no_probe_ag
     go(tmp_path / "whole")
     stop_and_go_on(go, tmp_path / "stopped", monkeypatch, at=6)
     assert weights_hash(tmp_path / "stopped") == weights_hash(tmp_path / "whole")
-    assert fits == [48, 48]
+    assert fits == [4 * 48, 4 * 48]

@@ -124,6 +124,7 @@ class FinetuneConfig:
     freeze_encoder: bool
     head: str
     head_weight_decay: float
+    head_views: int
     sampling: str
     clip_grad_norm: float | None = field(metadata=POSITIVE)
     log_every_steps: int = field(metadata=POSITIVE | FREE)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vcrast.config.schema import FinetuneConfig
 from vcrast.config.words import suggest
 from vcrast.data.dataset import ClipDataset
+from vcrast.data.loader import Batch
 from vcrast.evaluation.linear_probe import fit_linear
 from vcrast.evaluation.metrics import accuracy
-from vcrast.objectives.supervised import Supervised
+from vcrast.objectives.base import encode_views
+from vcrast.objectives.supervised import VIEW, Supervised
 from vcrast.runs.checkpoint import find_latest
 from vcrast.runs.job import Job
-from vcrast.training.dist import broadcast_object, is_rank_zero
+from vcrast.training.dist import broadcast_object, gather_rows, is_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ def check_head(options: FinetuneConfig, objective: Supervised) -> None:
         raise ValueError(f"finetune.head={options.head}: {suggest(options.head, HEADS)}")
     if not 0 <= options.head_weight_decay < math.inf:
         raise ValueError(f"finetune.head_weight_decay={options.head_weight_decay}: must be a number of 0 or more")
+    if options.head_views < 0:
+        raise ValueError(f"finetune.head_views={options.head_views}: must be 0 or more")
     if options.head == "linear_probe" and linear_layers(objective) is None:
         raise ValueError(
             "finetune.head=linear_probe: this model brings a classifier of its own, which a probe of clip vectors does "
@@ -51,16 +56,18 @@ def linear_layers(objective: Supervised) -> tuple[nn.Module, nn.Linear] | None:
 
 
 @torch.no_grad()
-def start_head(job: Job, objective: Supervised, clips: ClipDataset) -> None:
+def start_head(job: Job, objective: Supervised, clips: ClipDataset, batches: Callable[[int], Iterable[Batch]]) -> None:
     """Give the classifier the weights of a linear probe of the encoder, if `finetune.head` asks for it (LP-FT).
 
-    A random classifier changes the encoder while it is still wrong. This one begins where the frozen features end. A
-    finetuning that goes on from a checkpoint has its classifier there.
+    A random classifier changes the encoder while it is still wrong. This one begins where the frozen features end: of
+    the clips as finetuning will see them, for a probe of clean clips is too sure of itself under augmentation, and its
+    large loss there changes the encoder as well. A finetuning that goes on from a checkpoint has its classifier there.
 
     Args:
         job: of the fold.
         objective: encoder with its weights, and classifier, on the device; no engine holds them yet.
         clips: with labels, those that finetuning learns from.
+        batches: the first so many training batches of finetuning, this process's part.
 
     Source: Kumar et al. 2022, arXiv:2202.10054.
     """
@@ -70,15 +77,37 @@ def start_head(job: Job, objective: Supervised, clips: ClipDataset) -> None:
     if broadcast_object(is_rank_zero() and find_latest(job.checkpoints("finetune")) is not None):
         return
     norm, last = layers
-    embedding, label, _ = job.embedder()(objective.encoder, clips)  # each process a part, all get all
+    if options.head_views:
+        per_epoch = max(1, len(clips) // options.batch_size)
+        embedding, label = seen(job, objective, batches(options.head_views * per_epoch))
+    else:
+        embedding, label, _ = job.embedder()(objective.encoder, clips)  # each process a part, all get all
     fitted: Any = None
     if is_rank_zero():
         features = norm(embedding.to(last.weight)).double().cpu()
         decay = options.head_weight_decay
         probe = fit_linear(features, label, multilabel=job.multilabel, steps=MOST_ITERATIONS, weight_decay=decay)
         right = "" if job.multilabel else f", {accuracy(probe(features), label.argmax(dim=1)):.1%} of them rightly"
-        log.info("fold %s finetune: the classifier starts as a linear probe of %d clips%s", job.fold, len(label), right)
+        what = "views of clips" if options.head_views else "clips"
+        log.info("fold %s finetune: the classifier starts as a probe of %d %s%s", job.fold, len(label), what, right)
         fitted = probe.weight, probe.bias
     weight, bias = broadcast_object(fitted)
     last.weight.copy_(weight)
     last.bias.copy_(bias)
+
+
+def seen(job: Job, objective: Supervised, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Read-outs (n, R) of training batches as finetuning makes its views of them, and targets (n, C), on the CPU.
+
+    Random numbers are of (seed, number of the batch), so no cut of a batch over processes changes them; without drop
+    path.
+    """
+    batch_size, encoder, rows = job.config.finetune.batch_size, objective.encoder, []
+    objective.eval()
+    for number, batch in enumerate(batches):
+        inputs = objective.prepare(batch, job.draws("first head", number, batch_size))
+        vectors = encoder.read_out(encode_views(encoder, inputs, [VIEW]))
+        rows.append((vectors.cpu(), inputs["target"].cpu()))
+    objective.train()
+    vectors, targets = (gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))
+    return vectors, targets
