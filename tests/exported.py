@@ -8,9 +8,9 @@ from vcrast.models.export import export
 RATE = 8000
 
 
-def make_small():
+def make_small(**options):
     """An AST of one block for a second at `RATE`."""
-    return make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98)
+    return make_ast(depth=1, patch_size=[16, 16], num_mel_bins=32, num_frames=98, **options)
 
 
 def write_model(folder, *, encoder, head=None, **changes):

@@ -203,20 +203,28 @@ def test_onnx_names_the_extra(model, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_same_numbers_at_any_batch(model, tmp_path):
+@pytest.mark.parametrize("readout", ["pool", "statistics"])
+def test_onnx_gives_the_same_numbers_at_any_batch(tmp_path, readout):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    assert main(["export", str(model), "--out", str(tmp_path), "--format", "onnx"]) == 0
-    session = runtime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    own = load(model)
+    torch.manual_seed(0)
+    encoder = make_small(readout=readout)
+    head = nn.Sequential(nn.LayerNorm(encoder.readout_dim), nn.Linear(encoder.readout_dim, 3))
+    write_model(tmp_path / "model", encoder=encoder, head=head)
+    assert main(["export", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--format", "onnx"]) == 0
+    session = runtime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    own = load(tmp_path / "model")
     for batch in (1, 2, 5):
         fbank = torch.randn(batch, own.features.num_frames(RATE), 32)
         tokens, logits = session.run(["tokens", "logits"], {"fbank": fbank.numpy()})
         with torch.no_grad():
             expected = own.encoder(fbank).values
             np.testing.assert_allclose(tokens, expected, atol=1e-5)
-            np.testing.assert_allclose(logits, own.require_head()(expected.mean(dim=1)), atol=1e-5)
+            rows = expected.unflatten(1, own.encoder.grid(fbank.shape[1]))
+            vector = torch.stack([rows.mean(dim=1), rows.std(dim=1, correction=0)], dim=2).flatten(1)
+            vector = expected.mean(dim=1) if readout == "pool" else vector
+            np.testing.assert_allclose(logits, own.require_head()(vector), atol=1e-5)
 
 
 def test_doctor_describes_this_machine(capsys):

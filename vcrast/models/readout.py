@@ -27,12 +27,12 @@ def row_statistics(tokens: Tokens) -> Tensor:
         over time: Okabe et al. 2018, arXiv:1803.10963 (statistics pooling).
     """
     values, (num_times, num_rows) = upcast(tokens.values), tokens.grid
-    there = values.new_ones(len(values), num_times * num_rows)
+    there = torch.ones_like(values[:, :, :1])
     if tokens.keep is not None:
-        there = torch.zeros_like(there).scatter_(1, tokens.keep, 1.0)
-        places = tokens.keep.unsqueeze(2).expand_as(values)
-        values = values.new_zeros(*there.shape, values.shape[2]).scatter(1, places, values)
-    values, there = (each.unflatten(1, (num_times, num_rows)) for each in (values, there.unsqueeze(2)))
+        places, size = tokens.keep.unsqueeze(2), (values.shape[0], num_times * num_rows)
+        there = values.new_zeros(*size, 1).scatter(1, places, there)
+        values = values.new_zeros(*size, values.shape[2]).scatter(1, places.expand_as(values), values)
+    values, there = (each.unflatten(1, (num_times, num_rows)) for each in (values, there))
     count = there.sum(dim=1).clamp(min=1)
     mean = values.sum(dim=1) / count
     variance = ((values - mean.unsqueeze(1)) * there).square().sum(dim=1) / count
