@@ -36,6 +36,6 @@ def test_another_objective_brings_its_views():
 
 
 def test_views_that_are_chosen_stay_and_so_do_those_of_the_same_objective():
-    recipe = compose(["recipe=synth"]).views
-    assert compose(["recipe=synth", "objective=supervised", "views=none"]).views["patch_drop"] == recipe["patch_drop"]
-    assert compose(["recipe=synth", "objective=vcr"]).views == recipe
+    recipe = compose(["recipe=audiopg"]).views
+    assert compose(["recipe=audiopg", "objective=supervised", "views=none"]).views["patch_drop"] == recipe["patch_drop"]
+    assert compose(["recipe=audiopg", "objective=vcr"]).views == recipe
