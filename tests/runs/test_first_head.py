@@ -56,7 +56,7 @@ def parts(tmp_path, head="linear_probe", *, multilabel=False, readout="pool", he
     )  # fmt: skip
     options = SimpleNamespace(head=head, head_weight_decay=DECAY, head_views=head_views, batch_size=BATCH)
     job = SimpleNamespace(
-        config=SimpleNamespace(finetune=options), fold="1",
+        config=SimpleNamespace(finetune=options, evaluate=SimpleNamespace(batch_size=4)), fold="1",
         multilabel=multilabel, checkpoints=lambda stage: tmp_path / stage, embedder=lambda: Embedder(fbank, batches),
         draws=lambda stage, step, size: Draws(len(stage), step, size), training=training,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from vcrast.objectives.supervised import VIEW, Supervised
 from vcrast.runs.checkpoint import find_latest
 from vcrast.runs.job import Job
 from vcrast.training.dist import broadcast_object, gather_rows, is_rank_zero
+from vcrast.training.exact import clips_of, micro_batches
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,9 @@ def seen(job: Job, objective: Supervised, batches: Iterable[Batch]) -> tuple[Ten
     objective.eval()
     for number, batch in enumerate(batches):
         inputs = objective.prepare(batch, job.draws("first head", number, batch_size))
-        vectors = encoder.read_out(encode_views(encoder, inputs, [VIEW]))
-        rows.append((vectors.cpu(), inputs["target"].cpu()))
+        for clips in micro_batches(len(batch.wav), job.config.evaluate.batch_size):  # what fits without a gradient
+            vectors = encoder.read_out(encode_views(encoder, clips_of(inputs, clips), [VIEW]))
+            rows.append((vectors.cpu(), inputs["target"][clips].cpu()))
     objective.train()
     vectors, targets = (gather_rows(torch.cat(part)) for part in zip(*rows, strict=True))
     return vectors, targets

@@ -134,6 +134,10 @@ REFUSED = {
         {"class_tokens": 0, "pool": "mean"}, "0 class tokens, pool=mean: its vector is always the mean of a class",
         "model.class_tokens=2 model.pool=class",
     ),
+    "statistics of rows": (
+        {"class_tokens": 0, "pool": "mean", "readout": "statistics"}, "readout=statistics: its classifier reads",
+        "model.class_tokens=2 model.pool=class model.readout=pool",
+    ),
     "one class token": ({"class_tokens": 1}, "1 class tokens, pool=class", "model.class_tokens=2 model.pool=class"),
     "patches": ({"patch_size": [8, 16]}, "patches of [8, 16]: its are square", "model.patch_size=[16,16]"),
     "norms": ({"norms": "post"}, "norms=post", "model.norms=pre"),
