@@ -1,4 +1,4 @@
-"""Check what classifiers, probes and embeddings read of a clip, against slow statistics and through a whole run."""
+"""Check read-outs against slow statistics, and through a whole run."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Read a clip's vector off its tokens by statistics over time, each row of frequency on its own."""
+"""Read a clip off its tokens: statistics over time of each row of frequency."""
 
 from __future__ import annotations
 
